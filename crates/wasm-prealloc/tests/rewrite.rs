@@ -1,0 +1,318 @@
+//! What a rewrite leaves alone: other sections, other bodies, and where code stands.
+//! That rewritten modules behave is shown by running them, in the workspace's end-to-end tests.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use wasm_prealloc::{
+    EmulateFrom, Error, Growth, GrowthHandling, Options, Validate, Warning, rewrite, verify,
+};
+use wasmparser::{Parser, Payload, Validator, WasmFeatures};
+
+fn options(growth: Growth) -> Options {
+    let mut options = Options::default();
+    options.growth = growth;
+    options
+}
+
+/// Every section: its id, and the range of its content.
+fn sections(wasm: &[u8]) -> Vec<(u8, Range<usize>)> {
+    let payloads = Parser::new(0)
+        .parse_all(wasm)
+        .map(|payload| payload.unwrap());
+    payloads
+        .filter_map(|payload| payload.as_section())
+        .map(|(id, range)| (id, range.start as usize..range.end as usize))
+        .collect()
+}
+
+/// Every function body, as its offset within the code section and its bytes.
+fn bodies(wasm: &[u8]) -> Vec<(usize, Vec<u8>)> {
+    let mut bodies = Vec::new();
+    let mut start = 0;
+    for payload in Parser::new(0).parse_all(wasm) {
+        match payload.unwrap() {
+            Payload::CodeSectionStart {
+                unchecked_range, ..
+            } => start = unchecked_range.start as usize,
+            Payload::CodeSectionEntry(body) => {
+                let at = body.range().start as usize - start;
+                bodies.push((at, body.as_bytes().to_vec()));
+            }
+            _ => {}
+        }
+    }
+    bodies
+}
+
+/// A module of `count` functions that do nothing, behind those in `first`.
+fn with_functions(first: &str, count: usize) -> Vec<u8> {
+    let mut text = format!("(module (memory 1 9) {first}");
+    for _ in 0..count {
+        write!(text, "(func nop)").unwrap();
+    }
+    wat::parse_str(text + ")").unwrap()
+}
+
+/// A module with every section that it can have, and custom sections between them.
+const FULL: &str = r#"(module
+    (@custom "first" (before first) "1")
+    (type (func)) (type (func (param i64)))
+    (@custom "second" (after type) "22")
+    (import "a" "f" (func (type 0)))
+    (import "a" "g" (global i32))
+    (func $grow (result i32) (memory.grow (i32.const 2)))
+    (func $size (result i32) (memory.size))
+    (func $other (type 1) (nop))
+    (table 3 funcref)
+    (memory 1 20)
+    (tag (type 1))
+    (@custom "third" (after memory) "333")
+    (global (mut i64) (i64.const 5))
+    (export "grow" (func $grow)) (export "size" (func $size))
+    (start 0)
+    (elem (i32.const 0) func $grow $size)
+    (@custom "fourth" (before code) "4444")
+    (data $d (i32.const 4) "data") (data "passive")
+    (func (memory.init 1 (i32.const 0) (i32.const 0) (i32.const 0)))
+    (@custom "last" (after last) "\00\ff"))"#;
+
+#[test]
+fn sections_that_no_edit_names_are_copied_as_they_are() {
+    let before = wat::parse_str(FULL).unwrap();
+    let after = rewrite(&before, &Options::default()).unwrap().wasm;
+    let (old, new) = (sections(&before), sections(&after));
+    let ids = |sections: &[(u8, Range<usize>)]| -> Vec<u8> {
+        sections.iter().map(|(id, _)| *id).collect()
+    };
+    assert_eq!(ids(&old), ids(&new));
+    let mut copied = 0;
+    for ((id, old), (_, new)) in old.iter().zip(&new) {
+        const EDITED: [u8; 5] = [1, 3, 5, 6, 10];
+        if !EDITED.contains(id) {
+            assert_eq!(before[old.clone()], after[new.clone()], "section {id}");
+            copied += 1;
+        }
+    }
+    assert_eq!(copied, 14, "all but type, function, memory, global and code");
+}
+
+#[test]
+fn a_replacement_of_the_same_length_moves_no_code() {
+    let before = wat::parse_str(FULL).unwrap();
+    let rewritten = rewrite(&before, &Options::default()).unwrap();
+    assert_eq!(rewritten.report.code_offsets, Default::default());
+    let (old, new) = (bodies(&before), bodies(&rewritten.wasm));
+    assert_eq!(new.len(), old.len() + 1, "one function is added");
+    for ((old_at, old), (new_at, new)) in old.iter().zip(&new) {
+        assert_eq!(old_at, new_at);
+        assert_eq!(old.len(), new.len());
+    }
+    assert_eq!(old[2..], new[2..4], "bodies that no edit names");
+}
+
+#[test]
+fn a_longer_replacement_moves_only_its_own_function() {
+    let before = with_functions(
+        "(func (param i32) (result i32) (i32.add (memory.grow (local.get 0)) (memory.size)))",
+        200,
+    );
+    let rewritten = rewrite(&before, &Options::default()).unwrap();
+    let offsets = &rewritten.report.code_offsets;
+    assert_eq!(offsets.relocated, [0]);
+    assert_eq!(offsets.shifted_from, None);
+    let (old, new) = (bodies(&before), bodies(&rewritten.wasm));
+    assert_eq!(new.len(), old.len() + 2, "the growth function and the copy");
+    assert_eq!(old[0].1.len(), new[0].1.len());
+    assert_eq!(
+        old[1..],
+        new[1..201],
+        "other functions stand where they stood"
+    );
+}
+
+#[test]
+fn a_body_without_room_for_a_call_says_what_it_moves() {
+    let before = with_functions(
+        "(func) (func (param i32) (result i32) (memory.grow (local.get 0)))",
+        200,
+    );
+    let rewritten = rewrite(&before, &Options::default()).unwrap();
+    let offsets = &rewritten.report.code_offsets;
+    assert!(offsets.relocated.is_empty());
+    assert_eq!(offsets.shifted_from, Some(1));
+    let (old, new) = (bodies(&before), bodies(&rewritten.wasm));
+    assert_eq!(old[0], new[0]);
+    assert_eq!(old[2].0 + 1, new[2].0, "one byte more before it");
+}
+
+#[test]
+fn a_function_count_that_widens_is_reported() {
+    // 127 functions are counted in one byte, 128 in two.
+    let before = with_functions(
+        "(func (drop (memory.grow (i32.const 1))) nop nop nop nop)",
+        126,
+    );
+    let rewritten = rewrite(&before, &Options::default()).unwrap();
+    assert_eq!(rewritten.report.code_offsets.shifted_from, Some(0));
+    let (old, new) = (bodies(&before), bodies(&rewritten.wasm));
+    assert_eq!(old[5].0 + 1, new[5].0);
+}
+
+#[test]
+fn every_choice_gives_a_valid_pinned_module_that_a_second_rewrite_leaves_alone() {
+    let modules = [
+        wat::parse_str(FULL).unwrap(),
+        with_functions(
+            "(func (result i32) memory.size) (func (drop (memory.grow (i32.const 1))))",
+            300,
+        ),
+        with_functions("(func (result i32) memory.size)", 3),
+        with_functions("", 3),
+        wat::parse_str("(module (memory 16 16) (func (drop (memory.grow (i32.const 1)))))")
+            .unwrap(),
+        wat::parse_str("(module (memory 65536 65536) (func (drop (memory.size))))").unwrap(),
+    ];
+    for module in &modules {
+        for growth in [
+            Growth::Auto,
+            Growth::Emulate,
+            Growth::Pregrown,
+            Growth::Keep,
+        ] {
+            for pages in [64, 65_535, 65_536] {
+                for validate in [Validate::Full, Validate::Changed] {
+                    let mut options = options(growth);
+                    options.pages = pages;
+                    options.validate = validate;
+                    let rewritten = match rewrite(module, &options) {
+                        Ok(rewritten) => rewritten,
+                        Err(
+                            Error::MinimumExceedsTarget { .. } | Error::NoNaturalMinimum { .. },
+                        ) => {
+                            assert_eq!(verify(module, 65_536).map(|m| m[0].minimum), Ok(65_536));
+                            continue;
+                        }
+                        Err(error) => panic!("{growth} {pages}: {error}"),
+                    };
+                    verify(&rewritten.wasm, pages).unwrap();
+                    Validator::new_with_features(WasmFeatures::all())
+                        .validate_all(&rewritten.wasm)
+                        .unwrap();
+                    let again = rewrite(&rewritten.wasm, &options).unwrap();
+                    assert!(again.wasm == rewritten.wasm, "{growth} {pages} {validate}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rewrite_with_nothing_to_do_gives_the_input_back() {
+    for text in [
+        "(module)",
+        "(module (func))",
+        "(module (memory 65536 65536))",
+    ] {
+        let module = wat::parse_str(text).unwrap();
+        let rewritten = rewrite(&module, &Options::default()).unwrap();
+        assert_eq!(rewritten.wasm, module);
+        assert!(matches!(rewritten.wasm, std::borrow::Cow::Borrowed(_)));
+    }
+    let module = wat::parse_str("(module)").unwrap();
+    let report = rewrite(&module, &Options::default()).unwrap().report;
+    assert_eq!(report.warnings, [Warning::NoMemory]);
+}
+
+#[test]
+fn a_fitting_type_is_used_again() {
+    let text = "(module (type (func)) (type (func (param i32) (result i32))) (memory 1)
+        (func (type 0) (drop (memory.grow (i32.const 1)))))";
+    let before = wat::parse_str(text).unwrap();
+    let after = rewrite(&before, &Options::default()).unwrap().wasm;
+    let types = |wasm: &[u8]| {
+        let (_, range) = sections(wasm).into_iter().find(|(id, _)| *id == 1).unwrap();
+        wasm[range].to_vec()
+    };
+    assert_eq!(types(&before), types(&after));
+}
+
+#[test]
+fn over_long_indices_leave_room_for_the_replacement() {
+    // memory.grow with its index 0 in five bytes, in a module whose call needs two.
+    let mut before = with_functions(
+        "(func (drop (memory.grow (i32.const 1))) nop nop nop nop)",
+        200,
+    );
+    let at = before
+        .windows(2)
+        .position(|pair| pair == [0x40, 0x00])
+        .unwrap();
+    // The four nops behind the drop make the room: grow the index over them.
+    assert_eq!(before[at + 2..at + 7], [0x1a, 1, 1, 1, 1]);
+    before[at..at + 7].copy_from_slice(&[0x40, 0x80, 0x80, 0x80, 0x80, 0x00, 0x1a]);
+    let rewritten = rewrite(&before, &Options::default()).unwrap();
+    assert_eq!(rewritten.report.memories[0].sites.grow, 1);
+    assert_eq!(rewritten.report.code_offsets, Default::default());
+    let function = 201;
+    assert_eq!(
+        bodies(&rewritten.wasm)[0].1[3..],
+        [
+            0x10,
+            0x80 | (function & 0x7f) as u8,
+            0x81,
+            0x80,
+            0x80,
+            0x00,
+            0x1a,
+            0x0b
+        ]
+    );
+}
+
+#[test]
+fn bytes_that_only_look_like_growth_are_left_alone() {
+    let text = "(module (memory 1)
+        (func (result i32) (i32.const 0x1fc0) (i32.const 0x1fbf) i32.add)
+        (func (result i64) (i64.const 0x2040))
+        (func (block (loop (nop)))))";
+    let module = wat::parse_str(text).unwrap();
+    let rewritten = rewrite(&module, &Options::default()).unwrap();
+    assert_eq!(rewritten.report.memories[0].growth, GrowthHandling::None);
+    assert_eq!(bodies(&module), bodies(&rewritten.wasm));
+}
+
+#[test]
+fn verify_reads_nothing_behind_the_memory_section() {
+    let module =
+        wat::parse_str("(module (memory 65536 65536) (func (result i32) memory.size))").unwrap();
+    let (_, memory) = sections(&module)
+        .into_iter()
+        .find(|(id, _)| *id == 5)
+        .unwrap();
+    verify(&module[..memory.end], 65_536).unwrap();
+    let error = verify(&module[..memory.end - 1], 65_536).unwrap_err();
+    assert!(error.to_string().contains("malformed"), "{error}");
+}
+
+#[test]
+fn emulation_starts_where_it_is_told_to() {
+    let text = r#"(module (memory 65536 65536) (global (export "__heap_base") i32 (i32.const 65537))
+        (func (drop (memory.grow (i32.const 1)))))"#;
+    let module = wat::parse_str(text).unwrap();
+    for (from, pages) in [(EmulateFrom::HeapBase, 2), (EmulateFrom::Pages(40), 40)] {
+        let mut options = Options::default();
+        options.emulate_from = from;
+        let report = rewrite(&module, &options).unwrap().report;
+        let GrowthHandling::Emulated {
+            from_pages,
+            cap_pages,
+            ..
+        } = report.memories[0].growth
+        else {
+            panic!("{report:?}");
+        };
+        assert_eq!((from_pages, cap_pages), (pages, 65_536));
+        assert_eq!(report.warnings, []);
+    }
+}
