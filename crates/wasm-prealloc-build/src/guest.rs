@@ -75,8 +75,11 @@ impl Guests {
             .current_dir(place.folder)
             .manifest_path(manifest_path)
             .no_deps();
-        for (key, value) in place.env {
-            command.env(key, value);
+        for (name, value) in place.env {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
         }
         let metadata = command.exec().map_err(|source| Error::Workspace {
             manifest_path: manifest_path.to_owned(),

@@ -17,6 +17,7 @@ mod guest;
 pub mod manifest;
 mod target;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -48,8 +49,9 @@ pub struct BuildOptions {
     pub out_dir: PathBuf,
     /// How the guests are linked.
     pub linking: Linking,
-    /// Environment variables for cargo, rustc and rustup, on top of this process's own.
-    pub env: Vec<(OsString, OsString)>,
+    /// Environment variables for cargo, rustc and rustup that differ from this process's own:
+    /// set to a value, or with `None` not set.
+    pub env: BTreeMap<OsString, Option<OsString>>,
 }
 
 impl BuildOptions {
@@ -60,7 +62,7 @@ impl BuildOptions {
             packages: Vec::new(),
             out_dir: out_dir.into(),
             linking: Linking::default(),
-            env: Vec::new(),
+            env: BTreeMap::new(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The target: whether the compiler in use has its standard library, and how to get it.
 //! Asks the compiler itself, because not every toolchain comes from rustup. Builds nothing.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,16 +33,17 @@ pub struct Toolchain {
 #[derive(Clone, Debug)]
 pub(crate) struct Place<'a> {
     pub(crate) folder: &'a Path,
-    pub(crate) env: &'a [(OsString, OsString)],
+    pub(crate) env: &'a BTreeMap<OsString, Option<OsString>>,
 }
 
 impl Place<'_> {
     /// The value of an environment variable as the programs run here will see it.
     pub(crate) fn variable(&self, name: &str) -> Option<OsString> {
-        let set = self.env.iter().rev().find(|(key, _)| key == name);
-        set.map(|(_, value)| value.clone())
-            .or_else(|| std::env::var_os(name))
-            .filter(|value| !value.is_empty())
+        let value = match self.env.get(OsStr::new(name)) {
+            Some(value) => value.clone(),
+            None => std::env::var_os(name),
+        };
+        value.filter(|value| !value.is_empty())
     }
 
     /// Cargo: the one that started this program, if one did.
@@ -55,9 +57,13 @@ impl Place<'_> {
 
     pub(crate) fn command(&self, program: &OsStr) -> Command {
         let mut command = Command::new(program);
-        command
-            .current_dir(self.folder)
-            .envs(self.env.iter().map(|(key, value)| (key, value)));
+        command.current_dir(self.folder);
+        for (name, value) in self.env {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
         command
     }
 
