@@ -57,6 +57,10 @@ fn a_guest_that_allocates_grows_in_its_own_books() {
         panic!("{:?}", memory.growth);
     };
     assert_eq!(cap_pages, PAGES);
+    let linked = fixture.path("target/wasm32-unknown-unknown/release/allocating.wasm");
+    let linked = std::fs::read(linked).unwrap();
+    wasm_prealloc::verify(&linked, PAGES).expect("pinned from the link on");
+    assert_eq!(pinned.bytes_before, linked.len() as u64);
 
     // The size that the linker would have chosen is where the heap starts in a pinned module, too.
     let mut options = fixture.options();
