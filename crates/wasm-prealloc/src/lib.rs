@@ -1,1 +1,48 @@
-//! To be written.
+//! Gives every linear memory of a WebAssembly module a fixed size, and keeps the module working.
+//!
+//! A memory is *pinned* when its declared minimum equals its declared maximum. A host can then
+//! commit all of it at instantiation, and nothing that happens later depends on how much memory
+//! the machine has left. Three questions can be asked of a module's bytes:
+//!
+//! - [`verify`]: is every memory pinned at the size that the host commits?
+//! - [`inspect`]: what memories are there, who grows them, and what would a rewrite do?
+//! - [`rewrite`]: pin the memory, and make `memory.grow` and `memory.size` answer as they did
+//!   when the memory could still grow.
+//!
+//! The crate works on bytes alone: no I/O, no unsafe code, no engine, and no panics on any input.
+//!
+//! ```
+//! use wasm_prealloc::{Options, rewrite, verify};
+//!
+//! let module = wat::parse_str(
+//!     r#"(module
+//!          (memory (export "memory") 2 100)
+//!          (func (export "more") (param i32) (result i32) (memory.grow (local.get 0))))"#,
+//! )?;
+//!
+//! let rewritten = rewrite(&module, &Options::default())?;
+//! assert!(verify(&rewritten.wasm, 65_536).is_ok());
+//! assert!(verify(&module, 65_536).is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod data;
+mod error;
+mod inspect;
+mod limits;
+mod map;
+mod rewrite;
+mod scan;
+mod types;
+mod verify;
+
+pub use data::DataSegment;
+pub use error::{Error, Unsupported};
+pub use inspect::{Inspection, Landmarks, MemoryInspection, inspect};
+pub use limits::{MAX_PAGES, Memory, MemoryImport, WASM_PAGE_SIZE};
+pub use rewrite::{
+    CodeOffsets, EmulateFrom, Growth, GrowthHandling, MemoryReport, Options, Report, Rewritten,
+    UnknownValue, Validate, Warning, rewrite,
+};
+pub use scan::Sites;
+pub use verify::{VerifyError, Violation, ViolationKind, Violations, verify, verify_deep};

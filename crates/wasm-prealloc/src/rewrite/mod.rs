@@ -1,0 +1,92 @@
+//! Rewrites a module so that its memory has one size, and growth goes on working within it.
+//!
+//! The way through: bytes, map, plan, edits, splice, bytes. What no edit names is copied as it is.
+
+mod body;
+mod growth;
+mod options;
+mod plan;
+mod report;
+mod splice;
+mod validate;
+
+use std::borrow::Cow;
+
+use crate::error::Error;
+use crate::map::Map;
+
+pub use options::{EmulateFrom, Growth, Options, UnknownValue, Validate};
+pub use report::{CodeOffsets, GrowthHandling, MemoryReport, Report, Rewritten, Warning};
+
+/// Gives a module's memory the size that `options` ask for, as its minimum and its maximum, and
+/// keeps the module working: see [`Growth`] for what becomes of `memory.grow` and `memory.size`.
+///
+/// What is added stands at the end of its index space, so that nothing is renumbered, and what is
+/// not concerned is copied byte for byte. Rewriting the result again changes nothing. One thing
+/// differs afterwards: an access between the size that the module sees and the memory's real end
+/// no longer traps.
+///
+/// # Errors
+/// The input is refused where it is no valid core module, where it has a shape that cannot be
+/// handled ([`Error::Unsupported`]: a component; an imported, shared or 64-bit memory; custom page
+/// sizes; several memories), or where the options do not fit it.
+///
+/// ```
+/// use wasm_prealloc::{GrowthHandling, Options, rewrite};
+///
+/// let module = wat::parse_str(
+///     "(module (memory 2 100) (func (result i32) (memory.grow (i32.const 1))))",
+/// )?;
+/// let rewritten = rewrite(&module, &Options::default())?;
+///
+/// let memory = &rewritten.report.memories[0];
+/// assert_eq!((memory.after.minimum, memory.after.maximum), (65_536, Some(65_536)));
+/// let GrowthHandling::Emulated { from_pages, cap_pages, .. } = memory.growth else { panic!() };
+/// assert_eq!((from_pages, cap_pages), (2, 100));
+///
+/// let again = rewrite(&rewritten.wasm, &Options::default())?;
+/// assert_eq!(again.wasm, rewritten.wasm);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn rewrite<'a>(wasm: &'a [u8], options: &Options) -> Result<Rewritten<'a>, Error> {
+    let map = Map::read(wasm)?;
+    if options.validate == Validate::Full {
+        validate::validate_all(wasm).map_err(|error| Error::Invalid {
+            offset: error.offset(),
+            message: error.message().to_owned(),
+        })?;
+    }
+    let plan = plan::plan(&map, options)?;
+    let output = if plan.edits.is_unchanged() {
+        Cow::Borrowed(wasm)
+    } else {
+        let output = plan.edits.apply(wasm);
+        let checked = match options.validate {
+            Validate::Full => validate::validate_all(&output),
+            Validate::Changed => {
+                validate::validate_changed(&output, map.defined_functions, &plan.touched)
+            }
+        };
+        checked.map_err(|error| Error::OutputInvalid {
+            offset: error.offset(),
+            message: error.message().to_owned(),
+        })?;
+        Cow::Owned(output)
+    };
+    let report = Report {
+        bytes_before: wasm.len(),
+        bytes_after: output.len(),
+        memories: plan.memories,
+        code_offsets: plan.code_offsets,
+        warnings: plan.warnings,
+    };
+    Ok(Rewritten {
+        wasm: output,
+        report,
+    })
+}
+
+/// What [`rewrite`] would make of a memory's growth, without making it.
+pub(crate) fn preview(map: &Map<'_>, options: &Options) -> Result<Vec<MemoryReport>, Error> {
+    plan::plan(map, options).map(|plan| plan.memories)
+}

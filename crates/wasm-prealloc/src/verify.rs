@@ -1,0 +1,203 @@
+//! Judges a module by what it declares: is every memory pinned at the size the host commits?
+//!
+//! Reads no further than the memory section; `verify_deep` also looks into the code.
+
+use std::fmt;
+
+use crate::error::Error;
+use crate::limits::{Memory, MemoryImport};
+use crate::map::{Map, id};
+use crate::scan::{SiteKind, growth_sites};
+
+/// One thing that keeps a module from being what was asked for. Displays as one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Violation {
+    /// The memory concerned.
+    pub memory: Memory,
+    /// The size asked for, in pages.
+    pub expected: u64,
+    /// What is wrong with it.
+    pub kind: ViolationKind,
+}
+
+/// What is wrong with a memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub enum ViolationKind {
+    /// It may grow without bound.
+    NoMaximum,
+    /// It may grow: its minimum is below its maximum.
+    NotPinned,
+    /// It is pinned, at another size.
+    WrongSize,
+    /// It is pinned, and yet the module has `memory.grow` instructions, which can only fail.
+    GrowthCanOnlyFail {
+        /// How many of them there are.
+        sites: usize,
+        /// Byte offset of the first one in the input.
+        first_offset: u64,
+    },
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            memory, expected, ..
+        } = self;
+        write!(f, "memory {}", memory.index)?;
+        if let Some(MemoryImport { module, name }) = &memory.import {
+            write!(f, " (imported as `{module}` `{name}`)")?;
+        }
+        write!(f, " at offset {:#x}: ", memory.offset)?;
+        let minimum = memory.minimum;
+        let maximum = memory.maximum.unwrap_or(minimum);
+        match self.kind {
+            ViolationKind::NoMaximum => write!(
+                f,
+                "minimum {minimum} pages, no maximum; expected both to be {expected}: \
+                 `wasm-prealloc rewrite --pages {expected}` declares them"
+            ),
+            ViolationKind::NotPinned => write!(
+                f,
+                "minimum {minimum} pages, maximum {maximum}; expected both to be {expected}: \
+                 `wasm-prealloc rewrite --pages {expected}` declares them"
+            ),
+            ViolationKind::WrongSize if minimum > *expected => write!(
+                f,
+                "minimum and maximum {minimum} pages; expected {expected}: a memory is never \
+                 made smaller, so expect `--pages {minimum}` or link the module anew"
+            ),
+            ViolationKind::WrongSize => write!(
+                f,
+                "minimum and maximum {minimum} pages; expected {expected}: \
+                 `wasm-prealloc rewrite --pages {expected}` declares them"
+            ),
+            ViolationKind::GrowthCanOnlyFail {
+                sites,
+                first_offset,
+            } => write!(
+                f,
+                "{sites} `memory.grow` instructions can only fail, the first at offset \
+                 {first_offset:#x}: rewrite the module as it was before it was pinned, or with \
+                 `wasm-prealloc rewrite --emulate-from heap-base` where its allocator only grows \
+                 the memory"
+            ),
+        }
+    }
+}
+
+/// One violation or more. Displays as one line each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct Violations(Vec<Violation>);
+
+impl std::ops::Deref for Violations {
+    type Target = [Violation];
+
+    fn deref(&self) -> &[Violation] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Violations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, violation) in self.0.iter().enumerate() {
+            let separator = if i == 0 { "" } else { "\n" };
+            write!(f, "{separator}{violation}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a module was not found to be pinned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// It cannot be read, so that nothing can be said of its memories.
+    #[error(transparent)]
+    Unreadable(#[from] Error),
+    /// It was read, and it is not pinned as asked for.
+    #[error("{0}")]
+    NotPinned(Violations),
+}
+
+/// Checks that every memory of a module, imported ones included, has a minimum and a maximum of
+/// `pages` pages, and gives back the memories. A module without memories passes.
+///
+/// Only the sections up to the memory section are read, so this takes microseconds whatever the
+/// module's size, and says nothing about the validity of what follows: an engine checks that.
+///
+/// # Errors
+/// [`VerifyError::Unreadable`] where the bytes are no core module or are malformed up to there,
+/// [`VerifyError::NotPinned`] with every violation otherwise.
+///
+/// ```
+/// let module = wat::parse_str("(module (memory 17))")?;
+/// let error = wasm_prealloc::verify(&module, 65_536).unwrap_err();
+/// assert!(error.to_string().contains("no maximum"));
+/// # Ok::<(), wat::Error>(())
+/// ```
+pub fn verify(wasm: &[u8], pages: u64) -> Result<Vec<Memory>, VerifyError> {
+    let map = Map::read_through(wasm, id::MEMORY)?;
+    let memories: Vec<Memory> = map.memories().cloned().collect();
+    let violations = memories
+        .iter()
+        .filter_map(|memory| limits_violation(memory, pages));
+    finish(violations.collect(), memories)
+}
+
+/// As [`verify`], and reads the code too: a memory that is pinned while the module still holds
+/// `memory.grow` instructions for it is a violation, because they can only fail.
+///
+/// # Errors
+/// As [`verify`], and [`VerifyError::Unreadable`] also where the rest of the module is malformed.
+pub fn verify_deep(wasm: &[u8], pages: u64) -> Result<Vec<Memory>, VerifyError> {
+    let map = Map::read(wasm)?;
+    let bodies = growth_sites(&map)?;
+    let memories: Vec<Memory> = map.memories().cloned().collect();
+    let mut violations = Vec::new();
+    for memory in &memories {
+        violations.extend(limits_violation(memory, pages));
+        let mut grows = bodies
+            .iter()
+            .flat_map(|body| &body.sites)
+            .filter(|site| site.kind == SiteKind::Grow && site.memory == memory.index)
+            .peekable();
+        if let (true, Some(first)) = (memory.is_pinned(), grows.peek()) {
+            let first_offset = first.at.start as u64;
+            violations.push(Violation {
+                memory: memory.clone(),
+                expected: pages,
+                kind: ViolationKind::GrowthCanOnlyFail {
+                    sites: grows.count(),
+                    first_offset,
+                },
+            });
+        }
+    }
+    finish(violations, memories)
+}
+
+fn finish(violations: Vec<Violation>, memories: Vec<Memory>) -> Result<Vec<Memory>, VerifyError> {
+    match violations.is_empty() {
+        true => Ok(memories),
+        false => Err(VerifyError::NotPinned(Violations(violations))),
+    }
+}
+
+fn limits_violation(memory: &Memory, pages: u64) -> Option<Violation> {
+    let kind = match memory.maximum {
+        None => ViolationKind::NoMaximum,
+        Some(maximum) if maximum != memory.minimum => ViolationKind::NotPinned,
+        Some(maximum) if maximum != pages => ViolationKind::WrongSize,
+        Some(_) => return None,
+    };
+    Some(Violation {
+        memory: memory.clone(),
+        expected: pages,
+        kind,
+    })
+}
