@@ -174,6 +174,17 @@ pub enum Error {
         source: wasm_prealloc::Error,
     },
 
+    /// A linked module could not be looked at.
+    #[error("cannot tell what memory `{package}` ({}) declares", path.display())]
+    Inspect {
+        /// The package.
+        package: String,
+        /// The module as it was linked.
+        path: PathBuf,
+        /// What the parser said.
+        source: wasm_prealloc::Error,
+    },
+
     /// A module does not declare the memory that it should after it was rewritten.
     #[error("`{package}` ({}) does not verify after its memory was fixed", path.display())]
     Verify {

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
-use wasm_prealloc::{EmulateFrom, Growth, Options};
+use wasm_prealloc::{EmulateFrom, Growth, Inspection, Options};
 
 use crate::guest::{Guest, Guests};
 use crate::manifest::{BuiltGrowth, BuiltGuest, BuiltMemory, Manifest};
@@ -145,7 +145,7 @@ pub fn build(options: &BuildOptions) -> Result<Build, Error> {
     })
 }
 
-/// Reads a linked module, fixes its memory where it is to be fixed, and verifies the result.
+/// Reads a linked module, fixes its memory where it is to be fixed, and describes the result.
 fn finish(
     guest: &Guest,
     path: &Path,
@@ -156,68 +156,97 @@ fn finish(
         path: path.to_owned(),
         source,
     })?;
-    let mut options = Options::default();
-    options.pages = PAGES;
-    match linking {
-        Linking::Pinned => {
-            options.growth = Growth::Auto;
-            // A memory that is pinned has lost the size that it started with, but at 65,536 pages
-            // nobody owns what lies above `__heap_base`: its end wraps to 0. Where somebody's own
-            // link-args overrode ours, the minimum still stands and says where growth starts.
-            options.emulate_from = match wasm_prealloc::verify(&linked, PAGES) {
-                Ok(_) => EmulateFrom::HeapBase,
-                Err(_) => EmulateFrom::Declared,
-            };
-        }
-        // Only the report is wanted: what the module declares, and where it grows.
-        Linking::Natural => options.growth = Growth::Keep,
-    }
-    let rewritten = wasm_prealloc::rewrite(&linked, &options).map_err(|source| Error::Rewrite {
-        package: guest.package.clone(),
-        path: path.to_owned(),
-        source,
-    })?;
-    let report = rewritten.report;
-    let memories = report.memories.iter().map(|memory| {
-        let declared = match linking {
-            Linking::Pinned => &memory.after,
-            Linking::Natural => &memory.before,
-        };
-        BuiltMemory {
-            index: declared.index,
-            minimum_pages: declared.minimum,
-            maximum_pages: declared.maximum,
-            growth: BuiltGrowth::from(&memory.growth),
-            size_sites: memory.sites.size as u64,
-            grow_sites: memory.sites.grow as u64,
-        }
-    });
-    let memories = memories.collect();
     let bytes_before = linked.len() as u64;
-    let content = match linking {
-        Linking::Pinned => {
-            let pinned = rewritten.wasm.into_owned();
-            wasm_prealloc::verify(&pinned, PAGES).map_err(|source| Error::Verify {
-                package: guest.package.clone(),
-                path: path.to_owned(),
-                source,
-            })?;
-            pinned
-        }
-        Linking::Natural => linked,
+    let finished = match linking {
+        Linking::Pinned => fix(guest, path, &linked)?,
+        Linking::Natural => describe(guest, path, linked)?,
     };
     let built = BuiltGuest {
         name: guest.name.clone(),
         package: guest.package.clone(),
         file: format!("{}.wasm", guest.name),
-        sha256: sha256(&content),
+        sha256: sha256(&finished.module),
         linking,
         bytes_before,
-        bytes_after: content.len() as u64,
-        memories,
+        bytes_after: finished.module.len() as u64,
+        memories: finished.memories,
+        warnings: finished.warnings,
         toolchain: toolchain.clone(),
     };
-    Ok((built, content))
+    Ok((built, finished.module))
+}
+
+/// A module as it is to be written, and what the manifest says about it.
+struct Finished {
+    module: Vec<u8>,
+    memories: Vec<BuiltMemory>,
+    warnings: Vec<String>,
+}
+
+/// Fixes a module's memory, with growth handled inside it, and verifies the result.
+fn fix(guest: &Guest, path: &Path, linked: &[u8]) -> Result<Finished, Error> {
+    let mut options = Options::default();
+    options.pages = PAGES;
+    // Somebody else's pinned module that only measures its memory is left alone, because it may
+    // have been made so. This one was pinned a moment ago: 65,536 pages are 0 bytes in 32 bits, and
+    // no guest of ours is to compute that.
+    let memories = inspect(guest, path, linked)?.memories;
+    options.growth = match memories.iter().any(|memory| memory.sites.grow > 0) {
+        true => Growth::Auto,
+        false => Growth::Pregrown,
+    };
+    // A memory that is pinned has lost the size that it started with, but at 65,536 pages nobody
+    // owns what lies above `__heap_base`: its end wraps to 0. Where somebody's own link-args
+    // overrode ours, the minimum still stands and says where growth starts.
+    options.emulate_from = match wasm_prealloc::verify(linked, PAGES) {
+        Ok(_) => EmulateFrom::HeapBase,
+        Err(_) => EmulateFrom::Declared,
+    };
+    let rewritten = wasm_prealloc::rewrite(linked, &options).map_err(|source| Error::Rewrite {
+        package: guest.package.clone(),
+        path: path.to_owned(),
+        source,
+    })?;
+    let module = rewritten.wasm.into_owned();
+    wasm_prealloc::verify(&module, PAGES).map_err(|source| Error::Verify {
+        package: guest.package.clone(),
+        path: path.to_owned(),
+        source,
+    })?;
+    let report = rewritten.report;
+    let memories = report.memories.iter();
+    let memories = memories
+        .map(|memory| BuiltMemory::new(&memory.after, &memory.sites, (&memory.growth).into()));
+    Ok(Finished {
+        module,
+        memories: memories.collect(),
+        warnings: report.warnings.iter().map(ToString::to_string).collect(),
+    })
+}
+
+/// Leaves a module as it was linked, and only looks at what it declares.
+fn describe(guest: &Guest, path: &Path, linked: Vec<u8>) -> Result<Finished, Error> {
+    let inspection = inspect(guest, path, &linked)?;
+    let memories = inspection.memories.iter().map(|memory| {
+        let growth = match memory.sites.grow + memory.sites.size {
+            0 => BuiltGrowth::None,
+            _ => BuiltGrowth::Kept,
+        };
+        BuiltMemory::new(&memory.memory, &memory.sites, growth)
+    });
+    Ok(Finished {
+        memories: memories.collect(),
+        warnings: Vec::new(),
+        module: linked,
+    })
+}
+
+fn inspect(guest: &Guest, path: &Path, linked: &[u8]) -> Result<Inspection, Error> {
+    wasm_prealloc::inspect(linked).map_err(|source| Error::Inspect {
+        package: guest.package.clone(),
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// An output file that is complete on disk, under a temporary name beside its own.

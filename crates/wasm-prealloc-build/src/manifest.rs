@@ -39,6 +39,7 @@ pub const FILE_NAME: &str = "manifest.json";
 ///           "grow_sites": 0
 ///         }
 ///       ],
+///       "warnings": [],
 ///       "toolchain": {
 ///         "rustc": "rustc 1.95.0",
 ///         "host": "x86_64-unknown-linux-gnu",
@@ -77,6 +78,8 @@ pub struct BuiltGuest {
     pub bytes_after: u64,
     /// Its linear memories, by index.
     pub memories: Vec<BuiltMemory>,
+    /// What was done and may not be wanted, one line each.
+    pub warnings: Vec<String>,
     /// The compiler that built it.
     pub toolchain: Toolchain,
 }
@@ -97,6 +100,23 @@ pub struct BuiltMemory {
     pub size_sites: u64,
     /// How many `memory.grow` instructions the linked module has for it.
     pub grow_sites: u64,
+}
+
+impl BuiltMemory {
+    pub(crate) fn new(
+        declared: &wasm_prealloc::Memory,
+        sites: &wasm_prealloc::Sites,
+        growth: BuiltGrowth,
+    ) -> Self {
+        Self {
+            index: declared.index,
+            minimum_pages: declared.minimum,
+            maximum_pages: declared.maximum,
+            growth,
+            size_sites: sites.size as u64,
+            grow_sites: sites.grow as u64,
+        }
+    }
 }
 
 /// What became of a memory's growth.

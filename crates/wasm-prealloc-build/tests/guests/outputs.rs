@@ -5,6 +5,12 @@ use sha2::{Digest as _, Sha256};
 use wasm_prealloc_build::manifest::{BuiltGrowth, Manifest, SCHEMA};
 use wasm_prealloc_build::{Error, Linking, PAGES, build};
 
+/// A cargo configuration whose link-arg stands after ours, and wins: 1,024 pages.
+const LINK_64_MIB: &str = "\
+[target.wasm32-unknown-unknown]
+rustflags = [\"-Clink-arg=--initial-memory=67108864\"]
+";
+
 fn names(manifest: &Manifest) -> Vec<&str> {
     manifest.guests.iter().map(|guest| &*guest.name).collect()
 }
@@ -77,6 +83,28 @@ fn a_guest_that_allocates_grows_in_its_own_books() {
 }
 
 #[test]
+fn a_guest_that_only_measures_its_memory_sees_it_grown() {
+    let source = "\
+#[unsafe(no_mangle)] pub extern \"C\" fn _start() -> usize { core::arch::wasm32::memory_size(0) }
+";
+    let fixture = Fixture::of_guests(&[("measuring", source)]);
+    let pinned = build(&fixture.options()).unwrap().guests.remove(0);
+    assert_eq!(pinned.memories[0].size_sites, 1);
+    assert_eq!(pinned.memories[0].grow_sites, 0);
+    let growth = BuiltGrowth::Pregrown { pages: PAGES - 1 };
+    assert_eq!(pinned.memories[0].growth, growth);
+    assert_eq!(pinned.warnings, [""; 0]);
+
+    // Not pinned by the linker, so that somebody may have meant to grow it from outside.
+    fixture.write(".cargo/config.toml", LINK_64_MIB);
+    let rewritten = build(&fixture.options()).unwrap().guests.remove(0);
+    assert_eq!(rewritten.memories[0].growth, growth);
+    assert_eq!(rewritten.warnings.len(), 1, "{:?}", rewritten.warnings);
+    let manifest = Manifest::read(&fixture.out_dir()).unwrap();
+    assert_eq!(manifest.guests, [rewritten]);
+}
+
+#[test]
 fn the_same_sources_make_the_same_bytes() {
     let fixture = Fixture::of_guests(&[("one", ALLOCATING), ("two", IDLE)]);
     build(&fixture.options()).unwrap();
@@ -121,12 +149,7 @@ fn a_build_script_is_not_linked_like_a_guest() {
 #[test]
 fn where_link_args_of_the_workspace_win_growth_starts_at_the_size_they_declare() {
     let fixture = Fixture::of_guests(&[("allocating", ALLOCATING)]);
-    // 64 MiB are 1,024 pages.
-    fixture.write(
-        ".cargo/config.toml",
-        "[target.wasm32-unknown-unknown]\n\
-         rustflags = [\"-Clink-arg=--initial-memory=67108864\"]\n",
-    );
+    fixture.write(".cargo/config.toml", LINK_64_MIB);
     let build = build(&fixture.options()).unwrap();
     let growth = BuiltGrowth::Emulated {
         from_pages: 1024,
