@@ -40,6 +40,11 @@ pub(crate) fn run(opts: &Opts) -> anyhow::Result<()> {
     let mut options = BuildOptions::new(manifest, out_dir);
     options.packages = opts.packages.clone();
     let build = build(&options)?;
+    for guest in &build.guests {
+        for warning in &guest.warnings {
+            eprintln!("warning: {}: {warning}", guest.file);
+        }
+    }
     show(&build)
 }
 
