@@ -1,0 +1,136 @@
+//! A workspace of guests in a temporary folder, and what a test wants to see of its outputs.
+//! What should hold is in the tests.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use wasm_prealloc_build::BuildOptions;
+
+/// A guest that only has a memory.
+pub(crate) const IDLE: &str = "#[unsafe(no_mangle)] pub extern \"C\" fn _start() {}\n";
+
+/// A guest that allocates, and so grows its memory.
+pub(crate) const ALLOCATING: &str = "\
+#[unsafe(no_mangle)] pub extern \"C\" fn _start(bytes: usize) -> *mut u8 {
+    Vec::leak(vec![1u8; bytes]).as_mut_ptr()
+}
+";
+
+/// A guest that compiles only with `--cfg marker`.
+pub(crate) const NEEDS_MARKER: &str = "\
+#![allow(unexpected_cfgs)]
+#[cfg(not(marker))] compile_error!(\"built without the marker\");
+#[unsafe(no_mangle)] pub extern \"C\" fn _start() {}
+";
+
+/// What makes a package's library a guest.
+pub(crate) const CDYLIB: &str = "[lib]\ncrate-type = [\"cdylib\"]\n";
+
+pub(crate) struct Fixture {
+    folder: TempDir,
+}
+
+impl Fixture {
+    /// A workspace with no packages yet.
+    pub(crate) fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let fixture = Self { folder };
+        fixture.write(
+            "Cargo.toml",
+            "[workspace]\nresolver = \"3\"\nmembers = [\"guests/*\"]\n",
+        );
+        fixture
+    }
+
+    /// A workspace of libraries that are guests.
+    pub(crate) fn of_guests(guests: &[(&str, &str)]) -> Self {
+        let fixture = Self::new();
+        for (name, source) in guests {
+            fixture.package(name, CDYLIB);
+            fixture.source(name, source);
+        }
+        fixture
+    }
+
+    /// Adds a package, without sources.
+    pub(crate) fn package(&self, name: &str, sections: &str) {
+        self.write(
+            &format!("guests/{name}/Cargo.toml"),
+            &format!("[package]\nname = \"{name}\"\nedition = \"2024\"\n{sections}"),
+        );
+    }
+
+    /// Replaces a package's library.
+    pub(crate) fn source(&self, package: &str, source: &str) {
+        self.write(&format!("guests/{package}/src/lib.rs"), source);
+    }
+
+    pub(crate) fn write(&self, path: &str, text: &str) {
+        let path = self.path(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    /// Writes a shell script that can be run.
+    #[cfg(unix)]
+    pub(crate) fn script(&self, path: &str, text: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt as _;
+        self.write(path, &format!("#!/bin/sh\n{text}"));
+        let path = self.path(path);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    }
+
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.folder.path().join(path)
+    }
+
+    pub(crate) fn out_dir(&self) -> PathBuf {
+        self.path("out")
+    }
+
+    /// Options for this workspace that do not see the flags of whoever runs the tests.
+    pub(crate) fn options(&self) -> BuildOptions {
+        let mut options = BuildOptions::new(self.path("Cargo.toml"), self.out_dir());
+        let target = self.path("target").into_os_string();
+        options.env = BTreeMap::from([
+            ("CARGO".into(), Some(env!("CARGO").into())),
+            ("CARGO_TARGET_DIR".into(), Some(target)),
+            ("CARGO_ENCODED_RUSTFLAGS".into(), None),
+            ("RUSTFLAGS".into(), None),
+        ]);
+        options
+    }
+
+    /// Options for some of the packages.
+    pub(crate) fn options_for(&self, packages: &[&str]) -> BuildOptions {
+        let mut options = self.options();
+        options.packages = packages.iter().map(|name| name.to_string()).collect();
+        options
+    }
+
+    /// Options with another environment variable.
+    pub(crate) fn options_with(&self, name: &str, value: impl Into<OsString>) -> BuildOptions {
+        let mut options = self.options();
+        options.env.insert(name.into(), Some(value.into()));
+        options
+    }
+
+    /// Every file in the output folder and its bytes.
+    pub(crate) fn outputs(&self) -> BTreeMap<String, Vec<u8>> {
+        files(&self.out_dir())
+    }
+}
+
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = folder.read_dir().unwrap();
+    entries
+        .map(|entry| {
+            let entry = entry.unwrap();
+            let name = entry.file_name().into_string().unwrap();
+            (name, std::fs::read(entry.path()).unwrap())
+        })
+        .collect()
+}

@@ -1,0 +1,331 @@
+//! What a build makes, what it lists, and what it leaves alone. How missing targets are handled is in `target.rs`.
+
+use crate::fixture::{ALLOCATING, CDYLIB, Fixture, IDLE, NEEDS_MARKER};
+use sha2::{Digest as _, Sha256};
+use wasm_prealloc_build::manifest::{BuiltGrowth, Manifest, SCHEMA};
+use wasm_prealloc_build::{Error, Linking, PAGES, build};
+
+/// A cargo configuration whose link-arg stands after ours, and wins: 1,024 pages.
+const LINK_64_MIB: &str = "\
+[target.wasm32-unknown-unknown]
+rustflags = [\"-Clink-arg=--initial-memory=67108864\"]
+";
+
+fn names(manifest: &Manifest) -> Vec<&str> {
+    manifest.guests.iter().map(|guest| &*guest.name).collect()
+}
+
+#[test]
+fn a_guest_is_a_cdylib_or_else_a_binary() {
+    let fixture = Fixture::of_guests(&[("plugin", IDLE)]);
+    fixture.package("tool", "");
+    fixture.write("guests/tool/src/main.rs", "fn main() {}");
+    fixture.package("both", "[lib]\ncrate-type = [\"cdylib\", \"rlib\"]\n");
+    fixture.source("both", IDLE);
+    fixture.write("guests/both/src/main.rs", "compile_error!(\"for hosts\");");
+    fixture.package("library", "");
+    fixture.source("library", "compile_error!(\"for hosts\");");
+
+    let build = build(&fixture.options()).unwrap();
+
+    let built: Vec<_> = build.guests.iter().map(|guest| &*guest.file).collect();
+    assert_eq!(built, ["both.wasm", "plugin.wasm", "tool.wasm"]);
+    let manifest = Manifest::read(&fixture.out_dir()).unwrap();
+    assert_eq!(manifest.guests, build.guests);
+    for guest in &build.guests {
+        let module = std::fs::read(build.path(&guest.name).unwrap()).unwrap();
+        let memories = wasm_prealloc::verify(&module, PAGES).unwrap();
+        assert_eq!(memories.len(), 1, "{}", guest.name);
+        assert_eq!(guest.bytes_after, module.len() as u64);
+        let digest: Vec<_> = Sha256::digest(&module).to_vec();
+        let hexadecimal: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(guest.sha256, hexadecimal);
+        assert_eq!(guest.memories[0].minimum_pages, PAGES);
+        assert_eq!(guest.memories[0].maximum_pages, Some(PAGES));
+        assert!(guest.toolchain.rustc.starts_with("rustc "));
+        assert_eq!(guest.toolchain.target, "wasm32-unknown-unknown");
+    }
+}
+
+#[test]
+fn a_guest_that_allocates_grows_in_its_own_books() {
+    let fixture = Fixture::of_guests(&[("allocating", ALLOCATING)]);
+    let pinned = build(&fixture.options()).unwrap().guests.remove(0);
+    let [memory] = &*pinned.memories else {
+        panic!("{:?}", pinned.memories);
+    };
+    assert!(memory.grow_sites > 0);
+    let BuiltGrowth::Emulated {
+        from_pages,
+        cap_pages,
+    } = memory.growth
+    else {
+        panic!("{:?}", memory.growth);
+    };
+    assert_eq!(cap_pages, PAGES);
+    let linked = fixture.path("target/wasm32-unknown-unknown/release/allocating.wasm");
+    let linked = std::fs::read(linked).unwrap();
+    wasm_prealloc::verify(&linked, PAGES).expect("pinned from the link on");
+    assert_eq!(pinned.bytes_before, linked.len() as u64);
+
+    // The size that the linker would have chosen is where the heap starts in a pinned module, too.
+    let mut options = fixture.options();
+    options.linking = Linking::Natural;
+    let natural = build(&options).unwrap().guests.remove(0);
+    assert_eq!(natural.linking, Linking::Natural);
+    assert_eq!(natural.bytes_before, natural.bytes_after);
+    assert_eq!(natural.memories[0].maximum_pages, None);
+    assert_eq!(natural.memories[0].minimum_pages, from_pages);
+    assert_eq!(natural.memories[0].growth, BuiltGrowth::Kept);
+    assert_eq!(natural.memories[0].grow_sites, memory.grow_sites);
+    let module = &fixture.outputs()["allocating.wasm"];
+    assert!(wasm_prealloc::verify(module, PAGES).is_err());
+}
+
+#[test]
+fn a_guest_that_only_measures_its_memory_sees_it_grown() {
+    let source = "\
+#[unsafe(no_mangle)] pub extern \"C\" fn _start() -> usize { core::arch::wasm32::memory_size(0) }
+";
+    let fixture = Fixture::of_guests(&[("measuring", source)]);
+    let pinned = build(&fixture.options()).unwrap().guests.remove(0);
+    assert_eq!(pinned.memories[0].size_sites, 1);
+    assert_eq!(pinned.memories[0].grow_sites, 0);
+    let growth = BuiltGrowth::Pregrown { pages: PAGES - 1 };
+    assert_eq!(pinned.memories[0].growth, growth);
+    assert_eq!(pinned.warnings, [""; 0]);
+
+    // Not pinned by the linker, so that somebody may have meant to grow it from outside.
+    fixture.write(".cargo/config.toml", LINK_64_MIB);
+    let rewritten = build(&fixture.options()).unwrap().guests.remove(0);
+    assert_eq!(rewritten.memories[0].growth, growth);
+    assert_eq!(rewritten.warnings.len(), 1, "{:?}", rewritten.warnings);
+    let manifest = Manifest::read(&fixture.out_dir()).unwrap();
+    assert_eq!(manifest.guests, [rewritten]);
+}
+
+#[test]
+fn the_same_sources_make_the_same_bytes() {
+    let fixture = Fixture::of_guests(&[("one", ALLOCATING), ("two", IDLE)]);
+    build(&fixture.options()).unwrap();
+    let first = fixture.outputs();
+    std::fs::remove_dir_all(fixture.path("target")).unwrap();
+    std::fs::remove_dir_all(fixture.out_dir()).unwrap();
+    build(&fixture.options()).unwrap();
+    assert_eq!(fixture.outputs(), first);
+}
+
+#[test]
+fn rustflags_reach_the_guest() {
+    let fixture = Fixture::of_guests(&[("marked", NEEDS_MARKER)]);
+    let error = build(&fixture.options()).unwrap_err();
+    assert!(matches!(error, Error::Cargo { .. }), "{error}");
+    build(&fixture.options_with("RUSTFLAGS", "--cfg marker")).unwrap();
+}
+
+#[test]
+fn the_cargo_configuration_of_the_workspace_is_in_force() {
+    let fixture = Fixture::of_guests(&[("marked", NEEDS_MARKER)]);
+    fixture.write(
+        ".cargo/config.toml",
+        "[target.wasm32-unknown-unknown]\nrustflags = [\"--cfg\", \"marker\"]\n",
+    );
+    let build = build(&fixture.options()).unwrap();
+    let module = std::fs::read(build.path("marked").unwrap()).unwrap();
+    wasm_prealloc::verify(&module, PAGES).unwrap();
+}
+
+#[test]
+fn a_build_script_is_not_linked_like_a_guest() {
+    let fixture = Fixture::of_guests(&[("marked", NEEDS_MARKER)]);
+    // The host's linker knows none of the guest's link-args.
+    fixture.write(
+        "guests/marked/build.rs",
+        "fn main() { println!(\"cargo::rustc-cfg=marker\"); }",
+    );
+    build(&fixture.options()).unwrap();
+}
+
+#[test]
+fn where_link_args_of_the_workspace_win_growth_starts_at_the_size_they_declare() {
+    let fixture = Fixture::of_guests(&[("allocating", ALLOCATING)]);
+    fixture.write(".cargo/config.toml", LINK_64_MIB);
+    let build = build(&fixture.options()).unwrap();
+    let growth = BuiltGrowth::Emulated {
+        from_pages: 1024,
+        cap_pages: PAGES,
+    };
+    assert_eq!(build.guests[0].memories[0].growth, growth);
+    let module = std::fs::read(build.path("allocating").unwrap()).unwrap();
+    wasm_prealloc::verify(&module, PAGES).unwrap();
+}
+
+#[test]
+fn an_unknown_package_is_answered_with_the_guests_there_are() {
+    let fixture = Fixture::of_guests(&[("one", IDLE), ("two", IDLE)]);
+    fixture.package("library", "");
+    fixture.source("library", "");
+    for name in ["three", "library"] {
+        let error = build(&fixture.options_for(&["one", name])).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            matches!(error, Error::UnknownPackage { known, .. } if known == ["one", "two"]),
+            "{text}"
+        );
+        assert!(text.contains(&format!("`{name}`")), "{text}");
+        assert!(text.ends_with("one, two"), "{text}");
+    }
+    assert!(!fixture.out_dir().exists());
+}
+
+#[test]
+fn a_workspace_without_guests_is_told_what_a_guest_is() {
+    let fixture = Fixture::new();
+    fixture.package("library", "");
+    fixture.source("library", "");
+    let error = build(&fixture.options()).unwrap_err();
+    assert!(matches!(error, Error::NoGuests { .. }), "{error}");
+    assert!(error.to_string().contains("cdylib"), "{error}");
+}
+
+#[test]
+fn two_guests_do_not_share_a_file() {
+    let fixture = Fixture::of_guests(&[("same", IDLE)]);
+    fixture.package(
+        "other",
+        "[[bin]]\nname = \"same\"\npath = \"src/main.rs\"\n",
+    );
+    fixture.write("guests/other/src/main.rs", "fn main() {}");
+    let error = build(&fixture.options()).unwrap_err();
+    assert!(matches!(error, Error::SameName { .. }), "{error}");
+    build(&fixture.options_for(&["other"])).unwrap();
+}
+
+#[test]
+fn a_guest_that_does_not_compile_leaves_the_outputs_as_they_were() {
+    let fixture = Fixture::of_guests(&[("a-sound", IDLE), ("broken", IDLE)]);
+    build(&fixture.options()).unwrap();
+    let before = fixture.outputs();
+    assert_eq!(before.len(), 3);
+
+    // The guest that changes comes first, and compiles.
+    fixture.source("a-sound", ALLOCATING);
+    fixture.source("broken", "compile_error!(\"broken\");");
+    let error = build(&fixture.options()).unwrap_err();
+    assert!(
+        matches!(&error, Error::Cargo { package, .. } if package == "broken"),
+        "{error}"
+    );
+    assert_eq!(fixture.outputs(), before);
+
+    std::fs::remove_dir_all(fixture.out_dir()).unwrap();
+    build(&fixture.options()).unwrap_err();
+    assert!(!fixture.out_dir().exists());
+}
+
+#[test]
+fn a_build_of_one_package_keeps_what_is_still_there_of_the_others() {
+    let fixture = Fixture::of_guests(&[("one", IDLE), ("three", IDLE), ("two", IDLE)]);
+    build(&fixture.options()).unwrap();
+    let before = Manifest::read(&fixture.out_dir()).unwrap();
+
+    fixture.source("two", ALLOCATING);
+    std::fs::remove_file(fixture.path("out/three.wasm")).unwrap();
+    let build = build(&fixture.options_for(&["two"])).unwrap();
+
+    assert_eq!(build.guests.len(), 1);
+    let after = Manifest::read(&fixture.out_dir()).unwrap();
+    assert_eq!(names(&after), ["one", "two"]);
+    assert_eq!(after.guest("one"), before.guest("one"));
+    assert_ne!(after.guest("two"), before.guest("two"));
+    assert_eq!(after.guest("two"), build.guests.first());
+}
+
+#[test]
+fn a_build_of_all_lists_only_what_it_built() {
+    let fixture = Fixture::of_guests(&[("one", IDLE), ("two", IDLE)]);
+    build(&fixture.options()).unwrap();
+    std::fs::remove_dir_all(fixture.path("guests/two")).unwrap();
+    build(&fixture.options()).unwrap();
+    let manifest = Manifest::read(&fixture.out_dir()).unwrap();
+    assert_eq!(names(&manifest), ["one"]);
+}
+
+#[test]
+fn a_manifest_of_another_schema_is_not_merged_into() {
+    let fixture = Fixture::of_guests(&[("one", IDLE)]);
+    let newer = SCHEMA + 1;
+    let text = format!("{{ \"schema\": {newer}, \"modules\": 3 }}");
+    fixture.write("out/manifest.json", &text);
+    let error = build(&fixture.options_for(&["one"])).unwrap_err();
+    assert!(
+        matches!(error, Error::ManifestSchema { found, .. } if found == newer),
+        "{error}"
+    );
+    fixture.write("out/manifest.json", "[]");
+    let error = build(&fixture.options_for(&["one"])).unwrap_err();
+    assert!(matches!(error, Error::Manifest { .. }), "{error}");
+    assert_eq!(fixture.outputs()["manifest.json"], b"[]");
+
+    // The way out that both errors name.
+    build(&fixture.options()).unwrap();
+    build(&fixture.options_for(&["one"])).unwrap();
+}
+
+#[test]
+#[cfg(unix)]
+fn outputs_are_as_readable_as_any_new_file() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let fixture = Fixture::of_guests(&[("one", IDLE)]);
+    build(&fixture.options()).unwrap();
+    // Twice, because the second build replaces files.
+    build(&fixture.options()).unwrap();
+    let mode = |path| {
+        let metadata = fixture.path(path).metadata().unwrap();
+        metadata.permissions().mode() & 0o777
+    };
+    fixture.write("ordinary", "");
+    assert_eq!(mode("out/one.wasm"), mode("ordinary"));
+    assert_eq!(mode("out/manifest.json"), mode("ordinary"));
+    assert_ne!(mode("ordinary"), 0o600, "this umask cannot tell");
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_made_is_named() {
+    let fixture = Fixture::of_guests(&[("one", IDLE)]);
+    fixture.write("out", "a file");
+    let error = build(&fixture.options()).unwrap_err();
+    assert!(
+        matches!(&error, Error::Write { path, .. } if *path == fixture.out_dir()),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_manifest_path_may_be_that_of_a_member() {
+    let fixture = Fixture::of_guests(&[("one", IDLE), ("two", IDLE)]);
+    let mut options = fixture.options();
+    options.manifest_path = fixture.path("guests/one/Cargo.toml");
+    assert_eq!(build(&options).unwrap().guests.len(), 2);
+}
+
+#[test]
+fn a_workspace_that_cargo_cannot_read_is_named() {
+    let fixture = Fixture::of_guests(&[("one", IDLE)]);
+    fixture.write("Cargo.toml", "[workspace");
+    let error = build(&fixture.options()).unwrap_err();
+    assert!(matches!(&error, Error::Workspace { .. }), "{error}");
+    let manifest = fixture.path("Cargo.toml");
+    assert!(error.to_string().contains(manifest.to_str().unwrap()));
+}
+
+#[test]
+fn a_folder_name_with_a_blank_is_no_obstacle() {
+    let fixture = Fixture::new();
+    fixture.package("one", CDYLIB);
+    fixture.source("one", IDLE);
+    let mut options = fixture.options();
+    options.out_dir = fixture.path("two words/out");
+    let build = build(&options).unwrap();
+    assert!(build.path("one").unwrap().is_file());
+}

@@ -1,0 +1,123 @@
+//! A target whose standard library is missing: who is asked, and what is said. The compiler and
+//! rustup are shell scripts here, so that nothing is installed.
+
+use std::error::Error as _;
+use std::path::PathBuf;
+
+use crate::fixture::{Fixture, IDLE};
+use wasm_prealloc_build::{BuildOptions, Error, build};
+
+/// A workspace with one guest, and a compiler whose library folder is empty.
+fn without_target(fixture: &Fixture) -> BuildOptions {
+    fixture.write("libdir/README", "no library here");
+    fixture.write("bin/README", "no rustup here");
+    let libdir = fixture.path("libdir");
+    let real = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
+    let real = which(&real);
+    let rustc = fixture.script(
+        "fake-rustc",
+        &format!(
+            "if [ \"$1\" = --print ]; then echo '{}'; else exec '{}' \"$@\"; fi\n",
+            libdir.display(),
+            real.display()
+        ),
+    );
+    let mut options = fixture.options_with("RUSTC", rustc);
+    let path = fixture.path("bin").into_os_string();
+    options.env.insert("PATH".into(), Some(path));
+    options
+}
+
+/// The path of a program, because the scripts run with another PATH.
+fn which(program: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
+        .unwrap()
+}
+
+#[test]
+fn without_rustup_the_error_says_what_to_install() {
+    let fixture = Fixture::of_guests(&[("one", IDLE)]);
+    let error = build(&without_target(&fixture)).unwrap_err();
+    assert!(
+        matches!(&error, Error::TargetMissing { libdir, .. } if *libdir == fixture.path("libdir")),
+        "{error}"
+    );
+    let text = error.to_string();
+    for advice in [
+        "libstd-rust-dev-wasm32",
+        "rust-std-wasm32-unknown-unknown",
+        "https://rustup.rs",
+        "rustup target add wasm32-unknown-unknown",
+    ] {
+        assert!(text.contains(advice), "{text}");
+    }
+    assert!(!fixture.out_dir().exists());
+}
+
+#[test]
+fn rustup_adds_the_target_to_the_toolchain_of_the_guests_folder() {
+    let fixture = Fixture::of_guests(&[("one", IDLE)]);
+    let mut options = without_target(&fixture);
+    let said = fixture.path("said");
+    fixture.script(
+        "bin/rustup",
+        &format!(
+            "echo \"$PWD: $@\" >> '{}'\n: > '{}/libstd-0.rlib'\n",
+            said.display(),
+            fixture.path("libdir").display()
+        ),
+    );
+    // The real compiler is a proxy where it comes from rustup, and links with a program on PATH.
+    let path = std::env::var("PATH").unwrap();
+    let bin = fixture.path("bin");
+    let path = format!("{}:{path}", bin.display());
+    options.env.insert("PATH".into(), Some(path.into()));
+    build(&options).unwrap();
+    build(&options).unwrap();
+
+    let folder = fixture.path("").canonicalize().unwrap();
+    let expected = format!("{}: target add wasm32-unknown-unknown\n", folder.display());
+    assert_eq!(std::fs::read_to_string(said).unwrap(), expected);
+}
+
+#[test]
+fn a_rustup_that_fails_is_no_success() {
+    let fixture = Fixture::of_guests(&[("one", IDLE)]);
+    let options = without_target(&fixture);
+    fixture.script("bin/rustup", "exit 3\n");
+    let error = build(&options).unwrap_err();
+    assert!(
+        matches!(&error, Error::TargetAdd { status, .. } if status.code() == Some(3)),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_rustup_for_another_compiler_is_seen_through() {
+    let fixture = Fixture::of_guests(&[("one", IDLE)]);
+    let options = without_target(&fixture);
+    fixture.script("bin/rustup", "exit 0\n");
+    let error = build(&options).unwrap_err();
+    assert!(matches!(&error, Error::TargetElsewhere { .. }), "{error}");
+    assert!(error.to_string().contains("RUSTC"), "{error}");
+}
+
+#[test]
+fn a_compiler_that_is_not_there_is_named() {
+    let fixture = Fixture::of_guests(&[("one", IDLE)]);
+    let error = build(&fixture.options_with("RUSTC", "/no/such/rustc")).unwrap_err();
+    assert!(error.to_string().contains("/no/such/rustc"), "{error}");
+    assert!(error.source().is_some());
+}
+
+#[test]
+fn a_compiler_that_does_not_answer_is_quoted() {
+    let fixture = Fixture::of_guests(&[("one", IDLE)]);
+    let rustc = fixture.script("fake-rustc", "echo 'no such target' >&2; exit 1\n");
+    let error = build(&fixture.options_with("RUSTC", rustc)).unwrap_err();
+    assert!(matches!(&error, Error::Compiler { .. }), "{error}");
+    assert!(error.to_string().contains("no such target"), "{error}");
+}
