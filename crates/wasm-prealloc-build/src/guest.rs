@@ -52,14 +52,19 @@ pub(crate) struct Guests {
 /// One module that a workspace can make.
 #[derive(Debug)]
 pub(crate) struct Guest {
-    /// The name of the module's file, without its extension.
+    /// The library or binary as cargo names it, and the module's file without its extension.
     pub(crate) name: String,
     /// The package that it comes from.
     pub(crate) package: String,
     id: PackageId,
-    /// The library or binary in that package, as cargo names it.
-    target_name: String,
     kind: TargetKind,
+}
+
+impl Guest {
+    /// Whether a name means this guest: its package's, or that of the file it becomes.
+    fn answers_to(&self, name: &str) -> bool {
+        name == self.package || name == self.name
+    }
 }
 
 impl Guests {
@@ -92,7 +97,7 @@ impl Guests {
             });
         }
         for name in wanted {
-            if !all.iter().any(|guest| guest.package == *name) {
+            if !all.iter().any(|guest| guest.answers_to(name)) {
                 let mut known: Vec<_> = all.into_iter().map(|guest| guest.package).collect();
                 known.sort();
                 known.dedup();
@@ -105,7 +110,7 @@ impl Guests {
         }
         let mut by_name = BTreeMap::new();
         for guest in all {
-            if !wanted.is_empty() && !wanted.contains(&guest.package) {
+            if !wanted.is_empty() && !wanted.iter().any(|name| guest.answers_to(name)) {
                 continue;
             }
             let package = guest.package.clone();
@@ -141,7 +146,7 @@ impl Guests {
             .args(["-p", &guest.package])
             .arg("--message-format=json-render-diagnostics");
         match guest.kind {
-            TargetKind::Bin => command.args(["--bin", &guest.target_name]),
+            TargetKind::Bin => command.args(["--bin", &guest.name]),
             _ => command.arg("--lib"),
         };
         if linking == Linking::Natural {
@@ -168,7 +173,7 @@ impl Guests {
             for message in Message::parse_stream(BufReader::new(stdout)) {
                 if let Message::CompilerArtifact(artifact) = message.map_err(report)?
                     && artifact.package_id == guest.id
-                    && artifact.target.name == guest.target_name
+                    && artifact.target.name == guest.name
                     && artifact.target.kind.contains(&guest.kind)
                 {
                     let mut files = artifact.filenames.into_iter();
@@ -185,13 +190,13 @@ impl Guests {
         }
         module.map(PathBuf::from).ok_or_else(|| Error::NoModule {
             package: guest.package.clone(),
-            target_name: guest.target_name.clone(),
+            target_name: guest.name.clone(),
         })
     }
 }
 
-/// Everything in a workspace that links to a module: a package's `cdylib`, under the package's
-/// name, or where it has none its binaries, under their own.
+/// Everything in a workspace that links to a module: a package's `cdylib`, or where it has none its
+/// binaries. A module has the name of the file that cargo makes: a library's with `_` for `-`.
 ///
 /// A package with both is a library for hosts with programs around it; those are no guests.
 fn guests_of(metadata: &Metadata) -> Vec<Guest> {
@@ -203,20 +208,18 @@ fn guests_of(metadata: &Metadata) -> Vec<Guest> {
                 .filter(move |target| target.kind.contains(&kind))
                 .map(|target| target.name.clone())
         };
-        let guest = |name: String, target_name: String, kind| Guest {
+        let guest = |name: String, kind| Guest {
             name,
             package: package.name.to_string(),
             id: package.id.clone(),
-            target_name,
             kind,
         };
         let library = of_kind(TargetKind::CDyLib).next();
-        if let Some(target_name) = library {
-            let name = package.name.to_string();
-            guests.push(guest(name, target_name, TargetKind::CDyLib));
+        if let Some(name) = library {
+            guests.push(guest(name, TargetKind::CDyLib));
         } else {
             let binaries = of_kind(TargetKind::Bin);
-            guests.extend(binaries.map(|name| guest(name.clone(), name, TargetKind::Bin)));
+            guests.extend(binaries.map(|name| guest(name, TargetKind::Bin)));
         }
     }
     guests

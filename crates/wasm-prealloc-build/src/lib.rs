@@ -15,15 +15,14 @@
 mod error;
 mod guest;
 pub mod manifest;
+mod staged;
 mod target;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
-use tempfile::NamedTempFile;
 use wasm_prealloc::{EmulateFrom, Growth, Inspection, Options};
 
 use crate::guest::{Guest, Guests};
@@ -32,6 +31,7 @@ use crate::target::Place;
 
 pub use crate::error::Error;
 pub use crate::guest::Linking;
+pub use crate::staged::StagedFile;
 pub use crate::target::{Toolchain, WASM_TARGET};
 
 /// The size of every guest's memory, in pages of 64 KiB: all that 32-bit addresses reach, 4 GiB.
@@ -126,7 +126,7 @@ pub fn build(options: &BuildOptions) -> Result<Build, Error> {
     let manifest_path = out_dir.join(manifest::FILE_NAME);
     let mut staged = Vec::new();
     for (guest, content) in built.iter().zip(&contents) {
-        staged.push(Staged::write(out_dir.join(&guest.file), content)?);
+        staged.push(stage(out_dir.join(&guest.file), content)?);
     }
     let mut text = serde_json::to_vec_pretty(&manifest).map_err(|source| Error::Write {
         path: manifest_path.clone(),
@@ -134,9 +134,10 @@ pub fn build(options: &BuildOptions) -> Result<Build, Error> {
     })?;
     text.push(b'\n');
     // Last, so that it never lists what is not there yet.
-    staged.push(Staged::write(manifest_path.clone(), &text)?);
-    for file in staged {
-        file.publish()?;
+    staged.push(stage(manifest_path.clone(), &text)?);
+    for (path, file) in staged {
+        file.publish()
+            .map_err(|source| Error::Write { path, source })?;
     }
     Ok(Build {
         guests: built,
@@ -249,39 +250,10 @@ fn inspect(guest: &Guest, path: &Path, linked: &[u8]) -> Result<Inspection, Erro
     })
 }
 
-/// An output file that is complete on disk, under a temporary name beside its own.
-struct Staged {
-    file: NamedTempFile,
-    path: PathBuf,
-}
-
-impl Staged {
-    fn write(path: PathBuf, content: &[u8]) -> Result<Self, Error> {
-        let failed = |source| Error::Write {
-            path: path.clone(),
-            source,
-        };
-        let mut builder = tempfile::Builder::new();
-        // A temporary file is for its owner alone; this one is to be like any other new file. The
-        // umask still takes away what it takes away from those.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let folder = path.parent().unwrap_or(Path::new("."));
-        let mut file = builder.tempfile_in(folder).map_err(failed)?;
-        file.write_all(content).map_err(failed)?;
-        file.as_file().sync_all().map_err(failed)?;
-        Ok(Self { file, path })
-    }
-
-    fn publish(self) -> Result<(), Error> {
-        let path = self.path;
-        match self.file.persist(&path) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Error::Write {
-                path,
-                source: error.error,
-            }),
-        }
+fn stage(path: PathBuf, content: &[u8]) -> Result<(PathBuf, StagedFile), Error> {
+    match StagedFile::write(path.clone(), content) {
+        Ok(file) => Ok((path, file)),
+        Err(source) => Err(Error::Write { path, source }),
     }
 }
 

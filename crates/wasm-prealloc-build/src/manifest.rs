@@ -62,7 +62,7 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct BuiltGuest {
-    /// The package's name, or the binary's where the package has no `cdylib`.
+    /// The name of the package's `cdylib`, or of its binary where it has no `cdylib`.
     pub name: String,
     /// The package that it was built from.
     pub package: String,

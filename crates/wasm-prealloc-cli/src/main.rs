@@ -1,2 +1,52 @@
-//! To be written.
-fn main() {}
+//! The `wasm-prealloc` command. This file reads the command line, prints errors with their causes
+//! and sets the exit code; each subcommand has a file of its own, and the logic is in the crates.
+
+mod exit;
+mod inspect;
+mod io;
+mod rewrite;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Give WebAssembly modules a fixed memory, verify it, and run them in memory that is committed
+#[derive(Debug, Parser)]
+#[command(name = "wasm-prealloc", version, after_help = exit::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Rewrite(rewrite::Opts),
+    Verify(verify::Opts),
+    Inspect(inspect::Opts),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Rewrite(opts) => rewrite::run(&opts),
+        Command::Verify(opts) => verify::run(&opts),
+        Command::Inspect(opts) => inspect::run(&opts),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) if is_broken_pipe(&error) => ExitCode::from(exit::DONE),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(exit::BAD_QUESTION)
+        }
+    }
+}
+
+/// Whether the reader of our output has gone, as `head` does: nobody is left to tell.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}

@@ -44,7 +44,7 @@ pub enum Error {
     },
 
     /// The input has a shape that cannot be rewritten (yet).
-    #[error("{what} at offset {offset:#x}: not supported by the rewriter")]
+    #[error("the rewriter does not support {what} (at offset {offset:#x}){}", what.way_out())]
     Unsupported {
         /// What was met.
         what: Unsupported,
@@ -175,6 +175,20 @@ pub enum Unsupported {
     },
 }
 
+impl Unsupported {
+    /// What else can be done about it, where something can.
+    fn way_out(&self) -> &'static str {
+        match self {
+            Self::Component => ": rewrite its core modules before they are made into a component",
+            Self::ImportedMemory { .. } => {
+                ": link the module without `--import-memory`, or have its embedder give it a \
+                 memory that is pinned"
+            }
+            _ => "",
+        }
+    }
+}
+
 impl std::fmt::Display for Unsupported {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -183,14 +197,14 @@ impl std::fmt::Display for Unsupported {
                 write!(f, "an imported memory (`{module}` `{name}`)")
             }
             Self::SeveralMemories { count } => write!(f, "{count} memories in one module"),
-            Self::SharedMemory { memory } => write!(f, "memory {memory}, which is shared"),
-            Self::Memory64 { memory } => write!(f, "memory {memory}, which is 64-bit"),
+            Self::SharedMemory { memory } => write!(f, "memory {memory} being shared"),
+            Self::Memory64 { memory } => write!(f, "memory {memory} being 64-bit"),
             Self::CustomPageSize {
                 memory,
                 page_size_log2,
             } => write!(
                 f,
-                "memory {memory}, whose pages are 2^{page_size_log2} bytes"
+                "memory {memory} having pages of 2^{page_size_log2} bytes"
             ),
         }
     }

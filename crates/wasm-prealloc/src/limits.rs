@@ -64,4 +64,15 @@ impl Memory {
     pub fn is_pinned(&self) -> bool {
         self.maximum == Some(self.minimum)
     }
+
+    /// What a number of the memory's own pages comes to in 64 KiB pages; `None` where that is no
+    /// whole number of them.
+    pub(crate) fn in_wasm_pages(&self, pages: u64) -> Option<u64> {
+        let Some(log2) = self.page_size_log2 else {
+            return Some(pages);
+        };
+        let bytes = u128::from(pages).checked_shl(log2)?;
+        let whole = bytes.is_multiple_of(WASM_PAGE_SIZE.into());
+        whole.then_some(u64::try_from(bytes / u128::from(WASM_PAGE_SIZE)).ok()?)
+    }
 }

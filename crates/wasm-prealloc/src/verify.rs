@@ -19,12 +19,17 @@ pub struct Violation {
     /// The size asked for, in pages.
     pub expected: u64,
     /// What is wrong with it.
+    #[cfg_attr(feature = "serde", serde(flatten))]
     pub kind: ViolationKind,
 }
 
 /// What is wrong with a memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize),
+    serde(tag = "kind", rename_all = "kebab-case")
+)]
 #[non_exhaustive]
 pub enum ViolationKind {
     /// It may grow without bound.
@@ -51,28 +56,33 @@ impl fmt::Display for Violation {
         if let Some(MemoryImport { module, name }) = &memory.import {
             write!(f, " (imported as `{module}` `{name}`)")?;
         }
-        write!(f, " at offset {:#x}: ", memory.offset)?;
+        write!(f, " at offset {:#x} ", memory.offset)?;
         let minimum = memory.minimum;
         let maximum = memory.maximum.unwrap_or(minimum);
         match self.kind {
             ViolationKind::NoMaximum => write!(
                 f,
-                "minimum {minimum} pages, no maximum; expected both to be {expected}: \
-                 `wasm-prealloc rewrite --pages {expected}` declares them"
+                "declares a minimum of {minimum} and no maximum; expected {expected} pages for \
+                 both: `wasm-prealloc rewrite --pages {expected}` declares them"
             ),
             ViolationKind::NotPinned => write!(
                 f,
-                "minimum {minimum} pages, maximum {maximum}; expected both to be {expected}: \
-                 `wasm-prealloc rewrite --pages {expected}` declares them"
+                "declares a minimum of {minimum} and a maximum of {maximum}; expected {expected} \
+                 pages for both: `wasm-prealloc rewrite --pages {expected}` declares them"
+            ),
+            ViolationKind::WrongSize if let Some(log2) = memory.page_size_log2 => write!(
+                f,
+                "declares a size of {minimum} pages of 2^{log2} bytes; expected {expected} pages \
+                 of 64 KiB: link the module anew"
             ),
             ViolationKind::WrongSize if minimum > *expected => write!(
                 f,
-                "minimum and maximum {minimum} pages; expected {expected}: a memory is never \
-                 made smaller, so expect `--pages {minimum}` or link the module anew"
+                "declares a size of {minimum}; expected {expected} pages: a memory is never made \
+                 smaller, so expect `--pages {minimum}` or link the module anew"
             ),
             ViolationKind::WrongSize => write!(
                 f,
-                "minimum and maximum {minimum} pages; expected {expected}: \
+                "declares a size of {minimum}; expected {expected} pages: \
                  `wasm-prealloc rewrite --pages {expected}` declares them"
             ),
             ViolationKind::GrowthCanOnlyFail {
@@ -80,7 +90,7 @@ impl fmt::Display for Violation {
                 first_offset,
             } => write!(
                 f,
-                "{sites} `memory.grow` instructions can only fail, the first at offset \
+                "is pinned, and {sites} `memory.grow` can only fail, the first at offset \
                  {first_offset:#x}: rewrite the module as it was before it was pinned, or with \
                  `wasm-prealloc rewrite --emulate-from heap-base` where its allocator only grows \
                  the memory"
@@ -125,7 +135,8 @@ pub enum VerifyError {
 }
 
 /// Checks that every memory of a module, imported ones included, has a minimum and a maximum of
-/// `pages` pages, and gives back the memories. A module without memories passes.
+/// `pages` pages of 64 KiB, and gives back the memories. A module without memories passes. A memory
+/// with another page size is judged by its size in bytes.
 ///
 /// Only the sections up to the memory section are read, so this takes microseconds whatever the
 /// module's size, and says nothing about the validity of what follows: an engine checks that.
@@ -192,7 +203,7 @@ fn limits_violation(memory: &Memory, pages: u64) -> Option<Violation> {
     let kind = match memory.maximum {
         None => ViolationKind::NoMaximum,
         Some(maximum) if maximum != memory.minimum => ViolationKind::NotPinned,
-        Some(maximum) if maximum != pages => ViolationKind::WrongSize,
+        Some(maximum) if memory.in_wasm_pages(maximum) != Some(pages) => ViolationKind::WrongSize,
         Some(_) => return None,
     };
     Some(Violation {

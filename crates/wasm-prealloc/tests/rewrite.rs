@@ -1,6 +1,8 @@
 //! What a rewrite leaves alone: other sections, other bodies, and where code stands.
 //! That rewritten modules behave is shown by running them, in the workspace's end-to-end tests.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use std::fmt::Write as _;
 use std::ops::Range;
 
@@ -94,7 +96,10 @@ fn sections_that_no_edit_names_are_copied_as_they_are() {
             copied += 1;
         }
     }
-    assert_eq!(copied, 14, "all but type, function, memory, global and code");
+    assert_eq!(
+        copied, 14,
+        "all but type, function, memory, global and code"
+    );
 }
 
 #[test]

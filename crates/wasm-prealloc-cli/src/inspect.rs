@@ -1,0 +1,161 @@
+//! `wasm-prealloc inspect`: what memories a module has, who grows them, where things lie.
+
+use std::io::{self, Write};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use wasm_prealloc::{Inspection, MemoryInspection, Sites, WASM_PAGE_SIZE, inspect};
+
+use crate::exit;
+use crate::io::{Input, limits, print_json};
+use crate::rewrite::handling;
+
+const EXAMPLES: &[&str] = &[
+    "wasm-prealloc inspect plugin.wasm",
+    "wasm-prealloc inspect --json plugin.wasm",
+];
+
+/// Show a module's memories, who grows them, and where things lie in them
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::help_with(EXAMPLES))]
+pub(crate) struct Opts {
+    /// Modules, text or binary; `-` is stdin
+    #[arg(required = true, value_name = "INPUT", value_parser = Input::parse)]
+    inputs: Vec<Input>,
+
+    /// Print what is found as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found in one input.
+#[derive(Debug, Serialize)]
+struct Finding {
+    input: String,
+    inspection: Option<Inspection>,
+    error: Option<String>,
+}
+
+pub(crate) fn run(opts: &Opts) -> Result<u8> {
+    let mut codes = Vec::new();
+    let mut findings = Vec::new();
+    for input in &opts.inputs {
+        let inspection = input
+            .read()
+            .and_then(|module| inspect(&module.wasm).with_context(|| input.name()));
+        codes.push(match &inspection {
+            Ok(inspection) => {
+                if !opts.json {
+                    print(&mut io::stdout().lock(), &input.name(), inspection)?;
+                }
+                exit::DONE
+            }
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                exit::BAD_QUESTION
+            }
+        });
+        findings.push(Finding {
+            input: input.name(),
+            error: inspection.as_ref().err().map(|error| format!("{error:#}")),
+            inspection: inspection.ok(),
+        });
+    }
+    if opts.json {
+        print_json(&serde_json::json!({ "modules": findings }))?;
+    }
+    Ok(exit::worst(codes))
+}
+
+fn print(out: &mut impl Write, input: &str, inspection: &Inspection) -> io::Result<()> {
+    writeln!(out, "{input}: {} bytes", inspection.bytes)?;
+    if inspection.memories.is_empty() {
+        writeln!(out, "  no memory")?;
+    }
+    for memory in &inspection.memories {
+        print_memory(out, memory)?;
+        print_map(out, inspection, memory)?;
+    }
+    if let Some(refusal) = &inspection.refusal {
+        writeln!(out, "  rewrite: refused: {refusal}")?;
+    }
+    Ok(())
+}
+
+fn print_memory(out: &mut impl Write, inspected: &MemoryInspection) -> io::Result<()> {
+    let memory = &inspected.memory;
+    write!(out, "  memory {}: {}", memory.index, limits(memory))?;
+    if let Some(import) = &memory.import {
+        write!(out, ", imported as `{}` `{}`", import.module, import.name)?;
+    }
+    for (is, word) in [(memory.shared, "shared"), (memory.memory64, "64-bit")] {
+        if is {
+            write!(out, ", {word}")?;
+        }
+    }
+    writeln!(out)?;
+    let sites = inspected.sites;
+    let grower = match sites {
+        Sites {
+            size: 0, grow: 0, ..
+        } => "neither grown nor measured by the module",
+        Sites { grow: 0, .. } => "measured by the module, so grown by its embedder if at all",
+        _ => "grown by the module",
+    };
+    writeln!(
+        out,
+        "    growth: {grower} ({} memory.grow, {} memory.size in {} functions)",
+        sites.grow,
+        sites.size,
+        inspected.functions.len()
+    )?;
+    if let Some(growth) = &inspected.rewrite {
+        writeln!(out, "    rewrite: {}", handling(growth))?;
+        writeln!(
+            out,
+            "    afterwards: an access between the size the module sees and the memory's end \
+             no longer traps"
+        )?;
+    }
+    Ok(())
+}
+
+/// Prints what lies where, by address.
+fn print_map(
+    out: &mut impl Write,
+    inspection: &Inspection,
+    inspected: &MemoryInspection,
+) -> io::Result<()> {
+    let memory = &inspected.memory;
+    let mut places: Vec<(u64, String)> = Vec::new();
+    let mine = |segment: &&wasm_prealloc::DataSegment| segment.memory == Some(memory.index);
+    for segment in inspection.data.iter().filter(mine) {
+        if let Some(address) = segment.address {
+            places.push((
+                address.into(),
+                format!("data segment of {} bytes", segment.bytes),
+            ));
+        }
+    }
+    // Linkers speak of the first memory.
+    if memory.index == 0 {
+        let landmarks = inspection.landmarks;
+        for (address, name) in [
+            (landmarks.data_end, "__data_end"),
+            (landmarks.heap_base, "__heap_base"),
+            (landmarks.heap_end, "__heap_end"),
+        ] {
+            if let Some(address) = address {
+                places.push((address.into(), name.to_owned()));
+            }
+        }
+    }
+    if memory.page_size_log2.is_none() {
+        places.push((memory.minimum * WASM_PAGE_SIZE, "minimum".to_owned()));
+    }
+    places.sort();
+    for (address, what) in places {
+        writeln!(out, "    {address:>#12x}  {what}")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! Input and output as all subcommands share them: `-`, text modules, whole outputs or none.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use wasm_prealloc_build::StagedFile;
+
+/// The path that means stdin or stdout.
+const STANDARD_STREAM: &str = "-";
+
+/// A module as it was given.
+#[derive(Clone, Debug)]
+pub(crate) struct Input {
+    path: PathBuf,
+}
+
+impl Input {
+    /// For clap: any path, or `-`.
+    pub(crate) fn parse(path: &str) -> Result<Self, std::convert::Infallible> {
+        Ok(Self { path: path.into() })
+    }
+
+    pub(crate) fn is_stdin(&self) -> bool {
+        self.path == Path::new(STANDARD_STREAM)
+    }
+
+    /// The input's path; `None` for stdin.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        (!self.is_stdin()).then_some(&self.path)
+    }
+
+    /// How messages call it.
+    pub(crate) fn name(&self) -> String {
+        match self.path() {
+            Some(path) => path.display().to_string(),
+            None => "<stdin>".to_owned(),
+        }
+    }
+
+    /// Reads a module. Text is converted to binary, and everything else is given as it is.
+    pub(crate) fn read(&self) -> Result<Module> {
+        let bytes = self.read_bytes().with_context(|| self.name())?;
+        if !is_text(&bytes) {
+            return Ok(Module {
+                wasm: bytes,
+                was_text: false,
+            });
+        }
+        let text = String::from_utf8(bytes).with_context(|| self.name())?;
+        let wasm = wat::parse_str(&text).map_err(|mut error| {
+            error.set_path(self.name());
+            error
+        })?;
+        Ok(Module {
+            wasm,
+            was_text: true,
+        })
+    }
+
+    fn read_bytes(&self) -> io::Result<Vec<u8>> {
+        match self.path() {
+            Some(path) => fs::read(path),
+            None => {
+                let mut bytes = Vec::new();
+                io::stdin().lock().read_to_end(&mut bytes)?;
+                Ok(bytes)
+            }
+        }
+    }
+}
+
+/// A module's bytes.
+#[derive(Debug)]
+pub(crate) struct Module {
+    pub(crate) wasm: Vec<u8>,
+    /// Whether the bytes were made from the text format.
+    pub(crate) was_text: bool,
+}
+
+/// Whether bytes are the text format: it begins with a form or a comment, behind white space.
+fn is_text(bytes: &[u8]) -> bool {
+    let text = bytes.trim_ascii_start();
+    text.starts_with(b"(") || text.starts_with(b";;")
+}
+
+/// Where a module goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    Stdout,
+    File(PathBuf),
+}
+
+impl Output {
+    pub(crate) fn from_path(path: &Path) -> Self {
+        match path == Path::new(STANDARD_STREAM) {
+            true => Self::Stdout,
+            false => Self::File(path.to_owned()),
+        }
+    }
+
+    /// How messages call it.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Stdout => "<stdout>".to_owned(),
+            Self::File(path) => path.display().to_string(),
+        }
+    }
+
+    /// Writes a module. A file appears whole or is as it was.
+    pub(crate) fn write(&self, wasm: &[u8]) -> Result<()> {
+        let written = match self {
+            Self::Stdout => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(wasm).and_then(|()| stdout.flush())
+            }
+            // A device or a pipe takes what is written to it, and has no place to be renamed to.
+            Self::File(path) if is_special(path) => fs::write(path, wasm),
+            Self::File(path) => StagedFile::write(path.clone(), wasm).and_then(StagedFile::publish),
+        };
+        written.with_context(|| format!("writing {}", self.name()))
+    }
+}
+
+/// Whether a path leads to something that is neither a file nor a folder.
+fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+}
+
+/// Prints a value as one JSON document on stdout.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut stdout, value)?;
+    writeln!(stdout)?;
+    Ok(())
+}
+
+/// A number of pages with its size, for people.
+pub(crate) fn pages(pages: u64) -> String {
+    let kib = pages.saturating_mul(64);
+    let noun = if pages == 1 { "page" } else { "pages" };
+    match kib {
+        _ if kib >= 1 << 20 && kib.is_multiple_of(1 << 20) => {
+            format!("{pages} {noun} ({} GiB)", kib >> 20)
+        }
+        _ if kib >= 1 << 10 => format!("{pages} {noun} ({:.1} MiB)", kib as f64 / 1024.0),
+        _ => format!("{pages} {noun} ({kib} KiB)"),
+    }
+}
+
+/// A memory's limits, for people.
+pub(crate) fn limits(memory: &wasm_prealloc::Memory) -> String {
+    match memory.maximum {
+        Some(maximum) if maximum == memory.minimum => pages(maximum),
+        Some(maximum) => format!("{} to {}", pages(memory.minimum), pages(maximum)),
+        None => format!("{}, no maximum", pages(memory.minimum)),
+    }
+}

@@ -1,0 +1,2 @@
+;; RUN: rewrite %s -o %t --validate changed
+(module (memory 5 3))

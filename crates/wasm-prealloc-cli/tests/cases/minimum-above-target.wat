@@ -1,0 +1,2 @@
+;; RUN: rewrite %s -o %t --pages 16
+(module (memory 17))

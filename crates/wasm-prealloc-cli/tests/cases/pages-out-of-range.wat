@@ -1,0 +1,2 @@
+;; RUN: rewrite %s -o %t --pages 65537
+(module (memory 17))

@@ -1,0 +1,6 @@
+;; RUN: rewrite %s -o %t
+;; It could never grow; it still cannot.
+(module
+  (memory 16 16)
+  (func (export "more") (param i32) (result i32) (memory.grow (local.get 0)))
+  (func (export "size") (result i32) (memory.size)))

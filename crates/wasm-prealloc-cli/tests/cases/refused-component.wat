@@ -1,0 +1,2 @@
+;; RUN: rewrite %s -o %t
+(component (core module (memory 1)))

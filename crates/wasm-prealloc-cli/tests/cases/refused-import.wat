@@ -1,0 +1,2 @@
+;; RUN: rewrite %s -o %t
+(module (import "env" "memory" (memory 1)))

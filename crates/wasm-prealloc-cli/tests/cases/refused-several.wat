@@ -1,0 +1,2 @@
+;; RUN: rewrite %s -o %t
+(module (memory 1) (memory 2))

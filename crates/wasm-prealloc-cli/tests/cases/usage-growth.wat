@@ -1,0 +1,2 @@
+;; RUN: rewrite %s -o %t --growth fast
+(module (memory 1))

@@ -1,0 +1,2 @@
+;; RUN: rewrite %s -o %t --in-place
+(module (memory 1))

@@ -1,0 +1,2 @@
+;; RUN: verify %s --json
+(module (memory 17 20))

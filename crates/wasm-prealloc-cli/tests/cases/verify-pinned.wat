@@ -1,0 +1,2 @@
+;; RUN: verify %s
+(module (memory 65536 65536))

@@ -1,0 +1,204 @@
+//! What the command does to files and streams: outputs whole or not at all, inputs never damaged.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+const GROWING: &str = "(module (memory 1) (func (drop (memory.grow (i32.const 1)))))";
+
+fn command(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wasm-prealloc"));
+    command.current_dir(folder).args(args);
+    command
+}
+
+fn run(folder: &Path, args: &[&str]) -> Output {
+    command(folder, args).output().unwrap()
+}
+
+fn run_with_input(folder: &Path, args: &[&str], input: &[u8]) -> Output {
+    let mut child = command(folder, args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[track_caller]
+fn assert_exit(output: &Output, code: i32) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+}
+
+#[track_caller]
+fn assert_says(output: &Output, words: &str) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains(words), "`{words}` is not in: {stderr}");
+}
+
+#[track_caller]
+fn assert_pinned(wasm: &[u8]) {
+    wasm_prealloc::verify(wasm, 65_536).unwrap();
+}
+
+/// Names in a folder, sorted: nothing temporary may be left.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn stdin_to_stdout_takes_text_and_gives_binary() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run_with_input(
+        folder.path(),
+        &["rewrite", "-", "-o", "-"],
+        GROWING.as_bytes(),
+    );
+    assert_exit(&output, 0);
+    assert_pinned(&output.stdout);
+    assert_says(&output, "<stdin> -> <stdout>");
+    let again = run_with_input(folder.path(), &["verify", "-"], &output.stdout);
+    assert_exit(&again, 0);
+}
+
+#[test]
+fn in_place_keeps_the_permissions_and_a_refusal_keeps_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = folder.path().join("good.wasm");
+    let bad = folder.path().join("bad.wasm");
+    fs::write(&good, wat::parse_str(GROWING).unwrap()).unwrap();
+    fs::write(&bad, b"\0asm\x01\0\0\0\x05\x02\x01").unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(&good, fs::Permissions::from_mode(0o640)).unwrap();
+    }
+    let output = run(
+        folder.path(),
+        &["rewrite", "--in-place", "good.wasm", "bad.wasm"],
+    );
+    assert_exit(&output, 2);
+    assert_says(&output, "bad.wasm: malformed module at offset");
+    assert_pinned(&fs::read(&good).unwrap());
+    assert_eq!(fs::read(&bad).unwrap(), b"\0asm\x01\0\0\0\x05\x02\x01");
+    assert_eq!(names(folder.path()), ["bad.wasm", "good.wasm"]);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = fs::metadata(&good).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+    }
+}
+
+#[test]
+fn text_is_not_overwritten_by_binary() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("a.wat");
+    fs::write(&text, GROWING).unwrap();
+    let output = run(folder.path(), &["rewrite", "--in-place", "a.wat"]);
+    assert_exit(&output, 2);
+    assert_says(&output, "a.wat: it is text");
+    assert_eq!(fs::read_to_string(&text).unwrap(), GROWING);
+
+    let output = run(folder.path(), &["rewrite", "--out-dir", "made", "a.wat"]);
+    assert_exit(&output, 0);
+    assert_pinned(&fs::read(folder.path().join("made/a.wasm")).unwrap());
+}
+
+#[test]
+fn two_inputs_never_share_an_output() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("b")).unwrap();
+    for name in ["a.wat", "b/a.wat"] {
+        fs::write(folder.path().join(name), GROWING).unwrap();
+    }
+    let output = run(
+        folder.path(),
+        &["rewrite", "a.wat", "b/a.wat", "--out-dir", "made"],
+    );
+    assert_exit(&output, 2);
+    assert_says(&output, "two inputs would both be written to made/a.wasm");
+    assert!(!folder.path().join("made").exists());
+    let output = run(
+        folder.path(),
+        &["rewrite", "a.wat", "b/a.wat", "-o", "c.wasm"],
+    );
+    assert_exit(&output, 2);
+    assert_says(&output, "`-o` takes one input");
+}
+
+#[test]
+fn inputs_that_are_no_modules_are_named_with_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("folder")).unwrap();
+    let files: [(&str, &[u8], &str); 5] = [
+        ("empty", b"", "empty: not a WebAssembly module: it is empty"),
+        ("short", b"\0asm\x01", "it ends within its header"),
+        ("other", b"\x7fELF", "its first four bytes are not `\\0asm`"),
+        ("packed", b"\x1f\x8b\x08\0", "gzip-compressed"),
+        (
+            "truncated",
+            b"\0asm\x01\0\0\0\x05\x03\x01",
+            "malformed module at offset",
+        ),
+    ];
+    for (name, bytes, words) in files {
+        fs::write(folder.path().join(name), bytes).unwrap();
+        for args in [
+            vec!["verify", name],
+            vec!["inspect", name],
+            vec!["rewrite", name, "-o", "x"],
+        ] {
+            let output = run(folder.path(), &args);
+            assert_exit(&output, 2);
+            assert_says(&output, words);
+        }
+    }
+    for missing in ["missing", "folder"] {
+        let output = run(folder.path(), &["verify", missing]);
+        assert_exit(&output, 2);
+        assert_says(&output, &format!("error: {missing}: "));
+    }
+    assert!(!folder.path().join("x").exists());
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a.wat"), GROWING).unwrap();
+    let output = run(folder.path(), &["rewrite", "a.wat", "-o", "missing/b.wasm"]);
+    assert_exit(&output, 2);
+    assert_says(&output, "writing missing/b.wasm");
+    if Path::new("/dev/full").exists() {
+        let output = run(folder.path(), &["rewrite", "a.wat", "-o", "/dev/full"]);
+        assert_exit(&output, 2);
+        assert_says(&output, "No space left on device");
+        assert!(Path::new("/dev/full").exists());
+    }
+    assert_eq!(names(folder.path()), ["a.wat"]);
+}
+
+#[test]
+fn help_shows_examples_and_the_exit_status() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["rewrite", "verify", "inspect"] {
+        let output = run(folder.path(), &[command, "--help"]);
+        assert_exit(&output, 0);
+        let help = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            help.contains("Examples:\n") && help.contains("Exit status:\n"),
+            "{help}"
+        );
+    }
+}
