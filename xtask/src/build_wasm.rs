@@ -13,7 +13,7 @@ use wasm_prealloc_build::{Build, BuildOptions, build};
 /// Bytes of a digest that the table shows, in hexadecimal digits.
 const SHA256_PREFIX: usize = 12;
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 #[command(after_help = "\
 Examples:
   cargo xtask build-wasm

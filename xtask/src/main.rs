@@ -2,6 +2,8 @@
 //! their causes, and chooses the exit code; what a user of the crates would want is in the crates.
 
 mod build_wasm;
+mod memory_test;
+mod test;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,7 +14,8 @@ use clap::{Parser, Subcommand};
 const EXIT_DONE: u8 = 0;
 /// The chore was understood, and failed.
 const EXIT_FAILED: u8 = 1;
-/// The command line asks for something that does not exist. clap's own code for bad usage, too.
+/// The command line asks for something that does not exist, or that this machine cannot do. clap's
+/// own code for bad usage, too.
 const EXIT_USAGE: u8 = 2;
 
 #[derive(Debug, Parser)]
@@ -30,11 +33,17 @@ struct Cli {
 enum Chore {
     /// Build the guests in wasm-modules/ with fixed memory
     BuildWasm(build_wasm::Opts),
+    /// Run everything that CI runs but format and lints: build-wasm, then all tests
+    Test(test::Opts),
+    /// Show the cells that the project exists for, before and after, in real memory cgroups
+    MemoryTest(memory_test::Opts),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().chore {
         Chore::BuildWasm(opts) => build_wasm::run(&opts),
+        Chore::Test(opts) => test::run(&opts),
+        Chore::MemoryTest(opts) => memory_test::run(&opts),
     };
     let code = match result {
         Ok(()) => EXIT_DONE,
@@ -53,13 +62,14 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Whether another command line would have been the cure.
+/// Whether another command line, or another machine, would have been the cure.
 fn is_usage(error: &anyhow::Error) -> bool {
     use wasm_prealloc_build::Error;
-    matches!(
-        error.downcast_ref(),
-        Some(Error::UnknownPackage { .. } | Error::NoGuests { .. })
-    )
+    error.is::<memory_test::NoGroup>()
+        || matches!(
+            error.downcast_ref(),
+            Some(Error::UnknownPackage { .. } | Error::NoGuests { .. })
+        )
 }
 
 /// The root of the repository, wherever the chore is run from.

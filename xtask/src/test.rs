@@ -1,0 +1,114 @@
+//! `cargo xtask test`: everything that CI runs, in the order in which a failure is told soonest.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Exit status: 0 all passed, 1 not")]
+pub(crate) struct Opts {}
+
+pub(crate) fn run(_: &Opts) -> Result<()> {
+    crate::build_wasm::run(&crate::build_wasm::Opts::default())?;
+    // Each feature alone: what one crate needs, another must not happen to switch on.
+    for features in [
+        &["--package", "wasm-prealloc"][..],
+        &["--package", "wasm-prealloc", "--features", "serde"],
+        &[
+            "--package",
+            "wasm-prealloc",
+            "--target",
+            "wasm32-unknown-unknown",
+        ],
+        &["--package", "wasm-prealloc-host"],
+    ] {
+        let mut check = cargo();
+        check.args(["check", "--quiet"]).args(features);
+        let status = check.status().context("cannot start cargo")?;
+        ensure!(
+            status.success(),
+            "`cargo check {}` failed",
+            features.join(" ")
+        );
+    }
+    test()
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(crate::repository());
+    command
+}
+
+/// Runs all tests of the workspace, and closes with their sum.
+fn test() -> Result<()> {
+    let mut child = cargo()
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start cargo")?;
+    let mut sum = Sum::default();
+    let mut stdout = std::io::stdout().lock();
+    for line in BufReader::new(child.stdout.take().context("cargo has no stdout")?).lines() {
+        let line = line?;
+        sum.add(&line);
+        writeln!(stdout, "{line}")?;
+    }
+    let status = child.wait()?;
+    writeln!(stdout, "\n{} passed, {} failed", sum.passed, sum.failed)?;
+    if !status.success() {
+        bail!("`cargo test` failed ({status})");
+    }
+    ensure!(sum.passed > 0, "no test has run");
+    Ok(())
+}
+
+/// What the test binaries say of themselves, added up.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Sum {
+    passed: u64,
+    failed: u64,
+}
+
+impl Sum {
+    /// Adds a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; ...`.
+    fn add(&mut self, line: &str) {
+        let Some((_, counts)) = line
+            .strip_prefix("test result: ")
+            .and_then(|rest| rest.split_once(". "))
+        else {
+            return;
+        };
+        for count in counts.split("; ") {
+            match count.split_once(' ') {
+                Some((number, "passed")) => self.passed += number.parse().unwrap_or(0),
+                Some((number, "failed")) => self.failed += number.parse().unwrap_or(0),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_several_binaries_are_added_up() {
+        let mut sum = Sum::default();
+        for line in [
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s",
+            "test a ... ok",
+            "test result: FAILED. 2 passed; 5 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s",
+        ] {
+            sum.add(line);
+        }
+        let expected = Sum {
+            passed: 5,
+            failed: 5,
+        };
+        assert_eq!(sum, expected);
+    }
+}
