@@ -1,5 +1,6 @@
 //! The memory creator in a real engine: what is verified, what is resident, what stays intact,
 //! and why copy-on-write images are off.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "wasmtime")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

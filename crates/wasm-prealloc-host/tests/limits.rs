@@ -3,6 +3,8 @@
 //!
 //! Each child is this test binary again, running [`child`] alone.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -2,6 +2,8 @@
 //!
 //! A tree under `trees/` is a root directory with the files of `/proc` and `/sys` that matter.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use wasm_prealloc_host::{CgroupVersion, Error, Files, Headroom, Limit, Need, Reading};
 
 const MIB: u64 = 1 << 20;

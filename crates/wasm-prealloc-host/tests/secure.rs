@@ -1,5 +1,7 @@
 //! Regions really committed, by every backing: resident, zero, and given back.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use wasm_prealloc_host::{
@@ -19,7 +21,7 @@ fn requirements(pages: u64, backing: Backing) -> Requirements {
 }
 
 fn is_zero(bytes: &[u8]) -> bool {
-    const ZERO: [u8; 1 << 16] = [0; 1 << 16];
+    static ZERO: [u8; 1 << 16] = [0; 1 << 16];
     bytes
         .chunks(ZERO.len())
         .all(|chunk| chunk == &ZERO[..chunk.len()])

@@ -2,6 +2,7 @@
 //!
 //! The setting is the whole process's, so this test has a binary of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 // prctl(2) is how a process gives up huge pages.
 #![allow(unsafe_code)]
 
