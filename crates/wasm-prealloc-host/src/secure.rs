@@ -318,3 +318,57 @@ fn refused(call: &'static str, bytes: usize, source: io::Error, need: &Need) -> 
 pub fn resident_bytes(memory: &[u8]) -> io::Result<u64> {
     populate::resident(memory.as_ptr(), memory.len())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nothing() -> Need {
+        Need::populate(0, 0)
+    }
+
+    fn too_much() -> Need {
+        Need::populate(1 << 60, 0)
+    }
+
+    #[test]
+    fn no_memory_names_the_limit_where_there_is_one() {
+        let no_memory = || io::Error::from_raw_os_error(libc::ENOMEM);
+        let error = refused("mmap", 1, no_memory(), &too_much());
+        assert!(matches!(error, Error::Shortfall(_)), "{error}");
+        let error = refused("mmap", 1, no_memory(), &nothing());
+        assert!(
+            matches!(error, Error::System { call: "mmap", .. }),
+            "{error}"
+        );
+        let other = io::Error::from_raw_os_error(libc::EPERM);
+        let error = refused("mprotect", 1, other, &too_much());
+        assert!(matches!(error, Error::System { bytes: 1, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_cgroups_refusal_is_an_error_of_its_own_where_every_limit_allows_it() {
+        let full = || Failure::CgroupFull {
+            committed_bytes: 4 << 20,
+        };
+        let error = explain(full(), &nothing());
+        assert!(
+            matches!(error, Error::CgroupRefused { committed_bytes, .. } if committed_bytes == 4 << 20),
+            "{error}"
+        );
+        let error = explain(full(), &too_much());
+        assert!(matches!(error, Error::Shortfall(_)), "{error}");
+    }
+
+    #[test]
+    fn less_resident_than_committed_is_an_error() {
+        let failure = Failure::NotResident {
+            expected_bytes: 2,
+            resident_bytes: 1,
+        };
+        assert!(matches!(
+            explain(failure, &nothing()),
+            Error::NotResident { .. }
+        ));
+    }
+}

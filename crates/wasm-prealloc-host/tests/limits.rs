@@ -5,9 +5,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use wasm_prealloc_host::{Backing, Requirements, SecuredRegion};
@@ -38,6 +39,10 @@ fn child() {
     std::process::exit(match SecuredRegion::secure(&requirements) {
         Ok(region) => {
             eprintln!("{}", region.secured());
+            if std::env::var_os("COMMIT_HOLD").is_some() {
+                // Until the parent closes its end.
+                std::io::stdin().read_line(&mut String::new()).unwrap();
+            }
             SECURED
         }
         Err(error) => {
@@ -48,15 +53,21 @@ fn child() {
     });
 }
 
-/// Runs the child from a shell, after `before`.
-fn commit(before: &str, pages: u64, backing: &str, margin_bytes: u64) -> Output {
-    Command::new("sh")
+/// The child in a shell, after `before`.
+fn command(before: &str, pages: u64, backing: &str, margin_bytes: u64) -> Command {
+    let mut command = Command::new("sh");
+    command
         .arg("-c")
         .arg(format!("{before} exec \"$0\" --exact child --nocapture"))
         .arg(std::env::current_exe().unwrap())
         .env("COMMIT_PAGES", pages.to_string())
         .env("COMMIT_BACKING", backing)
-        .env("COMMIT_MARGIN_BYTES", margin_bytes.to_string())
+        .env("COMMIT_MARGIN_BYTES", margin_bytes.to_string());
+    command
+}
+
+fn commit(before: &str, pages: u64, backing: &str, margin_bytes: u64) -> Output {
+    command(before, pages, backing, margin_bytes)
         .output()
         .unwrap()
 }
@@ -215,6 +226,48 @@ fn a_cgroup_that_cannot_be_seen_still_refuses_and_nobody_is_killed() {
     let text = refused(&output);
     assert!(text.contains("a memory cgroup refused after"), "{text}");
     assert!(text.contains("no limit is visible from here"), "{text}");
+    assert_eq!(group.kills(), 0);
+}
+
+/// Four that start at once where there is room for two: the lock lets the second see what the
+/// first has taken, so that always two succeed and two are told why not.
+#[test]
+fn hosts_that_start_together_do_not_take_the_same_room() {
+    let Some(group) = Group::new() else { return };
+    group.limit(2 * NEEDED_BYTES + 32 * MIB);
+    for round in 0..6 {
+        let backing = ["auto", "base"][round % 2];
+        let children: Vec<_> = (0..4)
+            .map(|_| {
+                command(&group.enter(), PAGES, backing, 0)
+                    .env("COMMIT_HOLD", "1")
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .unwrap()
+            })
+            .collect();
+        // Whoever succeeded holds its memory until all four have answered.
+        let mut held = Vec::new();
+        let mut secured = 0;
+        for mut child in children {
+            let mut answers = BufReader::new(child.stderr.take().unwrap());
+            let mut answer = String::new();
+            answers.read_line(&mut answer).unwrap();
+            if answer.contains("resident, by") {
+                secured += 1;
+            } else {
+                assert!(answer.contains("memory not secured: needed"), "{answer}");
+            }
+            held.push((child, answers));
+        }
+        assert_eq!(secured, 2, "round {round}, {backing}");
+        for (mut child, _answers) in held {
+            drop(child.stdin.take());
+            assert_eq!(child.wait().unwrap().signal(), None);
+        }
+    }
     assert_eq!(group.kills(), 0);
 }
 
