@@ -64,16 +64,21 @@ pub(crate) unsafe fn collapse(base: NonNull<u8>, bytes: usize) -> Result<usize, 
     if whole == 0 || !has_huge_pages() {
         return Ok(0);
     }
+    // A collapse at a cgroup's limit is refused, but a page fault there kills. So every fault
+    // comes first, and each as small as can be: faults that took huge pages would use up the
+    // group's room before the kernel was asked for anything that it can refuse.
     // SAFETY: the caller's range; the advice changes how it is backed, not what it holds.
-    if unsafe { advise(base, whole, libc::MADV_HUGEPAGE) } != 0 {
+    if unsafe { advise(base, whole, libc::MADV_NOHUGEPAGE) } != 0 {
         return Ok(0);
     }
-    // First all the writes, then all the collapses. Taken in turns, the write after a collapse
-    // that just fitted is a page fault at the limit, which kills.
     for offset in (0..bytes).step_by(HUGE_PAGE_BYTES) {
         // SAFETY: the offset lies in the caller's range. The byte is zero and stays so; a
         // volatile write is not optimised away.
         unsafe { base.add(offset).write_volatile(0) };
+    }
+    // SAFETY: as for the advice before.
+    if unsafe { advise(base, whole, libc::MADV_HUGEPAGE) } != 0 {
+        return Ok(0);
     }
     for offset in (0..whole).step_by(HUGE_PAGE_BYTES) {
         let mut attempts = 0;
