@@ -1,0 +1,274 @@
+//! What a guest can call, and the bytes that cross: a buffer is a pointer to bytes whose length,
+//! a u32 in little-endian order, stands 4 bytes before them.
+//!
+//! Whatever a guest passes, the worst that happens is a trap. Nothing here writes the database.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use wasmtime::{Caller, Engine, Extern, Linker, Memory, Result, bail, ensure};
+
+use crate::store::Snapshot;
+
+/// Keys and values that a block flushed, the last value of each key.
+pub(crate) type Flushed = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// The state of one block's instance.
+pub(crate) struct Guest {
+    /// The height as a u32 in little-endian order, then the block.
+    input: Vec<u8>,
+    stored: Snapshot,
+    flushed: Flushed,
+    log: bool,
+}
+
+impl Guest {
+    pub(crate) fn new(height: u32, block: &[u8], stored: Snapshot, log: bool) -> Guest {
+        let mut input = height.to_le_bytes().to_vec();
+        input.extend_from_slice(block);
+        Guest {
+            input,
+            stored,
+            flushed: Flushed::new(),
+            log,
+        }
+    }
+
+    pub(crate) fn into_flushed(self) -> Flushed {
+        self.flushed
+    }
+
+    /// A key's value: of this block if it was flushed already, else as it was stored before.
+    /// A key without a value has an empty one.
+    fn value(&self, key: &[u8]) -> Result<Vec<u8>> {
+        match self.flushed.get(key) {
+            Some(value) => Ok(value.clone()),
+            None => Ok(self
+                .stored
+                .get(key)
+                .map_err(|error| wasmtime::format_err!("reading the database: {error:#}"))?
+                .unwrap_or_default()),
+        }
+    }
+}
+
+/// The module `env` of a guest's imports.
+pub(crate) fn linker(engine: &Engine) -> Result<Linker<Guest>> {
+    let mut linker = Linker::new(engine);
+    linker.func_wrap("env", "__host_len", |caller: Caller<'_, Guest>| {
+        length("__host_len", &caller.data().input)
+    })?;
+    linker.func_wrap(
+        "env",
+        "__load_input",
+        |mut caller: Caller<'_, Guest>, at: i32| {
+            let memory = memory(&mut caller)?;
+            let (bytes, guest) = memory.data_and_store_mut(&mut caller);
+            write("__load_input", bytes, at, &guest.input)
+        },
+    )?;
+    linker.func_wrap(
+        "env",
+        "__get_len",
+        |mut caller: Caller<'_, Guest>, key: i32| {
+            let memory = memory(&mut caller)?;
+            let (bytes, guest) = memory.data_and_store_mut(&mut caller);
+            let value = guest.value(buffer("__get_len", bytes, key)?)?;
+            length("__get_len", &value)
+        },
+    )?;
+    linker.func_wrap(
+        "env",
+        "__get",
+        |mut caller: Caller<'_, Guest>, key: i32, at: i32| {
+            let memory = memory(&mut caller)?;
+            let (bytes, guest) = memory.data_and_store_mut(&mut caller);
+            let value = guest.value(buffer("__get", bytes, key)?)?;
+            write("__get", bytes, at, &value)
+        },
+    )?;
+    linker.func_wrap(
+        "env",
+        "__flush",
+        |mut caller: Caller<'_, Guest>, list: i32| {
+            let memory = memory(&mut caller)?;
+            let (bytes, guest) = memory.data_and_store_mut(&mut caller);
+            let list = decode_list(buffer("__flush", bytes, list)?)?;
+            let pairs = list.chunks_exact(2);
+            ensure!(
+                pairs.remainder().is_empty(),
+                "__flush: the list ends with a key that has no value"
+            );
+            for pair in pairs {
+                guest.flushed.insert(pair[0].to_vec(), pair[1].to_vec());
+            }
+            Ok(())
+        },
+    )?;
+    linker.func_wrap(
+        "env",
+        "__log",
+        |mut caller: Caller<'_, Guest>, text: i32| {
+            let memory = memory(&mut caller)?;
+            let (bytes, guest) = memory.data_and_store_mut(&mut caller);
+            let text = buffer("__log", bytes, text)?;
+            if guest.log {
+                eprintln!("guest: {}", String::from_utf8_lossy(text));
+            }
+            Ok(())
+        },
+    )?;
+    Ok(linker)
+}
+
+fn memory(caller: &mut Caller<'_, Guest>) -> Result<Memory> {
+    match caller.get_export("memory") {
+        Some(Extern::Memory(memory)) => Ok(memory),
+        _ => bail!("the guest does not export its memory as `memory`"),
+    }
+}
+
+fn length(function: &str, bytes: &[u8]) -> Result<i32> {
+    match i32::try_from(bytes.len()) {
+        Ok(length) => Ok(length),
+        Err(_) => bail!(
+            "{function}: {} bytes are more than a guest can ask for",
+            bytes.len()
+        ),
+    }
+}
+
+/// The bytes of the buffer at `pointer`.
+fn buffer<'m>(function: &str, memory: &'m [u8], pointer: i32) -> Result<&'m [u8]> {
+    let pointer = u64::from(pointer.cast_unsigned());
+    let Some(prefix) = pointer.checked_sub(4) else {
+        bail!("{function}: no length can stand before the pointer {pointer}");
+    };
+    let mut length = [0; 4];
+    length.copy_from_slice(&memory[range(function, memory, prefix, 4)?]);
+    let length = u64::from(u32::from_le_bytes(length));
+    Ok(&memory[range(function, memory, pointer, length)?])
+}
+
+fn write(function: &str, memory: &mut [u8], at: i32, bytes: &[u8]) -> Result<()> {
+    let at = u64::from(at.cast_unsigned());
+    let range = range(function, memory, at, bytes.len() as u64)?;
+    memory[range].copy_from_slice(bytes);
+    Ok(())
+}
+
+fn range(function: &str, memory: &[u8], at: u64, length: u64) -> Result<Range<usize>> {
+    // Both are at most 2^32, so that the sum cannot overflow.
+    let end = at + length;
+    ensure!(
+        end <= memory.len() as u64,
+        "{function}: {length} bytes at {at} are outside of the guest's memory of {} bytes",
+        memory.len()
+    );
+    Ok(at as usize..end as usize)
+}
+
+/// Decodes the protobuf message `repeated bytes list = 1`. Other fields are skipped.
+fn decode_list(mut message: &[u8]) -> Result<Vec<&[u8]>> {
+    const VARINT: u64 = 0;
+    const FIXED_64: u64 = 1;
+    const BYTES: u64 = 2;
+    const FIXED_32: u64 = 5;
+    let mut list = Vec::new();
+    while !message.is_empty() {
+        let tag = take_varint(&mut message)?;
+        let (field, kind) = (tag >> 3, tag & 7);
+        ensure!(field != 0, "__flush: not protobuf, there is no field 0");
+        let bytes = match kind {
+            VARINT => {
+                take_varint(&mut message)?;
+                continue;
+            }
+            FIXED_64 => take(&mut message, 8)?,
+            BYTES => {
+                let length = take_varint(&mut message)?;
+                take(&mut message, length)?
+            }
+            FIXED_32 => take(&mut message, 4)?,
+            other => bail!("__flush: not protobuf, there is no wire type {other}"),
+        };
+        if (field, kind) == (1, BYTES) {
+            list.push(bytes);
+        }
+    }
+    Ok(list)
+}
+
+fn take<'m>(message: &mut &'m [u8], length: u64) -> Result<&'m [u8]> {
+    let Some((taken, rest)) = usize::try_from(length)
+        .ok()
+        .and_then(|length| message.split_at_checked(length))
+    else {
+        bail!(
+            "__flush: not protobuf, a field of {length} bytes has only {} left",
+            message.len()
+        );
+    };
+    *message = rest;
+    Ok(taken)
+}
+
+/// 7 bits a byte, least significant first; at most 64 bits.
+fn take_varint(message: &mut &[u8]) -> Result<u64> {
+    let mut value: u64 = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = u64::from(take(message, 1)?[0]);
+        let bits = byte & 0x7f;
+        ensure!(
+            shift < 63 || bits <= 1,
+            "__flush: not protobuf, a number of more than 64 bits"
+        );
+        value |= bits << shift;
+        if byte < 0x80 {
+            return Ok(value);
+        }
+    }
+    bail!("__flush: not protobuf, a number of more than 10 bytes")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_decoded_and_other_fields_skipped() {
+        let message = b"\x0a\x03key\x10\x96\x01\x0a\x00\x1d\0\0\0\0\x12\x01x";
+        assert_eq!(decode_list(message).unwrap(), [&b"key"[..], b""]);
+        assert!(decode_list(b"").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_no_protobuf_is_an_error() {
+        for message in [
+            &b"\x0a"[..],
+            b"\x0a\x05key",
+            b"\x0b",
+            b"\x02\x00",
+            b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+            b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02",
+            b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
+        ] {
+            assert!(decode_list(message).is_err(), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn buffers_must_lie_in_memory() {
+        let mut memory = [0; 16];
+        memory[4] = 8;
+        assert_eq!(buffer("f", &memory, 8).unwrap(), [0; 8]);
+        assert_eq!(buffer("f", &memory, 16).unwrap(), [0; 0]);
+        for pointer in [0, 3, 17, 20, -1] {
+            assert!(buffer("f", &memory, pointer).is_err(), "{pointer}");
+        }
+        memory[4] = 9;
+        assert!(buffer("f", &memory, 8).is_err());
+        assert!(write("f", &mut memory, 13, b"four").is_err());
+        write("f", &mut memory, 12, b"four").unwrap();
+    }
+}

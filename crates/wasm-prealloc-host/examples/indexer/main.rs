@@ -1,0 +1,267 @@
+//! An indexer host: runs a guest once for each block and stores what it flushes, a block whole or
+//! not at all. With `--unsecured` it behaves as a host without this crate.
+//!
+//! The functions that a guest can call are in `abi`, the database is in `store`.
+
+mod abi;
+mod store;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, anyhow};
+use clap::Parser;
+use wasm_prealloc_host::{DEFAULT_PAGES, InstantiateError, Requirements, SecuredMemory};
+use wasmtime::{Config, Engine, ExternType, Linker, Module, Store};
+
+use crate::abi::Guest;
+use crate::store::Index;
+
+/// Every block was stored.
+const EXIT_DONE: u8 = 0;
+/// Memory was not secured, the module was not verified, or the guest trapped. Nothing of that
+/// block was stored, nor of the blocks after it.
+const EXIT_REFUSED: u8 = 1;
+/// The command line is wrong, or an input cannot be read or is invalid. clap exits so as well.
+const EXIT_USAGE: u8 = 2;
+
+const AFTER_HELP: &str = "\
+Exit status: 0 done; 1 memory not secured, module not verified, or guest trapped: nothing of that
+block is stored; 2 usage, or unreadable or invalid input.
+
+Examples:
+  indexer guest.wasm --block 3200000014000000 --db index.redb
+  indexer guest.wasm --block block-7.bin --height 7 --db index.redb --log
+  indexer --dump --db index.redb";
+
+/// Index blocks with a wasm guest whose memory is secured before it runs.
+#[derive(Parser)]
+#[command(name = "indexer", after_help = AFTER_HELP)]
+struct Opts {
+    /// The guest, a binary wasm module that exports `_start`
+    #[arg(required_unless_present = "dump")]
+    module: Option<PathBuf>,
+    /// A block: a file, or else its bytes in hexadecimal. One instance for each
+    #[arg(
+        long = "block",
+        value_name = "HEX|FILE",
+        required_unless_present = "dump"
+    )]
+    blocks: Vec<String>,
+    /// The database, created when it is missing
+    #[arg(long)]
+    db: PathBuf,
+    /// The height of the first block [default: one past the last that was indexed, or 0]
+    #[arg(long)]
+    height: Option<u32>,
+    /// The size that the guest's memory must have, in wasm pages of 64 KiB
+    #[arg(long, default_value_t = DEFAULT_PAGES)]
+    pages: u64,
+    /// Neither verify nor commit the guest's memory
+    #[arg(long)]
+    unsecured: bool,
+    /// Print the guest's log on stderr
+    #[arg(long)]
+    log: bool,
+    /// Print every stored key and value instead of indexing
+    #[arg(long, conflicts_with_all = ["module", "blocks", "height", "unsecured", "log"])]
+    dump: bool,
+}
+
+/// Why indexing stopped, by exit status.
+enum Failure {
+    Refused(anyhow::Error),
+    Input(anyhow::Error),
+}
+
+fn main() -> ExitCode {
+    let opts = Opts::parse();
+    let result = if opts.dump {
+        dump(&opts.db).map_err(Failure::Input)
+    } else {
+        index(&opts)
+    };
+    let (error, status) = match result {
+        Ok(()) => return ExitCode::from(EXIT_DONE),
+        Err(Failure::Refused(error)) => (error, EXIT_REFUSED),
+        Err(Failure::Input(error)) => (error, EXIT_USAGE),
+    };
+    eprintln!("error: {error}");
+    for cause in error.chain().skip(1) {
+        eprintln!("caused by: {cause}");
+    }
+    ExitCode::from(status)
+}
+
+fn index(opts: &Opts) -> Result<(), Failure> {
+    let blocks = opts
+        .blocks
+        .iter()
+        .map(|block| read_block(block))
+        .collect::<anyhow::Result<Vec<_>>>()
+        .map_err(Failure::Input)?;
+    let host = Host::new(opts)?;
+    let index = Index::create(&opts.db).map_err(Failure::Input)?;
+    let mut height = match opts.height {
+        Some(height) => height,
+        None => index.next_height().map_err(Failure::Input)?,
+    };
+    for (number, block) in blocks.iter().enumerate() {
+        if number > 0 {
+            height = height
+                .checked_add(1)
+                .ok_or_else(|| Failure::Input(anyhow!("no height after {height}")))?;
+        }
+        let guest = Guest::new(
+            height,
+            block,
+            index.snapshot().map_err(Failure::Input)?,
+            opts.log,
+        );
+        let flushed = host
+            .run(guest)
+            .with_context(|| format!("block {height} was not indexed"))
+            .map_err(Failure::Refused)?;
+        index
+            .store_block(height, &flushed)
+            .with_context(|| format!("block {height} was not stored"))
+            .map_err(Failure::Input)?;
+        say(&format!("block {height}: {} values stored", flushed.len()));
+    }
+    Ok(())
+}
+
+/// A compiled guest, ready to be instantiated for each block.
+struct Host {
+    engine: Engine,
+    linker: Linker<Guest>,
+    module: Module,
+    secured: Option<SecuredMemory>,
+}
+
+impl Host {
+    fn new(opts: &Opts) -> Result<Host, Failure> {
+        let mut config = Config::new();
+        let secured =
+            (!opts.unsecured).then(|| SecuredMemory::new(Requirements::of_pages(opts.pages)));
+        if let Some(secured) = &secured {
+            secured.configure(&mut config);
+            wasm_prealloc_host::deterministic(&mut config);
+        }
+        let engine = Engine::new(&config).map_err(|error| Failure::Input(from_engine(error)))?;
+        let path = opts.module.as_deref().unwrap_or(Path::new(""));
+        let module = load(&engine, path).map_err(Failure::Input)?;
+        if let Some(secured) = &secured {
+            let verified = secured.verify(&module);
+            verified
+                .with_context(|| format!("{} is not verified", path.display()))
+                .map_err(Failure::Refused)?;
+        }
+        let linker = abi::linker(&engine)
+            .and_then(|linker| {
+                // Finds what is missing before the first block instead of in it.
+                linker.instantiate_pre(&module)?;
+                Ok(linker)
+            })
+            .map_err(from_engine)
+            .with_context(|| format!("{} does not fit this host", path.display()))
+            .map_err(Failure::Input)?;
+        Ok(Host {
+            engine,
+            linker,
+            module,
+            secured,
+        })
+    }
+
+    /// Runs one block in an instance of its own, and returns what it flushed.
+    fn run(&self, guest: Guest) -> anyhow::Result<abi::Flushed> {
+        let mut store = Store::new(&self.engine, guest);
+        let instance = match &self.secured {
+            Some(secured) => {
+                let instance = secured
+                    .instantiate(&self.linker, &mut store, &self.module)
+                    .map_err(|error| match error {
+                        InstantiateError::Engine(error) => from_engine(error),
+                        refusal => refusal.into(),
+                    })?;
+                if let Some(done) = secured.last() {
+                    eprintln!("secured: {done}");
+                }
+                instance
+            }
+            None => self
+                .linker
+                .instantiate(&mut store, &self.module)
+                .map_err(from_engine)?,
+        };
+        instance
+            .get_typed_func::<(), ()>(&mut store, "_start")
+            .and_then(|start| start.call(&mut store, ()))
+            .map_err(from_engine)?;
+        Ok(store.into_data().into_flushed())
+    }
+}
+
+fn load(engine: &Engine, path: &Path) -> anyhow::Result<Module> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let module = Module::new(engine, bytes)
+        .map_err(from_engine)
+        .with_context(|| format!("{} is not a valid module", path.display()))?;
+    match module.get_export("_start") {
+        Some(ExternType::Func(ty)) if ty.params().len() == 0 && ty.results().len() == 0 => {
+            Ok(module)
+        }
+        _ => Err(anyhow!(
+            "{} does not export a function `_start` without parameters and results",
+            path.display()
+        )),
+    }
+}
+
+/// A block's bytes: of the file of that name if there is one, else written in hexadecimal.
+fn read_block(block: &str) -> anyhow::Result<Vec<u8>> {
+    if Path::new(block).is_file() {
+        return std::fs::read(block).with_context(|| format!("cannot read {block}"));
+    }
+    let digits = block.strip_prefix("0x").unwrap_or(block).as_bytes();
+    let pairs = digits.chunks(2).map(|pair| match pair {
+        [high, low] => {
+            let digit = |byte: u8| char::from(byte).to_digit(16);
+            // Two digits of 16 fit into a byte.
+            Some((digit(*high)? * 16 + digit(*low)?) as u8)
+        }
+        _ => None,
+    });
+    pairs
+        .collect::<Option<Vec<u8>>>()
+        .ok_or_else(|| anyhow!("the block {block:?} is neither a file nor hexadecimal"))
+}
+
+fn dump(path: &Path) -> anyhow::Result<()> {
+    for (key, value) in Index::open(path)?.all()? {
+        say(&format!("{} = {}", as_text(&key), as_text(&value)));
+    }
+    Ok(())
+}
+
+/// Printable text as it is, everything else in hexadecimal.
+fn as_text(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
+        _ => {
+            let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("0x{digits}")
+        }
+    }
+}
+
+/// Prints a line. A reader that went away has had enough, which is no failure of ours.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+fn from_engine(error: wasmtime::Error) -> anyhow::Error {
+    anyhow::Error::from_boxed(error.into_boxed_dyn_error())
+}

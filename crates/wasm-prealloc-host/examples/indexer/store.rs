@@ -1,0 +1,94 @@
+//! The index on disk: keys with their values whatever the height, and the last height indexed.
+//! One transaction stores a block whole or not at all.
+//!
+//! What keys and values mean is the guest's affair.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
+
+use crate::abi::Flushed;
+
+const VALUES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("values");
+const STATE: TableDefinition<&str, u32> = TableDefinition::new("state");
+const LAST_HEIGHT: &str = "last_height";
+
+/// The database.
+pub(crate) struct Index {
+    database: Database,
+}
+
+impl Index {
+    /// Opens the database, or creates an empty one.
+    pub(crate) fn create(path: &Path) -> Result<Index> {
+        let database = Database::create(path)
+            .with_context(|| format!("cannot open or create {}", path.display()))?;
+        let transaction = database.begin_write()?;
+        // Readers cannot open a table that was never written.
+        transaction.open_table(VALUES)?;
+        transaction.open_table(STATE)?;
+        transaction.commit()?;
+        Ok(Index { database })
+    }
+
+    /// Opens a database that exists.
+    pub(crate) fn open(path: &Path) -> Result<Index> {
+        let database =
+            Database::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+        Ok(Index { database })
+    }
+
+    /// One past the last height that was indexed, or 0.
+    pub(crate) fn next_height(&self) -> Result<u32> {
+        let state = self.database.begin_read()?.open_table(STATE)?;
+        match state.get(LAST_HEIGHT)? {
+            Some(last) => last
+                .value()
+                .checked_add(1)
+                .context("the last height indexed is the last there is"),
+            None => Ok(0),
+        }
+    }
+
+    /// The values as they are now, for a guest to read while it runs.
+    pub(crate) fn snapshot(&self) -> Result<Snapshot> {
+        let values = self.database.begin_read()?.open_table(VALUES)?;
+        Ok(Snapshot { values })
+    }
+
+    /// Stores a block's values and its height.
+    pub(crate) fn store_block(&self, height: u32, flushed: &Flushed) -> Result<()> {
+        let transaction = self.database.begin_write()?;
+        {
+            let mut values = transaction.open_table(VALUES)?;
+            for (key, value) in flushed {
+                values.insert(key.as_slice(), value.as_slice())?;
+            }
+            transaction.open_table(STATE)?.insert(LAST_HEIGHT, height)?;
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// Every key and value, in the order of keys.
+    pub(crate) fn all(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut all = Vec::new();
+        for entry in self.snapshot()?.values.iter()? {
+            let (key, value) = entry?;
+            all.push((key.value().to_vec(), value.value().to_vec()));
+        }
+        Ok(all)
+    }
+}
+
+/// The values of one moment.
+pub(crate) struct Snapshot {
+    values: ReadOnlyTable<&'static [u8], &'static [u8]>,
+}
+
+impl Snapshot {
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(self.values.get(key)?.map(|value| value.value().to_vec()))
+    }
+}

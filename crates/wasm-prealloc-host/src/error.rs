@@ -1,0 +1,293 @@
+//! Every way in which memory is not secured, as data and as a sentence that says what to do.
+//!
+//! Nothing here reads a limit or calls the kernel.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::limit::{Bytes, Limit, Reading};
+
+/// Memory was not secured. Nothing is left mapped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A limit leaves less than is needed.
+    #[error("memory not secured: {0}")]
+    Shortfall(Shortfall),
+
+    /// A cgroup refused while memory was being committed, although the limits that can be read
+    /// leave enough: a neighbour in the group came first, or a parent group is not visible here.
+    #[error(
+        "memory not secured: a memory cgroup refused after {} of {} were committed; {}; give \
+         this process a cgroup of its own, with a limit that its neighbours cannot use up",
+        Bytes(*.committed_bytes), Bytes(*.needed_bytes), nearest_now(.nearest)
+    )]
+    CgroupRefused {
+        /// How much had been committed, and was given back.
+        committed_bytes: u64,
+        /// How much was to be committed, page tables and margin counted.
+        needed_bytes: u64,
+        /// The cgroup limit that leaves least now, if one is visible.
+        nearest: Option<Box<Reading>>,
+    },
+
+    /// The module's memory can grow, or has another size than is required. Sizes are wasm pages
+    /// of 64 KiB.
+    #[error(
+        "memory not pinned: the module declares a minimum of {minimum} pages and {}, but both \
+         must be {expected} pages of 64 KiB; run `wasm-prealloc rewrite --pages {expected}` on it",
+        maximum_pages(.maximum)
+    )]
+    NotPinned {
+        /// The minimum that the module declares, in pages.
+        minimum: u64,
+        /// The maximum that the module declares, in pages.
+        maximum: Option<u64>,
+        /// What both have to be, in pages.
+        expected: u64,
+    },
+
+    /// The module imports a memory, which would be one that nobody secured.
+    #[error(
+        "the module imports its memory ({module:?} {name:?}), which would not be secured; run \
+         `wasm-prealloc rewrite --memory-import define` on it"
+    )]
+    ImportedMemory {
+        /// The import's module name.
+        module: String,
+        /// The import's own name.
+        name: String,
+    },
+
+    /// The module's memory is of a kind that is not secured yet.
+    #[error(
+        "a {kind} memory cannot be secured; only unshared 32-bit memories with pages of 64 KiB can"
+    )]
+    UnsupportedMemory {
+        /// What it is: shared, 64-bit, or with a page size of its own.
+        kind: &'static str,
+    },
+
+    /// The engine was configured otherwise after
+    /// [`SecuredMemory::configure`](crate::SecuredMemory::configure).
+    #[error(
+        "the engine reserves {} for a memory of {}; call `SecuredMemory::configure` after \
+         other settings of the engine's memories",
+        Bytes(*.reserved_bytes), Bytes(*.needed_bytes)
+    )]
+    Reservation {
+        /// What the engine asks to be reserved.
+        reserved_bytes: u64,
+        /// What the memory needs.
+        needed_bytes: u64,
+    },
+
+    /// The number of pages required is not one that a 32-bit memory can have.
+    #[error("{pages} pages of 64 KiB cannot be secured: the number must be from 1 to 65536")]
+    PageCount {
+        /// The number required, in pages.
+        pages: u64,
+    },
+
+    /// The lock that keeps hosts from committing at the same time cannot be taken at all.
+    #[error("cannot lock {}; choose another path for the lock, the same for every host", .path.display())]
+    Lock {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+
+    /// Another host held the lock for all the time that this one was willing to wait.
+    #[error(
+        "another host was committing memory (lock on {}) for {:.1} s; wait for it, or allow a \
+         longer lock timeout",
+        .path.display(), .waited.as_secs_f64()
+    )]
+    LockTimeout {
+        /// The file or directory.
+        path: PathBuf,
+        /// How long this host waited.
+        waited: Duration,
+    },
+
+    /// The kernel refused for a reason that no limit explains.
+    #[error("memory not secured: {call} of {} failed", Bytes(*.bytes))]
+    System {
+        /// The system call, and its advice if it has one.
+        call: &'static str,
+        /// The length it was called with.
+        bytes: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+
+    /// The kernel said that memory was committed, and reading back says otherwise.
+    #[error(
+        "memory not secured: only {} of {} are resident after they were committed; turn off swap \
+         for this process, or free memory",
+        Bytes(*.resident_bytes), Bytes(*.expected_bytes)
+    )]
+    NotResident {
+        /// How much should be resident.
+        expected_bytes: u64,
+        /// How much is.
+        resident_bytes: u64,
+    },
+
+    /// A file of `/proc` or of a cgroup exists, or must, and cannot be understood.
+    #[error("cannot read {}; without it the memory that is available is unknown", .path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+fn maximum_pages(maximum: &Option<u64>) -> String {
+    match maximum {
+        Some(pages) => format!("a maximum of {pages} pages"),
+        None => "no maximum".to_owned(),
+    }
+}
+
+fn nearest_now(reading: &Option<Box<Reading>>) -> String {
+    match reading {
+        Some(reading) => format!("the nearest visible limit now is {reading}"),
+        None => "no limit is visible from here".to_owned(),
+    }
+}
+
+/// A limit that leaves less than is needed. All numbers are bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Shortfall {
+    /// The limit in the way.
+    pub limit: Limit,
+    /// Its value.
+    pub limit_bytes: u64,
+    /// What counts against it now.
+    pub in_use_bytes: u64,
+    /// The part of `in_use_bytes` that the kernel gives back when asked: page cache.
+    pub reclaimable_bytes: u64,
+    /// What can still be had, the reclaimable part counted.
+    pub available_bytes: u64,
+    /// What is needed under this limit; page tables and margin counted where they count.
+    pub needed_bytes: u64,
+}
+
+impl Shortfall {
+    /// `reading`, found to leave less than `needed_bytes`.
+    pub(crate) fn new(reading: &Reading, needed_bytes: u64) -> Self {
+        Shortfall {
+            limit: reading.limit.clone(),
+            limit_bytes: reading.limit_bytes,
+            in_use_bytes: reading.in_use_bytes,
+            reclaimable_bytes: reading.reclaimable_bytes,
+            available_bytes: reading.available_bytes,
+            needed_bytes,
+        }
+    }
+
+    /// How many bytes are missing.
+    pub fn missing_bytes(&self) -> u64 {
+        self.needed_bytes.saturating_sub(self.available_bytes)
+    }
+
+    /// The value in bytes at which the limit would no longer be in the way, all else unchanged.
+    pub fn sufficient_bytes(&self) -> u64 {
+        (self.in_use_bytes - self.reclaimable_bytes.min(self.in_use_bytes))
+            .saturating_add(self.needed_bytes)
+    }
+
+    /// What an operator can do about it.
+    pub fn advice(&self) -> String {
+        let enough = Bytes(self.sufficient_bytes());
+        // The shell's limits are in KiB.
+        let enough_kib = self.sufficient_bytes().div_ceil(1024);
+        match &self.limit {
+            Limit::Cgroup { .. } => format!("raise this limit to at least {enough}"),
+            Limit::CgroupHidden { .. } => format!(
+                "raise the memory limit of the parent group (the pod or the service around this \
+                 container) to at least {enough}"
+            ),
+            Limit::Machine => format!(
+                "free at least {}, or use a larger machine",
+                Bytes(self.missing_bytes())
+            ),
+            Limit::AddressSpace => {
+                format!("raise this limit to at least {enough}: ulimit -v {enough_kib}")
+            }
+            Limit::DataSegment => {
+                format!("raise this limit to at least {enough}: ulimit -d {enough_kib}")
+            }
+            Limit::Overcommit => format!(
+                "raise CommitLimit to at least {enough} (sysctl vm.overcommit_kbytes={enough_kib}), \
+                 or set vm.overcommit_memory=0"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "needed {}, available {} under {} (limit {}, in use {}, of that reclaimable {}); {}",
+            Bytes(self.needed_bytes),
+            Bytes(self.available_bytes),
+            self.limit,
+            Bytes(self.limit_bytes),
+            Bytes(self.in_use_bytes),
+            Bytes(self.reclaimable_bytes),
+            self.advice()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::CgroupVersion;
+
+    #[test]
+    fn a_refusal_names_the_file_the_numbers_and_the_way_out() {
+        let limit = Limit::Cgroup {
+            version: CgroupVersion::V1,
+            file: "/sys/fs/cgroup/memory/x/memory.limit_in_bytes".into(),
+        };
+        let reading = Reading::new(limit, 512 << 20, 20 << 20, 8 << 20);
+        let error = Error::Shortfall(Shortfall::new(&reading, 4096 << 20));
+        assert_eq!(
+            error.to_string(),
+            "memory not secured: needed 4294967296 bytes (4096 MiB), available 524288000 bytes \
+             (500 MiB) under cgroup v1 /sys/fs/cgroup/memory/x/memory.limit_in_bytes (limit \
+             536870912 bytes (512 MiB), in use 20971520 bytes (20 MiB), of that reclaimable \
+             8388608 bytes (8 MiB)); raise this limit to at least 4307550208 bytes (4108 MiB)"
+        );
+    }
+
+    #[test]
+    fn the_shells_limits_are_advised_in_kib_and_rounded_up() {
+        let reading = Reading::new(Limit::AddressSpace, 1 << 20, 1000, 0);
+        let advice = Shortfall::new(&reading, 2 << 20).advice();
+        assert!(advice.ends_with("ulimit -v 2049"), "{advice}");
+    }
+
+    #[test]
+    fn a_module_that_can_grow_is_told_the_command_that_pins_it() {
+        let error = Error::NotPinned {
+            minimum: 17,
+            maximum: None,
+            expected: 65_536,
+        };
+        assert_eq!(
+            error.to_string(),
+            "memory not pinned: the module declares a minimum of 17 pages and no maximum, but both \
+             must be 65536 pages of 64 KiB; run `wasm-prealloc rewrite --pages 65536` on it"
+        );
+    }
+}

@@ -1,0 +1,149 @@
+//! The limits that can stand between a process and its memory, and one reading of one of them.
+//!
+//! How they are read is in `cgroup` and `headroom`; what to do about them is in `error`.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Which of the two cgroup interfaces a limit belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CgroupVersion {
+    /// The memory controller's own hierarchy (`memory.limit_in_bytes`).
+    V1,
+    /// The unified hierarchy (`memory.max`).
+    V2,
+}
+
+impl fmt::Display for CgroupVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            CgroupVersion::V1 => "v1",
+            CgroupVersion::V2 => "v2",
+        })
+    }
+}
+
+/// Something that bounds how much memory this process can have.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Limit {
+    /// A limit of this process's memory cgroup or of one of its ancestors.
+    Cgroup {
+        /// The interface that it was read through.
+        version: CgroupVersion,
+        /// The very file that holds the limit.
+        file: PathBuf,
+    },
+    /// A limit of a cgroup v1 ancestor that is not visible from here, as inside a container.
+    /// The kernel reports only its value.
+    CgroupHidden {
+        /// The `memory.stat` that reports it.
+        file: PathBuf,
+    },
+    /// The machine's memory: `MemTotal` and `MemAvailable` of `/proc/meminfo`.
+    Machine,
+    /// The process's address space: `RLIMIT_AS`, see setrlimit(2).
+    AddressSpace,
+    /// The process's writable private memory: `RLIMIT_DATA`, see setrlimit(2).
+    DataSegment,
+    /// Strict overcommit accounting (`vm.overcommit_memory = 2`): `CommitLimit` and
+    /// `Committed_AS` of `/proc/meminfo`.
+    Overcommit,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Limit::Cgroup { version, file } => write!(f, "cgroup {version} {}", file.display()),
+            Limit::CgroupHidden { file } => write!(
+                f,
+                "a parent cgroup outside this mount, reported by {}",
+                file.display()
+            ),
+            Limit::Machine => f.write_str("this machine's memory (/proc/meminfo)"),
+            Limit::AddressSpace => f.write_str("the address space limit (RLIMIT_AS, ulimit -v)"),
+            Limit::DataSegment => f.write_str("the data segment limit (RLIMIT_DATA, ulimit -d)"),
+            Limit::Overcommit => {
+                f.write_str("strict overcommit accounting (vm.overcommit_memory = 2)")
+            }
+        }
+    }
+}
+
+/// What one limit said when it was read. All numbers are bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reading {
+    /// The limit that was read.
+    pub limit: Limit,
+    /// Its value.
+    pub limit_bytes: u64,
+    /// What counts against it now.
+    pub in_use_bytes: u64,
+    /// The part of `in_use_bytes` that the kernel gives back when asked: page cache.
+    pub reclaimable_bytes: u64,
+    /// What can still be had, the reclaimable part counted.
+    pub available_bytes: u64,
+}
+
+impl Reading {
+    /// A reading whose available part follows from the other three numbers.
+    pub(crate) fn new(limit: Limit, limit_bytes: u64, in_use_bytes: u64, reclaimable: u64) -> Self {
+        // Usage and page cache are two counters that are not read at the same instant.
+        let reclaimable_bytes = reclaimable.min(in_use_bytes);
+        Reading {
+            limit,
+            limit_bytes,
+            in_use_bytes,
+            reclaimable_bytes,
+            available_bytes: limit_bytes.saturating_sub(in_use_bytes - reclaimable_bytes),
+        }
+    }
+}
+
+impl fmt::Display for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: limit {}, in use {}, of that reclaimable {}, available {}",
+            self.limit,
+            Bytes(self.limit_bytes),
+            Bytes(self.in_use_bytes),
+            Bytes(self.reclaimable_bytes),
+            Bytes(self.available_bytes)
+        )
+    }
+}
+
+/// A size for people: exact, and in MiB.
+pub(crate) struct Bytes(pub(crate) u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MIB: u64 = 1 << 20;
+        if self.0.is_multiple_of(MIB) {
+            write!(f, "{} bytes ({} MiB)", self.0, self.0 / MIB)
+        } else {
+            let mib = self.0 as f64 / MIB as f64;
+            write!(f, "{} bytes ({mib:.1} MiB)", self.0)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_exact_and_in_mib() {
+        assert_eq!(Bytes(1 << 32).to_string(), "4294967296 bytes (4096 MiB)");
+        assert_eq!(Bytes(1_500_000).to_string(), "1500000 bytes (1.4 MiB)");
+    }
+
+    #[test]
+    fn more_page_cache_than_usage_is_capped() {
+        let reading = Reading::new(Limit::Machine, 100, 40, 60);
+        assert_eq!(reading.reclaimable_bytes, 40);
+        assert_eq!(reading.available_bytes, 100);
+    }
+}

@@ -1,0 +1,288 @@
+//! The indexer example as a process: exit statuses, messages, what is stored and what is not.
+#![cfg(feature = "wasmtime")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+// The unit tests of the example's files run here, because an example that cargo is told to test
+// is not built as a program.
+#[allow(dead_code, reason = "used by the example itself")]
+#[path = "../examples/indexer/abi.rs"]
+mod abi;
+#[allow(dead_code, reason = "used by the example itself")]
+#[path = "../examples/indexer/store.rs"]
+mod store;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The example's binary, which cargo builds with the tests, beside them.
+fn binary() -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let path = tests
+        .parent()
+        .and_then(Path::parent)
+        .unwrap()
+        .join("examples/indexer");
+    assert!(
+        path.exists(),
+        "{} is missing: cargo build -p wasm-prealloc-host --features wasmtime --example indexer",
+        path.display()
+    );
+    path
+}
+
+/// A directory with a guest and a database.
+struct Case(tempfile::TempDir);
+
+impl Case {
+    fn new(guest: &str) -> Case {
+        let directory = tempfile::tempdir().unwrap();
+        let wasm = wat::parse_str(guest).unwrap();
+        std::fs::write(directory.path().join("guest.wasm"), wasm).unwrap();
+        Case(directory)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(binary())
+            .current_dir(self.0.path())
+            .arg("--db")
+            .arg("index.redb")
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+
+    /// Runs `guest.wasm`, whose memory has 16 pages.
+    fn index(&self, arguments: &[&str]) -> Output {
+        self.run(&[&["guest.wasm", "--pages", "16"], arguments].concat())
+    }
+
+    fn dump(&self) -> String {
+        let output = self.run(&["--dump"]);
+        assert_eq!(status(&output), 0, "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+fn status(output: &Output) -> i32 {
+    output
+        .status
+        .code()
+        .unwrap_or_else(|| panic!("{:?}: {}", output.status, stderr(output)))
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[track_caller]
+fn expect(output: &Output, expected: i32, texts: &[&str]) {
+    let message = stderr(output);
+    assert_eq!(status(output), expected, "{message}");
+    for text in texts {
+        assert!(message.contains(text), "no {text:?} in: {message}");
+    }
+}
+
+/// Flushes "last" -> the input as it is, and "before" -> what "last" was.
+const RECORDER: &str = r#"(module
+    (import "env" "__host_len" (func $host_len (result i32)))
+    (import "env" "__load_input" (func $load_input (param i32)))
+    (import "env" "__get_len" (func $get_len (param i32) (result i32)))
+    (import "env" "__get" (func $get (param i32 i32)))
+    (import "env" "__flush" (func $flush (param i32)))
+    (import "env" "__log" (func $log (param i32)))
+    (memory (export "memory") 16 16)
+    (data (i32.const 100) "\04\00\00\00last")
+    ;; The list's length is filled in: it begins at 204, its fields are at fixed places.
+    (data (i32.const 204) "\0a\04last\0a\00")
+    (func (export "_start")
+        (local $length i32) (local $at i32)
+        (call $log (i32.const 104))
+        ;; 204: tag, 4, "last"; 210: tag, length, the input from 212 on.
+        (local.set $length (call $host_len))
+        (i32.store8 (i32.const 211) (local.get $length))
+        (call $load_input (i32.const 212))
+        (local.set $at (i32.add (i32.const 212) (local.get $length)))
+        ;; tag, 6, "before", tag, length, the stored value
+        (i64.store (local.get $at) (i64.const 0x65726f666562060a))
+        (i32.store8 offset=8 (local.get $at) (i32.const 0x0a))
+        (local.set $length (call $get_len (i32.const 104)))
+        (i32.store8 offset=9 (local.get $at) (local.get $length))
+        (call $get (i32.const 104) (i32.add (local.get $at) (i32.const 10)))
+        (i32.store (i32.const 200)
+            (i32.sub
+                (i32.add (i32.add (local.get $at) (i32.const 10)) (local.get $length))
+                (i32.const 204)))
+        (call $flush (i32.const 204))))"#;
+
+/// A guest that calls one function with the arguments given.
+fn calling(function: &str, parameters: &str, call: &str) -> String {
+    format!(
+        r#"(module
+            (import "env" "{function}" (func $f {parameters}))
+            (memory (export "memory") 16 16)
+            (data (i32.const 96) "\05\00\00\00\0a\09abc\ff\ff\ff\ff")
+            (func (export "_start") {call}))"#
+    )
+}
+
+#[test]
+fn blocks_follow_one_another_and_read_what_was_stored() {
+    let case = Case::new(RECORDER);
+    let output = case.index(&["--block", "6869", "--block", "0x796f", "--log"]);
+    expect(
+        &output,
+        0,
+        &["1048576 bytes (1 MiB) resident", "guest: last"],
+    );
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "block 0: 2 values stored\nblock 1: 2 values stored\n"
+    );
+    assert_eq!(
+        case.dump(),
+        "before = 0x000000006869\nlast = 0x01000000796f\n"
+    );
+
+    std::fs::write(case.0.path().join("block.bin"), "text").unwrap();
+    expect(&case.index(&["--block", "block.bin"]), 0, &[]);
+    assert_eq!(
+        case.dump(),
+        "before = 0x01000000796f\nlast = 0x0200000074657874\n"
+    );
+
+    expect(&case.index(&["--block", "00", "--height", "515"]), 0, &[]);
+    expect(&case.index(&["--block", "01"]), 0, &[]);
+    assert_eq!(case.dump(), "before = 0x0302000000\nlast = 0x0402000001\n");
+}
+
+#[test]
+fn an_unsecured_host_runs_any_module_without_a_word() {
+    let case = Case::new(&RECORDER.replace("16 16", "1"));
+    let output = case.index(&["--block", "6869", "--unsecured"]);
+    expect(&output, 0, &[]);
+    assert_eq!(stderr(&output), "");
+    assert_eq!(case.dump(), "before = \nlast = 0x000000006869\n");
+}
+
+#[test]
+fn a_module_that_is_not_pinned_is_refused_with_the_command_that_pins_it() {
+    let case = Case::new(&RECORDER.replace("16 16", "1"));
+    let output = case.index(&["--block", "6869"]);
+    expect(
+        &output,
+        1,
+        &[
+            "error: block 0 was not indexed",
+            "memory not pinned",
+            "wasm-prealloc rewrite --pages 16",
+        ],
+    );
+    assert_eq!(case.dump(), "");
+}
+
+#[test]
+fn an_imported_memory_is_not_verified() {
+    let case =
+        Case::new(r#"(module (import "env" "memory" (memory 16 16)) (func (export "_start")))"#);
+    let output = case.index(&["--block", "00"]);
+    expect(
+        &output,
+        1,
+        &["guest.wasm is not verified", "imports its memory"],
+    );
+}
+
+#[test]
+fn what_a_trapped_block_flushed_is_not_stored() {
+    let trapping = RECORDER.replace(
+        "(call $flush (i32.const 204))",
+        // The second block traps, after it has flushed.
+        "(call $flush (i32.const 204)) (if (i32.load (i32.const 212)) (then unreachable))",
+    );
+    let case = Case::new(&trapping);
+    let output = case.index(&["--block", "6869", "--block", "796f", "--block", "00"]);
+    expect(
+        &output,
+        1,
+        &["error: block 1 was not indexed", "unreachable"],
+    );
+    assert_eq!(case.dump(), "before = \nlast = 0x000000006869\n");
+}
+
+#[test]
+fn pointers_and_lists_that_make_no_sense_are_traps_with_messages() {
+    let one = "(param i32)";
+    let two = "(param i32 i32)";
+    for (guest, text) in [
+        (
+            calling("__flush", one, "(call $f (i32.const 100))"),
+            "__flush: not protobuf, a field of 9 bytes has only 3 left",
+        ),
+        (
+            calling("__flush", one, "(call $f (i32.const 3))"),
+            "__flush: no length can stand before the pointer 3",
+        ),
+        (
+            calling("__log", one, "(call $f (i32.const 109))"),
+            "__log: 4294967295 bytes at 109 are outside of the guest's memory of 1048576 bytes",
+        ),
+        (
+            calling("__load_input", one, "(call $f (i32.const -1))"),
+            "__load_input: 5 bytes at 4294967295 are outside",
+        ),
+        (
+            calling("__get", two, "(call $f (i32.const -1) (i32.const 0))"),
+            "__get: 4 bytes at 4294967291 are outside",
+        ),
+        (
+            calling("__log", one, "(call $f (i32.const 100))").replace("(export \"memory\")", ""),
+            "does not export its memory",
+        ),
+    ] {
+        let case = Case::new(&guest);
+        let output = case.index(&["--block", "00"]);
+        expect(&output, 1, &[text]);
+        assert_eq!(case.dump(), "");
+    }
+}
+
+#[test]
+fn wrong_questions_have_a_status_of_their_own() {
+    let case = Case::new("(module)");
+    expect(
+        &case.index(&["--block", "00"]),
+        2,
+        &["does not export a function `_start`"],
+    );
+    expect(
+        &case.index(&["--block", "0"]),
+        2,
+        &["neither a file nor hexadecimal"],
+    );
+    expect(
+        &case.index(&["--block", "no"]),
+        2,
+        &["neither a file nor hexadecimal"],
+    );
+    expect(&case.index(&[]), 2, &["--block"]);
+    expect(
+        &case.run(&["none.wasm", "--block", "00"]),
+        2,
+        &["cannot read none.wasm"],
+    );
+    expect(&case.run(&["--dump"]), 2, &["cannot open index.redb"]);
+    std::fs::write(case.0.path().join("guest.wasm"), "not wasm").unwrap();
+    expect(
+        &case.index(&["--block", "00"]),
+        2,
+        &["is not a valid module"],
+    );
+
+    let case = Case::new(r#"(module (import "env" "f" (func)) (func (export "_start")))"#);
+    expect(
+        &case.index(&["--block", "00"]),
+        2,
+        &["does not fit this host", "env"],
+    );
+}

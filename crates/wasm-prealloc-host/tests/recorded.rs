@@ -1,0 +1,292 @@
+//! Headroom read from recorded trees: exact numbers, and the exact file that is named.
+//!
+//! A tree under `trees/` is a root directory with the files of `/proc` and `/sys` that matter.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use wasm_prealloc_host::{CgroupVersion, Error, Files, Headroom, Limit, Need, Reading};
+
+const MIB: u64 = 1 << 20;
+/// What every tree's `/proc/meminfo` says.
+const MEM_TOTAL: u64 = 24_684_084 * 1024;
+const MEM_FREE: u64 = 22_711_904 * 1024;
+const MEM_AVAILABLE: u64 = 24_027_080 * 1024;
+
+fn read(case: &str) -> Result<Headroom, Error> {
+    let root = format!("{}/tests/trees/{case}", env!("CARGO_MANIFEST_DIR"));
+    Headroom::read_from(&Files::under(root))
+}
+
+/// The cgroup limits of a tree: name, and limit, in use, reclaimable and available in MiB.
+fn cgroups(case: &str) -> Vec<(String, [u64; 4])> {
+    read(case)
+        .unwrap()
+        .readings
+        .iter()
+        .filter_map(|reading| {
+            let name = match &reading.limit {
+                Limit::Cgroup { version, file } => format!("{version} {}", file.display()),
+                Limit::CgroupHidden { file } => format!("hidden {}", file.display()),
+                _ => return None,
+            };
+            Some((name, in_mib(reading)))
+        })
+        .collect()
+}
+
+fn in_mib(reading: &Reading) -> [u64; 4] {
+    [
+        reading.limit_bytes,
+        reading.in_use_bytes,
+        reading.reclaimable_bytes,
+        reading.available_bytes,
+    ]
+    .map(|bytes| {
+        assert_eq!(bytes % MIB, 0, "{bytes}");
+        bytes / MIB
+    })
+}
+
+#[track_caller]
+fn expect(case: &str, expected: &[(&str, [u64; 4])]) {
+    let found = cgroups(case);
+    let found: Vec<(&str, [u64; 4])> = found
+        .iter()
+        .map(|(name, sizes)| (name.as_str(), *sizes))
+        .collect();
+    assert_eq!(found, expected, "{case}");
+}
+
+#[test]
+fn version_2_own_group() {
+    let own = "v2 /sys/fs/cgroup/system.slice/indexer.service/memory.max";
+    expect("v2-plain", &[(own, [512, 20, 8, 500])]);
+}
+
+#[test]
+fn version_2_limit_on_an_ancestor() {
+    let own = "v2 /sys/fs/cgroup/system.slice/indexer.service/memory.max";
+    let slice = "v2 /sys/fs/cgroup/system.slice/memory.max";
+    expect(
+        "v2-ancestor",
+        &[(own, [8192, 20, 8, 8180]), (slice, [1024, 900, 300, 424])],
+    );
+    let headroom = read("v2-ancestor").unwrap();
+    let shortfall = headroom.shortfall(&Need::populate(512 * MIB, 0)).unwrap();
+    assert_eq!(
+        shortfall.limit,
+        Limit::Cgroup {
+            version: CgroupVersion::V2,
+            file: "/sys/fs/cgroup/system.slice/memory.max".into(),
+        }
+    );
+    assert_eq!(shortfall.needed_bytes, 513 * MIB);
+    assert_eq!(shortfall.missing_bytes(), 89 * MIB);
+    assert_eq!(shortfall.sufficient_bytes(), 1113 * MIB);
+}
+
+#[test]
+fn version_2_high_throttles_for_ever_and_so_is_a_limit() {
+    let service = "/sys/fs/cgroup/system.slice/indexer.service";
+    expect(
+        "v2-high",
+        &[
+            (&format!("v2 {service}/memory.max"), [8192, 20, 0, 8172]),
+            (&format!("v2 {service}/memory.high"), [256, 20, 0, 236]),
+        ],
+    );
+}
+
+#[test]
+fn version_2_without_limits() {
+    expect("v2-unlimited", &[]);
+}
+
+#[test]
+fn version_2_container_with_a_namespace_of_its_own() {
+    expect(
+        "v2-container",
+        &[("v2 /sys/fs/cgroup/memory.max", [512, 20, 8, 500])],
+    );
+}
+
+#[test]
+fn version_2_group_outside_of_the_mount_takes_the_limits_in_sight() {
+    expect(
+        "v2-sibling",
+        &[("v2 /sys/fs/cgroup/memory.max", [512, 20, 0, 492])],
+    );
+}
+
+#[test]
+fn blanks_and_colons_in_paths() {
+    let own = "v2 /sys/fs/c group/my group:1/memory.max";
+    expect("v2-escaped", &[(own, [512, 20, 0, 492])]);
+}
+
+#[test]
+fn version_1_nested_with_limits_on_ancestors() {
+    let memory = "v1 /sys/fs/cgroup/memory";
+    expect(
+        "v1-nested",
+        &[
+            (
+                &format!("{memory}/a/b/memory.limit_in_bytes"),
+                [600, 100, 40, 540],
+            ),
+            (
+                &format!("{memory}/a/memory.limit_in_bytes"),
+                [2048, 1000, 0, 1048],
+            ),
+            (
+                &format!("{memory}/a/memory.memsw.limit_in_bytes"),
+                [2048, 1000, 0, 1048],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn version_1_container_whose_mount_shows_its_own_group() {
+    let memory = "v1 /sys/fs/cgroup/memory";
+    expect(
+        "v1-docker",
+        &[
+            (
+                &format!("{memory}/memory.limit_in_bytes"),
+                [512, 20, 8, 500],
+            ),
+            (
+                &format!("{memory}/memory.memsw.limit_in_bytes"),
+                [1024, 20, 8, 1012],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn version_1_group_inside_a_container() {
+    let own = "v1 /sys/fs/cgroup/memory/memory.limit_in_bytes";
+    expect("v1-docker-nested", &[(own, [512, 20, 8, 500])]);
+}
+
+#[test]
+fn version_1_parent_outside_of_the_mount() {
+    let own = "hidden /sys/fs/cgroup/memory/memory.stat";
+    expect("v1-hidden-parent", &[(own, [512, 20, 8, 500])]);
+    let headroom = read("v1-hidden-parent").unwrap();
+    let shortfall = headroom.shortfall(&Need::populate(4096 * MIB, 0)).unwrap();
+    let advice = shortfall.advice();
+    assert!(advice.contains("parent group"), "{advice}");
+}
+
+#[test]
+fn version_1_ancestor_that_does_not_account_for_its_children() {
+    let own = "v1 /sys/fs/cgroup/memory/a/b/memory.limit_in_bytes";
+    expect("v1-detached-ancestor", &[(own, [1024, 10, 0, 1014])]);
+}
+
+#[test]
+fn page_cache_does_not_stand_in_the_way() {
+    let own = "v1 /sys/fs/cgroup/memory/indexer/memory.limit_in_bytes";
+    expect("v1-page-cache", &[(own, [5120, 5000, 4900, 5020])]);
+    let headroom = read("v1-page-cache").unwrap();
+    headroom.check(&Need::populate(4096 * MIB, 0)).unwrap();
+}
+
+#[test]
+fn version_1_without_statistics_has_nothing_to_reclaim() {
+    let own = "v1 /sys/fs/cgroup/memory/indexer/memory.limit_in_bytes";
+    expect("v1-no-stat", &[(own, [512, 100, 0, 412])]);
+}
+
+#[test]
+fn version_1_beside_a_version_2_mount_without_controllers() {
+    let own = "v1 /sys/fs/cgroup/memory/process_api/59e45f469162b10b/memory.limit_in_bytes";
+    expect("hybrid", &[(own, [512, 6, 0, 506])]);
+}
+
+#[test]
+fn the_machine_is_always_read() {
+    let headroom = read("v2-unlimited").unwrap();
+    let [machine] = headroom.readings.as_slice() else {
+        panic!("{headroom:?}");
+    };
+    assert_eq!(machine.limit, Limit::Machine);
+    assert_eq!(machine.limit_bytes, MEM_TOTAL);
+    assert_eq!(machine.in_use_bytes, MEM_TOTAL - MEM_FREE);
+    assert_eq!(machine.reclaimable_bytes, MEM_AVAILABLE - MEM_FREE);
+    assert_eq!(machine.available_bytes, MEM_AVAILABLE);
+}
+
+#[test]
+fn a_system_without_cgroups_has_the_process_limits_and_strict_overcommit() {
+    let headroom = read("no-cgroups").unwrap();
+    let found: Vec<(Limit, u64, u64)> = headroom
+        .readings
+        .iter()
+        .map(|reading| {
+            (
+                reading.limit.clone(),
+                reading.limit_bytes,
+                reading.in_use_bytes,
+            )
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (Limit::Machine, MEM_TOTAL, MEM_TOTAL - MEM_FREE),
+            (Limit::AddressSpace, 4096 * MIB, 80 * MIB),
+            (Limit::DataSegment, 1024 * MIB, 20 * MIB),
+            (Limit::Overcommit, 12_342_040 * 1024, 52_516 * 1024),
+        ]
+    );
+}
+
+#[test]
+fn each_limit_is_compared_with_its_own_part_of_the_need() {
+    let headroom = read("no-cgroups").unwrap();
+    let short_of = |committed: u64, reserved: u64, margin: u64| {
+        headroom
+            .shortfall(&Need::commit(committed, reserved, margin))
+            .map(|shortfall| (shortfall.limit, shortfall.needed_bytes))
+    };
+    assert_eq!(short_of(512 * MIB, 1024 * MIB, 0), None);
+    assert_eq!(
+        short_of(512 * MIB, 4096 * MIB, 0),
+        Some((Limit::AddressSpace, 4097 * MIB))
+    );
+    assert_eq!(
+        short_of(1004 * MIB, 1024 * MIB, 0),
+        Some((Limit::DataSegment, 1005 * MIB))
+    );
+    assert_eq!(
+        short_of(512 * MIB, 1024 * MIB, 100 << 30),
+        Some((Limit::Machine, 513 * MIB + (100 << 30)))
+    );
+}
+
+#[test]
+fn a_file_that_makes_no_sense_is_named() {
+    match read("unreadable") {
+        Err(Error::Unreadable { path, .. }) => {
+            assert_eq!(path, std::path::Path::new("/sys/fs/cgroup/memory.current"));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_running_system_can_be_read() {
+    let headroom = Headroom::read().unwrap();
+    assert!(
+        headroom
+            .readings
+            .iter()
+            .any(|reading| reading.limit == Limit::Machine)
+    );
+    for reading in &headroom.readings {
+        println!("{reading}");
+    }
+}
