@@ -5,6 +5,7 @@ mod exit;
 mod inspect;
 mod io;
 mod rewrite;
+mod run;
 mod verify;
 
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ enum Command {
     Rewrite(rewrite::Opts),
     Verify(verify::Opts),
     Inspect(inspect::Opts),
+    Run(run::Opts),
 }
 
 fn main() -> ExitCode {
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Command::Rewrite(opts) => rewrite::run(&opts),
         Command::Verify(opts) => verify::run(&opts),
         Command::Inspect(opts) => inspect::run(&opts),
+        Command::Run(opts) => run::run(&opts),
     };
     match result {
         Ok(code) => ExitCode::from(code),

@@ -1,0 +1,258 @@
+//! `wasm-prealloc run`: runs a module in memory that is committed before any of it runs.
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::Serialize;
+use wasm_prealloc::{MAX_PAGES, VerifyError, verify};
+use wasm_prealloc_host::{InstantiateError, Requirements, Secured, SecuredMemory};
+use wasmtime::{Config, Engine, Instance, Linker, Module, Store, Val, ValType};
+use wasmtime_wasi::I32Exit;
+use wasmtime_wasi::WasiCtxBuilder;
+use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_sync};
+
+use crate::exit;
+use crate::io::{Input, print_json};
+
+const EXAMPLES: &[&str] = &[
+    "wasm-prealloc run program.wasm one two",
+    "wasm-prealloc run --invoke add sum.wasm 1 2",
+];
+
+/// The function that a program starts with.
+const START: &str = "_start";
+/// The function that a library wants to be called first.
+const INITIALIZE: &str = "_initialize";
+
+/// Run a module in memory that is committed before any of it runs
+///
+/// The module imports nothing, or WASI preview 1. It gets stdin, stdout, stderr and its arguments,
+/// and neither environment variables nor folders.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::help_with(EXAMPLES))]
+pub(crate) struct Opts {
+    /// The module, text or binary; `-` is stdin
+    #[arg(value_name = "MODULE", value_parser = Input::parse)]
+    module: Input,
+
+    /// Call this export instead of `_start`; ARGS are its numbers, and what it gives is printed
+    #[arg(long, value_name = "NAME")]
+    invoke: Option<String>,
+
+    /// The size that every memory must have, in 64 KiB pages
+    #[arg(long, value_name = "N", default_value_t = MAX_PAGES)]
+    pages: u64,
+
+    /// Do not say what was secured
+    #[arg(short, long)]
+    quiet: bool,
+
+    /// Print the outcome as JSON, behind what the module itself prints
+    #[arg(long)]
+    json: bool,
+
+    /// Arguments for the module
+    #[arg(
+        value_name = "ARGS",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    args: Vec<String>,
+}
+
+/// How a run ended.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    module: String,
+    secured: Option<SecuredReport>,
+    results: Vec<String>,
+    error: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct SecuredReport {
+    resident_bytes: u64,
+    method: String,
+    seconds: f64,
+}
+
+impl From<Secured> for SecuredReport {
+    fn from(secured: Secured) -> Self {
+        Self {
+            resident_bytes: secured.resident_bytes,
+            method: secured.how.to_string(),
+            seconds: secured.elapsed.as_secs_f64(),
+        }
+    }
+}
+
+/// Why there is no result, by whose fault it is.
+enum Failure {
+    /// The memory was not verified or not secured, or the module trapped.
+    No(anyhow::Error),
+    /// The module cannot be run at all, or not that way.
+    Question(anyhow::Error),
+}
+
+pub(crate) fn run(opts: &Opts) -> Result<u8> {
+    let secured = SecuredMemory::new(Requirements::of_pages(opts.pages));
+    let ran = execute(opts, &secured);
+    let mut outcome = Outcome {
+        module: opts.module.name(),
+        secured: secured.last().map(SecuredReport::from),
+        results: Vec::new(),
+        error: None,
+    };
+    let (code, error) = match ran {
+        Ok(results) => {
+            outcome.results = results;
+            (exit::DONE, None)
+        }
+        Err(Failure::No(error)) => (exit::NO, Some(error)),
+        Err(Failure::Question(error)) => (exit::BAD_QUESTION, Some(error)),
+    };
+    if let Some(error) = error {
+        let error = format!("{}: {error:#}", opts.module.name());
+        eprintln!("error: {error}");
+        outcome.error = Some(error);
+    }
+    if opts.json {
+        print_json(&outcome)?;
+    } else {
+        use std::io::Write as _;
+        for result in &outcome.results {
+            writeln!(std::io::stdout(), "{result}")?;
+        }
+    }
+    Ok(code)
+}
+
+/// Runs the module, and gives what the function that was called gives.
+fn execute(opts: &Opts, secured: &SecuredMemory) -> Result<Vec<String>, Failure> {
+    let wasm = opts.module.read().map_err(Failure::Question)?.wasm;
+    verify(&wasm, opts.pages).map_err(|error| match error {
+        VerifyError::NotPinned(_) => Failure::No(error.into()),
+        _ => Failure::Question(error.into()),
+    })?;
+    let mut config = Config::new();
+    secured.configure(&mut config);
+    let question = |error: wasmtime::Error| Failure::Question(from_engine(error));
+    let engine = Engine::new(&config).map_err(question)?;
+    let module = Module::new(&engine, &wasm).map_err(question)?;
+    let mut linker: Linker<WasiP1Ctx> = Linker::new(&engine);
+    add_to_linker_sync(&mut linker, |wasi| wasi).map_err(question)?;
+    // Finds an import that nobody provides before 4 GiB are committed for it.
+    linker.instantiate_pre(&module).map_err(question)?;
+
+    let mut wasi = WasiCtxBuilder::new();
+    wasi.inherit_stdio()
+        .arg(opts.module.name())
+        .args(&opts.args);
+    let mut store = Store::new(&engine, wasi.build_p1());
+    let instance = secured
+        .instantiate(&linker, &mut store, &module)
+        .map_err(|error| {
+            Failure::No(match error {
+                InstantiateError::Engine(error) => from_engine(error),
+                refusal => refusal.into(),
+            })
+        })?;
+    if let (false, Some(done)) = (opts.quiet, secured.last()) {
+        eprintln!("secured: {done}");
+    }
+    call(opts, &mut store, instance)
+}
+
+fn call(
+    opts: &Opts,
+    store: &mut Store<WasiP1Ctx>,
+    instance: Instance,
+) -> Result<Vec<String>, Failure> {
+    let name = opts.invoke.as_deref().unwrap_or(START);
+    let Some(function) = instance.get_func(&mut *store, name) else {
+        let mut known = Vec::new();
+        for export in instance.exports(&mut *store) {
+            let name = export.name().to_owned();
+            if export.into_func().is_some() {
+                known.push(name);
+            }
+        }
+        return Err(Failure::Question(anyhow!(
+            "it exports no function `{name}`: choose one with `--invoke` (it exports: {})",
+            if known.is_empty() {
+                "none".to_owned()
+            } else {
+                known.join(", ")
+            }
+        )));
+    };
+    let ty = function.ty(&*store);
+    let args = match opts.invoke {
+        Some(_) => arguments(&opts.args, ty.params()),
+        // A program gets its arguments from WASI.
+        None => arguments(&[], ty.params()),
+    };
+    let args = args
+        .with_context(|| format!("`{name}`"))
+        .map_err(Failure::Question)?;
+    let mut results = vec![Val::I32(0); ty.results().len()];
+    let initialize = match opts.invoke {
+        Some(_) => instance
+            .get_typed_func::<(), ()>(&mut *store, INITIALIZE)
+            .ok(),
+        None => None,
+    };
+    let called = initialize
+        .map_or(Ok(()), |initialize| initialize.call(&mut *store, ()))
+        .and_then(|()| function.call(&mut *store, &args, &mut results));
+    match called {
+        Ok(()) => Ok(results.iter().map(show).collect()),
+        Err(error) => match error.downcast_ref() {
+            Some(I32Exit(0)) => Ok(Vec::new()),
+            Some(I32Exit(status)) => Err(Failure::No(anyhow!("it exited with status {status}"))),
+            None => Err(Failure::No(from_engine(error))),
+        },
+    }
+}
+
+/// Reads the arguments of a function from text.
+fn arguments(given: &[String], types: impl ExactSizeIterator<Item = ValType>) -> Result<Vec<Val>> {
+    ensure!(
+        given.len() == types.len(),
+        "takes {} arguments, and {} are given",
+        types.len(),
+        given.len()
+    );
+    let pairs = given.iter().zip(types);
+    pairs
+        .map(|(text, ty)| {
+            Ok(match ty {
+                // Both ways of reading an integer's bits are common.
+                ValType::I32 => Val::I32(match text.parse::<u32>() {
+                    Ok(unsigned) => unsigned.cast_signed(),
+                    Err(_) => text.parse()?,
+                }),
+                ValType::I64 => Val::I64(match text.parse::<u64>() {
+                    Ok(unsigned) => unsigned.cast_signed(),
+                    Err(_) => text.parse()?,
+                }),
+                ValType::F32 => Val::F32(text.parse::<f32>()?.to_bits()),
+                ValType::F64 => Val::F64(text.parse::<f64>()?.to_bits()),
+                other => bail!("takes a {other}, which cannot be written on a command line"),
+            })
+        })
+        .map(|read| read.context("cannot read its arguments"))
+        .collect()
+}
+
+fn show(value: &Val) -> String {
+    match value {
+        Val::I32(value) => value.to_string(),
+        Val::I64(value) => value.to_string(),
+        Val::F32(bits) => f32::from_bits(*bits).to_string(),
+        Val::F64(bits) => f64::from_bits(*bits).to_string(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn from_engine(error: wasmtime::Error) -> anyhow::Error {
+    anyhow::Error::from_boxed(error.into_boxed_dyn_error())
+}
