@@ -1,10 +1,10 @@
 //! `wasm-prealloc run`: runs a module in memory that is committed before any of it runs.
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use wasm_prealloc::{MAX_PAGES, VerifyError, verify};
 use wasm_prealloc_host::{InstantiateError, Requirements, Secured, SecuredMemory};
-use wasmtime::{Config, Engine, Instance, Linker, Module, Store, Val, ValType};
+use wasmtime::{Config, Engine, ExternType, Instance, Linker, Module, Store, Val, ValType};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_sync};
@@ -137,10 +137,18 @@ fn execute(opts: &Opts, secured: &SecuredMemory) -> Result<Vec<String>, Failure>
     let question = |error: wasmtime::Error| Failure::Question(from_engine(error));
     let engine = Engine::new(&config).map_err(question)?;
     let module = Module::new(&engine, &wasm).map_err(question)?;
+    secured
+        .verify(&module)
+        .map_err(|error| Failure::No(error.into()))?;
     let mut linker: Linker<WasiP1Ctx> = Linker::new(&engine);
     add_to_linker_sync(&mut linker, |wasi| wasi).map_err(question)?;
-    // Finds an import that nobody provides before 4 GiB are committed for it.
-    linker.instantiate_pre(&module).map_err(question)?;
+    // What can be found wrong with the question is found before 4 GiB are committed for it.
+    linker
+        .instantiate_pre(&module)
+        .map_err(from_engine)
+        .context("only WASI preview 1 is provided")
+        .map_err(Failure::Question)?;
+    let called = Call::read(opts, &module).map_err(Failure::Question)?;
 
     let mut wasi = WasiCtxBuilder::new();
     wasi.inherit_stdio()
@@ -158,58 +166,72 @@ fn execute(opts: &Opts, secured: &SecuredMemory) -> Result<Vec<String>, Failure>
     if let (false, Some(done)) = (opts.quiet, secured.last()) {
         eprintln!("secured: {done}");
     }
-    call(opts, &mut store, instance)
+    called.make(&mut store, instance).map_err(Failure::No)
 }
 
-fn call(
-    opts: &Opts,
-    store: &mut Store<WasiP1Ctx>,
-    instance: Instance,
-) -> Result<Vec<String>, Failure> {
-    let name = opts.invoke.as_deref().unwrap_or(START);
-    let Some(function) = instance.get_func(&mut *store, name) else {
-        let mut known = Vec::new();
-        for export in instance.exports(&mut *store) {
-            let name = export.name().to_owned();
-            if export.into_func().is_some() {
-                known.push(name);
-            }
-        }
-        return Err(Failure::Question(anyhow!(
-            "it exports no function `{name}`: choose one with `--invoke` (it exports: {})",
-            if known.is_empty() {
-                "none".to_owned()
-            } else {
-                known.join(", ")
-            }
-        )));
-    };
-    let ty = function.ty(&*store);
-    let args = match opts.invoke {
-        Some(_) => arguments(&opts.args, ty.params()),
+/// The call that the command line asks for.
+struct Call<'a> {
+    function: &'a str,
+    args: Vec<Val>,
+    results: usize,
+    /// Whether the module is a library that wants to be initialized first.
+    initialize: bool,
+}
+
+impl<'a> Call<'a> {
+    fn read(opts: &'a Opts, module: &Module) -> Result<Self> {
+        let function = opts.invoke.as_deref().unwrap_or(START);
+        let Some(ExternType::Func(ty)) = module.get_export(function) else {
+            let functions = module
+                .exports()
+                .filter(|export| export.ty().func().is_some());
+            let known: Vec<&str> = functions.map(|export| export.name()).collect();
+            bail!(
+                "it exports no function `{function}`: choose one with `--invoke` (it exports {})",
+                match known.is_empty() {
+                    true => "none".to_owned(),
+                    false => known.join(", "),
+                }
+            );
+        };
         // A program gets its arguments from WASI.
-        None => arguments(&[], ty.params()),
-    };
-    let args = args
-        .with_context(|| format!("`{name}`"))
-        .map_err(Failure::Question)?;
-    let mut results = vec![Val::I32(0); ty.results().len()];
-    let initialize = match opts.invoke {
-        Some(_) => instance
-            .get_typed_func::<(), ()>(&mut *store, INITIALIZE)
-            .ok(),
-        None => None,
-    };
-    let called = initialize
-        .map_or(Ok(()), |initialize| initialize.call(&mut *store, ()))
-        .and_then(|()| function.call(&mut *store, &args, &mut results));
-    match called {
-        Ok(()) => Ok(results.iter().map(show).collect()),
-        Err(error) => match error.downcast_ref() {
-            Some(I32Exit(0)) => Ok(Vec::new()),
-            Some(I32Exit(status)) => Err(Failure::No(anyhow!("it exited with status {status}"))),
-            None => Err(Failure::No(from_engine(error))),
-        },
+        let given = match opts.invoke {
+            Some(_) => opts.args.as_slice(),
+            None => &[],
+        };
+        let args = arguments(given, ty.params()).with_context(|| format!("`{function}`"))?;
+        let is_unit = |ty: ExternType| {
+            ty.func()
+                .is_some_and(|ty| ty.params().len() == 0 && ty.results().len() == 0)
+        };
+        Ok(Self {
+            function,
+            args,
+            results: ty.results().len(),
+            initialize: opts.invoke.is_some() && module.get_export(INITIALIZE).is_some_and(is_unit),
+        })
+    }
+
+    /// Makes the call. Nothing that was found in the module can be missing in its instance.
+    fn make(&self, store: &mut Store<WasiP1Ctx>, instance: Instance) -> Result<Vec<String>> {
+        let mut results = vec![Val::I32(0); self.results];
+        let mut call = |name: &str, args: &[Val], results: &mut [Val]| {
+            let function = instance.get_func(&mut *store, name);
+            let function = function.with_context(|| format!("no function `{name}`"))?;
+            match function.call(&mut *store, args, results) {
+                Ok(()) => Ok(()),
+                Err(error) => match error.downcast_ref() {
+                    Some(I32Exit(0)) => Ok(()),
+                    Some(I32Exit(status)) => bail!("it exited with status {status}"),
+                    None => Err(from_engine(error)),
+                },
+            }
+        };
+        if self.initialize {
+            call(INITIALIZE, &[], &mut [])?;
+        }
+        call(self.function, &self.args, &mut results)?;
+        Ok(results.iter().map(show).collect())
     }
 }
 

@@ -51,8 +51,8 @@ pub enum Error {
 
     /// The module imports a memory, which would be one that nobody secured.
     #[error(
-        "the module imports its memory ({module:?} {name:?}), which would not be secured; run \
-         `wasm-prealloc rewrite --memory-import define` on it"
+        "the module imports its memory ({module:?} {name:?}), which would not be secured; link it \
+         with a memory of its own (without `--import-memory`)"
     )]
     ImportedMemory {
         /// The import's module name.

@@ -1,0 +1,2 @@
+;; RUN: run --pages 16 %s
+(module (import "env" "memory" (memory 16 16)) (func (export "_start") unreachable))
