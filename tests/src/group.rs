@@ -10,6 +10,9 @@ use std::time::Duration;
 /// The files of one version of the interface.
 #[derive(Clone, Copy, Debug)]
 struct Files {
+    version: &'static str,
+    /// Where the interface is mounted.
+    mount: &'static str,
     limit: &'static str,
     peak: &'static str,
     /// A file with a line `oom_kill N`.
@@ -17,12 +20,16 @@ struct Files {
 }
 
 const V1: Files = Files {
+    version: "v1",
+    mount: "/sys/fs/cgroup/memory",
     limit: "memory.limit_in_bytes",
     peak: "memory.max_usage_in_bytes",
     events: "memory.oom_control",
 };
 
 const V2: Files = Files {
+    version: "v2",
+    mount: "/sys/fs/cgroup",
     limit: "memory.max",
     peak: "memory.peak",
     events: "memory.events",
@@ -36,6 +43,14 @@ pub struct MemoryGroup {
 }
 
 impl MemoryGroup {
+    /// Makes a group that may use `limit_bytes`; where there can be none, says why as a test that
+    /// is skipped does.
+    pub fn create_or_skip(limit_bytes: u64) -> Option<Self> {
+        Self::create(limit_bytes)
+            .map_err(|why| crate::skipped(&why))
+            .ok()
+    }
+
     /// Makes a group that may use `limit_bytes`.
     ///
     /// # Errors
@@ -69,6 +84,22 @@ impl MemoryGroup {
     /// The file that holds the limit.
     pub fn limit_file(&self) -> PathBuf {
         self.path.join(self.files.limit)
+    }
+
+    /// The version of the interface: `v1` or `v2`.
+    pub fn version(&self) -> &'static str {
+        self.files.version
+    }
+
+    /// Where the interface is mounted.
+    pub fn mount(&self) -> &'static str {
+        self.files.mount
+    }
+
+    /// Shell words that move the shell into the group, to put before a command.
+    pub fn enter(&self) -> String {
+        let procs = self.path.join("cgroup.procs");
+        format!("echo $$ > '{}' &&", procs.display())
     }
 
     /// A command that runs a program in the group: a shell enters it, and becomes the program.
@@ -120,7 +151,7 @@ fn parent() -> Result<(PathBuf, Files), String> {
     // Version 1: below our own group, so that whatever limits us limits the children too.
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = own.lines().find_map(|line| line.split_once(":memory:"));
-    let v1 = Path::new("/sys/fs/cgroup/memory");
+    let v1 = Path::new(V1.mount);
     if let Some((_, path)) = own
         && v1.join(V1.limit).exists()
     {
@@ -129,7 +160,7 @@ fn parent() -> Result<(PathBuf, Files), String> {
         return Ok((if own.is_dir() { own } else { v1.to_owned() }, V1));
     }
     // Version 2: a group that holds processes cannot have groups below it, but the root can.
-    let v2 = Path::new("/sys/fs/cgroup");
+    let v2 = Path::new(V2.mount);
     let delegated = fs::read_to_string(v2.join("cgroup.subtree_control")).unwrap_or_default();
     if delegated.split_whitespace().any(|name| name == "memory") {
         return Ok((v2.to_owned(), V2));

@@ -18,15 +18,13 @@
 //! let mut config = Config::new();
 //! secured.configure(&mut config);
 //! deterministic(&mut config);
-//! let engine = Engine::new(&config).map_err(|error| error.to_string())?;
-//! let module = Module::from_file(&engine, "guest.wasm").map_err(|error| error.to_string())?;
+//! let engine = Engine::new(&config)?;
+//! let module = Module::from_file(&engine, "guest.wasm")?;
 //! let mut store = Store::new(&engine, ());
 //! // Here 4 GiB become resident, or the error says which limit to raise and by how much.
 //! let instance = secured.instantiate(&Linker::new(&engine), &mut store, &module)?;
-//! let start = instance
-//!     .get_typed_func::<(), ()>(&mut store, "_start")
-//!     .map_err(|error| error.to_string())?;
-//! start.call(&mut store, ()).map_err(|error| error.to_string())?;
+//! let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
+//! start.call(&mut store, ())?;
 //! # Ok(())
 //! # }
 //! # #[cfg(not(feature = "wasmtime"))]
@@ -73,3 +71,8 @@ pub use secure::{
 
 #[cfg(feature = "wasmtime")]
 pub use crate::wasmtime::{InstantiateError, SecuredMemory, deterministic};
+
+/// The README's program is compiled with the documentation's tests, so that it stays true.
+#[cfg(all(doctest, feature = "wasmtime"))]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

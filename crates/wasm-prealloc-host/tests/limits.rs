@@ -7,11 +7,10 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use wasm_prealloc_host::{Backing, Requirements, SecuredRegion};
+use wasm_prealloc_tests::{MemoryGroup, skipped};
 
 const PAGES: u64 = 1024;
 const NEEDED_BYTES: u64 = (PAGES << 16) + (PAGES << 16) / 512;
@@ -88,75 +87,16 @@ fn refused(output: &Output) -> String {
     text
 }
 
-/// A memory cgroup below this process's own, removed when dropped.
-struct Group(PathBuf);
-
-impl Group {
-    /// Nothing, with the reason printed, where such a group cannot be made.
-    fn new() -> Option<Group> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap();
-        let own = groups
-            .lines()
-            .filter_map(|line| line.split_once(":memory:"))
-            .map(|(_, path)| path.trim_start_matches('/'))
-            .next();
-        let Some(own) = own else {
-            eprintln!("skipped: no memory cgroup of version 1 to make a group in");
-            return None;
-        };
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("wasm-prealloc-host-{}-{number}", std::process::id());
-        let path = Path::new("/sys/fs/cgroup/memory").join(own).join(name);
-        match std::fs::create_dir(&path) {
-            Ok(()) => Some(Group(path)),
-            Err(error) => {
-                eprintln!("skipped: cannot make {}: {error}", path.display());
-                None
-            }
-        }
-    }
-
-    fn limit(&self, bytes: u64) {
-        std::fs::write(self.limit_file(), bytes.to_string()).unwrap();
-    }
-
-    fn limit_file(&self) -> PathBuf {
-        self.0.join("memory.limit_in_bytes")
-    }
-
-    /// Shell commands that move the shell into the group.
-    fn enter(&self) -> String {
-        format!("echo $$ > '{}/cgroup.procs' &&", self.0.display())
-    }
-
-    fn kills(&self) -> u64 {
-        let text = std::fs::read_to_string(self.0.join("memory.oom_control")).unwrap();
-        text.lines()
-            .find_map(|line| line.strip_prefix("oom_kill "))
-            .map_or(0, |count| count.parse().unwrap())
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        // A child that was waited for can still be on its way out of the group.
-        for _ in 0..100 {
-            if std::fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        eprintln!("left behind: {}", self.0.display());
-    }
-}
-
 /// Limits from where it cannot fit to where it must, in small steps and without a margin.
 fn sweep(backing: &str) {
-    let Some(group) = Group::new() else { return };
+    let Some(group) = MemoryGroup::create_or_skip(NEEDED_BYTES) else {
+        return;
+    };
     let (mut secured, mut refusals) = (0, 0);
     for step in 0..64 {
-        group.limit(NEEDED_BYTES - 4 * MIB + step * (256 << 10));
+        group
+            .set_limit(NEEDED_BYTES - 4 * MIB + step * (256 << 10))
+            .unwrap();
         let output = commit(&group.enter(), PAGES, backing, 0);
         let text = stderr(&output);
         assert_eq!(output.status.signal(), None, "step {step}: {text}");
@@ -172,7 +112,7 @@ fn sweep(backing: &str) {
     }
     println!("{backing}: {secured} secured, {refusals} refused");
     assert!(secured > 0 && refusals > 0);
-    assert_eq!(group.kills(), 0);
+    assert_eq!(group.oom_kills().unwrap(), 0);
 }
 
 #[test]
@@ -187,11 +127,16 @@ fn around_a_cgroup_limit_nobody_is_killed_with_base_pages() {
 
 #[test]
 fn a_linear_memory_in_512_mib_is_refused_by_name() {
-    let Some(group) = Group::new() else { return };
-    group.limit(512 * MIB);
+    let Some(group) = MemoryGroup::create_or_skip(512 * MIB) else {
+        return;
+    };
     for backing in ["auto", "base"] {
         let text = refused(&commit(&group.enter(), 65_536, backing, 32 * MIB));
-        let named = format!("cgroup v1 {}", group.limit_file().display());
+        let named = format!(
+            "cgroup {} {}",
+            group.version(),
+            group.limit_file().display()
+        );
         assert!(text.contains(&named), "{text}");
         assert!(text.contains("limit 536870912 bytes (512 MiB)"), "{text}");
         // 4096 MiB, 8 MiB of page tables and 32 MiB of margin.
@@ -201,20 +146,21 @@ fn a_linear_memory_in_512_mib_is_refused_by_name() {
         );
         assert!(text.contains("raise this limit to at least"), "{text}");
     }
-    assert_eq!(group.kills(), 0);
+    assert_eq!(group.oom_kills().unwrap(), 0);
 }
 
 /// Where the check cannot see the limit, the kernel's own refusal is what is left.
 #[test]
 fn a_cgroup_that_cannot_be_seen_still_refuses_and_nobody_is_killed() {
-    let Some(group) = Group::new() else { return };
-    let hide = "umount -l /sys/fs/cgroup/memory &&";
+    let Some(group) = MemoryGroup::create_or_skip(NEEDED_BYTES) else {
+        return;
+    };
+    let hide = format!("umount -l {} &&", group.mount());
     let probe = Command::new("unshare")
         .args(["-m", "sh", "-c", &format!("{hide} true")])
         .output();
     if !probe.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: cannot hide the memory cgroup's mount from a child");
-        return;
+        return skipped("the memory cgroup's mount cannot be hidden from a child");
     }
     let child = "exec \"$0\" --exact child --nocapture";
     let before = format!(
@@ -222,22 +168,23 @@ fn a_cgroup_that_cannot_be_seen_still_refuses_and_nobody_is_killed() {
         group.enter()
     );
     for step in 0..48 {
-        group.limit(16 * MIB + step * (1000 << 10));
+        group.set_limit(16 * MIB + step * (1000 << 10)).unwrap();
         let output = commit(&before, PAGES, "auto", 0);
         assert_eq!(output.status.signal(), None, "step {step}");
         let text = refused(&output);
         assert!(text.contains("a memory cgroup refused after"), "{text}");
         assert!(text.contains("no limit is visible from here"), "{text}");
     }
-    assert_eq!(group.kills(), 0);
+    assert_eq!(group.oom_kills().unwrap(), 0);
 }
 
 /// Four that start at once where there is room for two: the lock lets the second see what the
 /// first has taken, so that always two succeed and two are told why not.
 #[test]
 fn hosts_that_start_together_do_not_take_the_same_room() {
-    let Some(group) = Group::new() else { return };
-    group.limit(2 * NEEDED_BYTES + 32 * MIB);
+    let Some(group) = MemoryGroup::create_or_skip(2 * NEEDED_BYTES + 32 * MIB) else {
+        return;
+    };
     for round in 0..6 {
         let backing = ["auto", "base"][round % 2];
         let children: Vec<_> = (0..4)
@@ -271,16 +218,18 @@ fn hosts_that_start_together_do_not_take_the_same_room() {
             assert_eq!(child.wait().unwrap().signal(), None);
         }
     }
-    assert_eq!(group.kills(), 0);
+    assert_eq!(group.oom_kills().unwrap(), 0);
 }
 
 #[test]
 fn page_cache_of_the_group_makes_room() {
-    let Some(group) = Group::new() else { return };
+    let Some(group) = MemoryGroup::create_or_skip(NEEDED_BYTES) else {
+        return;
+    };
     // The file system must have page cache, which tmpfs has not: use the build's own directory.
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let file = directory.path().join("cached");
-    group.limit(NEEDED_BYTES + 24 * MIB);
+    group.set_limit(NEEDED_BYTES + 24 * MIB).unwrap();
     let fill = format!(
         "{} dd if=/dev/zero of='{}' bs=1M count=64 2>/dev/null && sync &&",
         group.enter(),

@@ -13,8 +13,8 @@ fn collapse_is_refused_and_memory_is_populated() {
     // SAFETY: the call changes how later page faults are served, and nothing that can be read.
     let result = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
     if result != 0 {
-        eprintln!("skipped: {}", std::io::Error::last_os_error());
-        return;
+        let why = std::io::Error::last_os_error();
+        return wasm_prealloc_tests::skipped(&format!("huge pages cannot be given up: {why}"));
     }
     let mut requirements = Requirements::of_pages(4096);
     requirements.backing = Backing::Auto;
