@@ -189,10 +189,30 @@ fn an_output_that_cannot_be_written_is_named() {
     assert_eq!(names(folder.path()), ["a.wat"]);
 }
 
+/// The limit is the child's own, so this needs no right that an ordinary user has not.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_that_cannot_be_secured_is_refused_before_anything_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = r#"(module (memory 65536 65536) (func (export "_start") unreachable))"#;
+    fs::write(folder.path().join("a.wat"), text).unwrap();
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -v 2000000 && exec \"$0\" run a.wat"])
+        .arg(env!("CARGO_BIN_EXE_wasm-prealloc"))
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert_exit(&output, 1);
+    assert_says(&output, "memory not secured");
+    assert_says(&output, "RLIMIT_AS");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!stderr.contains("unreachable"), "{stderr}");
+}
+
 #[test]
 fn help_shows_examples_and_the_exit_status() {
     let folder = tempfile::tempdir().unwrap();
-    for command in ["rewrite", "verify", "inspect"] {
+    for command in ["rewrite", "verify", "inspect", "run"] {
         let output = run(folder.path(), &[command, "--help"]);
         assert_exit(&output, 0);
         let help = String::from_utf8(output.stdout).unwrap();

@@ -321,3 +321,22 @@ fn emulation_starts_where_it_is_told_to() {
         assert_eq!(report.warnings, []);
     }
 }
+
+#[test]
+fn a_doubled_section_is_malformed_and_not_half_read() {
+    let module = wat::parse_str("(module (memory 65536 65536))").unwrap();
+    let (_, memory) = sections(&module)
+        .into_iter()
+        .find(|(id, _)| *id == 5)
+        .unwrap();
+    let mut doubled = module.clone();
+    doubled.extend_from_slice(&module[memory.start - 2..memory.end]);
+    let mut options = Options::default();
+    options.validate = Validate::Changed;
+    let error = rewrite(&doubled, &options).unwrap_err();
+    let at = module.len() as u64;
+    assert!(
+        matches!(error, Error::Malformed { offset, .. } if offset == at),
+        "{error}"
+    );
+}
