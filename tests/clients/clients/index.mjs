@@ -1,0 +1,8 @@
+// Every client, by toolchain: `{ name, toolchain, work, use }`. `use` drives the package's own API
+// until its heap has grown, and returns what came out of it.
+
+import { emscripten } from "./emscripten.mjs";
+import { others } from "./others.mjs";
+import { rust } from "./rust.mjs";
+
+export const clients = [...rust, ...emscripten, ...others];
