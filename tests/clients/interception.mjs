@@ -77,9 +77,8 @@ class Watched {
  * `modules` compiled, `memories` watched, and `refusals`.
  */
 export function install(rewriting) {
-  const engine = { ...Object.fromEntries(
-    ["Module", "Instance", "Memory", "compile", "instantiate", "validate"].map((name) => [name, WebAssembly[name]]),
-  ) };
+  const { Module, Instance, Memory, Table, compile, instantiate } = WebAssembly;
+  const engine = { Module, Instance, Memory, compile, instantiate };
   const seen = { modules: 0, memories: [], refusals: [] };
 
   const prepare = (source) => {
@@ -99,6 +98,7 @@ export function install(rewriting) {
 
   // Wasm cannot be watched while it runs, so sizes are looked at wherever it is entered or left:
   // growths within one stretch of wasm count once, and the count is a lower bound.
+  const originals = new WeakMap();
   const watchCalls = (functions) => {
     const watched = Object.create(null);
     for (const [name, item] of Object.entries(functions)) {
@@ -114,6 +114,7 @@ export function install(rewriting) {
           look();
         }
       };
+      originals.set(watched[name], item);
     }
     return watched;
   };
@@ -157,6 +158,11 @@ export function install(rewriting) {
     }
     const { module, instance } = await engine.instantiate(prepare(source), watchImports(imports));
     return { module, instance: watchInstance(instance, imports) };
+  };
+  // A table takes functions of wasm only.
+  const setElement = Table.prototype.set;
+  Table.prototype.set = function (index, ...values) {
+    return setElement.call(this, index, ...values.map((value) => originals.get(value) ?? value));
   };
   const body = async (response) => new Uint8Array(await (await response).arrayBuffer());
   WebAssembly.compileStreaming = async (response) => WebAssembly.compile(await body(response));

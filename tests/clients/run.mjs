@@ -60,7 +60,8 @@ let seen;
 function finish(outcome) {
   for (const memory of seen.memories) memory.look();
   const largest = seen.memories.reduce((a, b) => (a && a.after >= b.after ? a : b), undefined);
-  const memory = largest && { before: largest.before, after: largest.after, growths: largest.growths };
+  const growths = seen.memories.reduce((sum, memory) => sum + memory.growths, 0);
+  const memory = largest && { before: largest.before, after: largest.after, growths };
   // What a package makes of a refusal is not interesting, only that there was one.
   const refused = seen.refusals[0];
   const line = {
