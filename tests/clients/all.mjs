@@ -65,7 +65,7 @@ function complaints({ client, original, auto, verdicts }) {
 }
 
 const version = (name) => JSON.parse(readFileSync(here(`node_modules/${name}/package.json`), "utf8")).version;
-const cell = (text) => String(text).replaceAll("|", "\\|").replaceAll("\n", " ");
+const cell = (text) => String(text).replaceAll("|", "\\|");
 
 function table(rows) {
   const head = ["package", "toolchain", "what it did", "pages before", "after", "growths", "`--growth keep`", "`--growth auto`"];
@@ -77,7 +77,7 @@ function table(rows) {
     original.memory?.after ?? "",
     original.memory?.growths ?? "",
     verdicts.keep,
-    client.autoPages === undefined ? verdicts.auto : `${verdicts.auto}, at --pages ${client.autoPages}: ${client.why}`,
+    verdicts.auto,
   ]);
   return [head, head.map(() => "---"), ...lines].map((line) => `| ${line.map(cell).join(" | ")} |`).join("\n");
 }

@@ -14,11 +14,6 @@ export class Refused extends Error {
   name = "Refused";
 }
 
-/** A rewritten module's instance does not have the memory that was asked for. */
-export class NotPinned extends Error {
-  name = "NotPinned";
-}
-
 /**
  * Rewrites a module with the command that a user would type. A package may compile one module many
  * times, so results are kept in `folder`, which must not outlive the command's binary.
@@ -35,7 +30,6 @@ function rewrite(bytes, { binary, growth, pages, folder }) {
   if (error) throw new Error(`cannot run ${binary}: ${error.message}`);
   const said = stderr.toString().trim();
   if (status !== 0) {
-    // Not only thrown: a package may catch what is thrown and try another way.
     throw new Refused(said.split("\n")[0].replace(/^error: (-|<?stdin>?): /, ""));
   }
   const unfinished = `${kept}.${process.pid}`;
@@ -74,12 +68,15 @@ class Watched {
 /**
  * Patches `WebAssembly`. `rewriting` is undefined for the original module, else the command's
  * `{ binary, growth, pages, folder }`. Returns what has been seen so far:
- * `modules` compiled, `memories` watched, and `refusals`.
+ * `modules` compiled, `memories` watched, `refusals` by the rewriter, and memories that are `unpinned`
+ * although their module was rewritten. Packages may catch what is thrown, so these are kept here.
  */
 export function install(rewriting) {
+  // Node's fetch compiles an HTTP parser, which is nobody's package: let it do so before.
+  void globalThis.Response;
   const { Module, Instance, Memory, Table, compile, instantiate } = WebAssembly;
   const engine = { Module, Instance, Memory, compile, instantiate };
-  const seen = { modules: 0, memories: [], refusals: [] };
+  const seen = { modules: 0, memories: [], refusals: [], unpinned: [] };
 
   const prepare = (source) => {
     seen.modules += 1;
@@ -131,7 +128,7 @@ export function install(rewriting) {
         const watched = new Watched(item);
         seen.memories.push(watched);
         if (rewriting !== undefined && watched.before !== rewriting.pages) {
-          throw new NotPinned(`a memory has ${watched.before} pages, not ${rewriting.pages}`);
+          seen.unpinned.push(watched.before);
         }
       }
     }

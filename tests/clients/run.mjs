@@ -17,7 +17,7 @@ import { install } from "./interception.mjs";
 
 const EXIT_FAILED = 1;
 const EXIT_USAGE = 2;
-const ALL_PAGES = 65536;
+const PAGES = 65536;
 
 const [name, mode] = process.argv.slice(2);
 const client = clients.find((candidate) => candidate.name === name);
@@ -54,7 +54,10 @@ function glimpse(value) {
 }
 
 const started = performance.now();
-let seen;
+const rewriting = mode === "original"
+  ? undefined
+  : { binary, growth: mode, pages: PAGES, folder: process.env.WASM_PREALLOC_KEPT ?? mkdtempSync(join(tmpdir(), "clients-")) };
+const seen = install(rewriting);
 
 /** Prints the one line and ends; the exit is not left to timers and workers of the package. */
 function finish(outcome) {
@@ -64,6 +67,7 @@ function finish(outcome) {
   const memory = largest && { before: largest.before, after: largest.after, growths };
   // What a package makes of a refusal is not interesting, only that there was one.
   const refused = seen.refusals[0];
+  if (seen.unpinned.length > 0) outcome = { error: `a rewritten memory has ${seen.unpinned[0]} pages, not ${PAGES}` };
   const line = {
     client: name,
     mode,
@@ -77,15 +81,10 @@ function finish(outcome) {
 }
 
 function fail(error) {
-  const text = error instanceof Error ? `${error.name}: ${error.message}` : String(error);
+  const text = error instanceof Error ? `${error.name}: ${error.message}` : `threw ${String(error)}`;
   finish({ error: text.trim().split("\n")[0].slice(0, 200) || "an error without a message" });
 }
 
-const pages = mode === "auto" ? (client.autoPages ?? ALL_PAGES) : ALL_PAGES;
-const rewriting = mode === "original"
-  ? undefined
-  : { binary, growth: mode, pages, folder: process.env.WASM_PREALLOC_KEPT ?? mkdtempSync(join(tmpdir(), "clients-")) };
-seen = install(rewriting);
 process.on("uncaughtException", fail);
 process.on("unhandledRejection", fail);
 try {

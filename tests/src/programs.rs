@@ -1,5 +1,5 @@
 //! What is under test: the guests, linked as this project links them and as cargo does by itself,
-//! and the indexer host.
+//! the indexer host, and the command.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -51,12 +51,25 @@ impl Guests {
 /// # Errors
 /// Where cargo fails; what it says goes to stderr.
 pub fn indexer() -> Result<PathBuf> {
+    program("--example", "indexer")
+}
+
+/// Builds the `wasm-prealloc` command, where it is not up to date, and gives its path.
+///
+/// # Errors
+/// As [`indexer`].
+pub fn command() -> Result<PathBuf> {
+    program("--bin", "wasm-prealloc")
+}
+
+/// Builds one program of the workspace: `kind` is the flag of cargo's that selects it.
+fn program(kind: &str, name: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // With `--workspace` the engine has the features that every other build here gives it, and is
     // not built twice.
     let mut child = Command::new(cargo)
         .current_dir(repository())
-        .args(["build", "--quiet", "--workspace", "--example", "indexer"])
+        .args(["build", "--quiet", "--workspace", kind, name])
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped())
         .spawn()
@@ -65,15 +78,15 @@ pub fn indexer() -> Result<PathBuf> {
     let mut found = None;
     for message in Message::parse_stream(std::io::BufReader::new(stdout)) {
         if let Message::CompilerArtifact(artifact) = message?
-            && artifact.target.name == "indexer"
+            && artifact.target.name == name
         {
-            found = artifact.executable;
+            // A library of the same name comes without an executable.
+            found = artifact.executable.or(found);
         }
     }
     let status = child.wait()?;
-    ensure!(
-        status.success(),
-        "cargo did not build the indexer ({status})"
-    );
-    Ok(found.context("cargo named no indexer")?.into())
+    ensure!(status.success(), "cargo did not build {name} ({status})");
+    Ok(found
+        .with_context(|| format!("cargo named no {name}"))?
+        .into())
 }

@@ -52,7 +52,7 @@ async function lightningcss() {
   const { default: init, transform } = await import("lightningcss-wasm");
   await init();
   const results = [];
-  for (let size = 100; size <= 1600; size += 50) {
+  for (let size = 100; size <= 1600; size += 100) {
     const next = numbers(size);
     const code = Array.from(
       { length: size },
@@ -115,7 +115,7 @@ async function rollup() {
   const { rollup: bundle } = require("@rollup/wasm-node");
   const { parseAst } = require("@rollup/wasm-node/parseAst");
   const results = [];
-  for (let count = 20; count <= 1200; count += 20) {
+  for (let count = 20; count <= 1200; count += 60) {
     results.push(JSON.stringify(parseAst(javascript(count, count))).length);
   }
   const source = javascript(1000);
@@ -152,7 +152,7 @@ export const rust = [
   { name: "brotli-wasm", toolchain: BINDGEN, work: "100 streams held open, 1 MB there and back", use: brotli },
   { name: "tiktoken", toolchain: BINDGEN, work: "4 encoders of cl100k_base, 160,000 words", use: tiktoken },
   { name: "@resvg/resvg-wasm", toolchain: BINDGEN, work: "100 images held", use: resvg },
-  { name: "@rollup/wasm-node", toolchain: BINDGEN, work: "60 modules parsed, one bundled", use: rollup },
-  { name: "lightningcss-wasm", toolchain: "Rust, N-API", work: "31 style sheets minified", use: lightningcss },
+  { name: "@rollup/wasm-node", toolchain: BINDGEN, work: "20 modules parsed, one bundled", use: rollup },
+  { name: "lightningcss-wasm", toolchain: "Rust, N-API", work: "16 style sheets minified", use: lightningcss },
   { name: "@dprint/typescript", toolchain: "Rust", work: "24 files formatted", use: dprint },
 ];
