@@ -72,7 +72,8 @@ class Watched {
  * although their module was rewritten. Packages may catch what is thrown, so these are kept here.
  */
 export function install(rewriting) {
-  // Node's fetch compiles an HTTP parser, which is nobody's package: let it do so before.
+  // Node's fetch has an HTTP parser in wasm, which is nobody's package: let Node compile it now, and
+  // watch only what was compiled after this.
   void globalThis.Response;
   const { Module, Instance, Memory, Table, compile, instantiate } = WebAssembly;
   const engine = { Module, Instance, Memory, compile, instantiate };
@@ -121,7 +122,14 @@ export function install(rewriting) {
     return Object.fromEntries(Object.entries(imports).map(([module, items]) => [module, watchCalls(items)]));
   };
 
-  const watchInstance = (instance, imports) => {
+  const caught = new WeakSet();
+  const catchModule = (module) => {
+    caught.add(module);
+    return module;
+  };
+
+  const watchInstance = (module, instance, imports) => {
+    if (!caught.has(module)) return instance;
     const importedFrom = Object.values(imports ?? {}).flatMap((items) => Object.values(items));
     for (const item of [...Object.values(instance.exports), ...importedFrom]) {
       if (item instanceof engine.Memory && !seen.memories.some(({ memory }) => memory === item)) {
@@ -142,19 +150,20 @@ export function install(rewriting) {
   };
 
   WebAssembly.Module = new Proxy(engine.Module, {
-    construct: (target, [source], newTarget) => Reflect.construct(target, [prepare(source)], newTarget),
+    construct: (target, [source], newTarget) =>
+      catchModule(Reflect.construct(target, [prepare(source)], newTarget)),
   });
   WebAssembly.Instance = new Proxy(engine.Instance, {
     construct: (target, [module, imports], newTarget) =>
-      watchInstance(Reflect.construct(target, [module, watchImports(imports)], newTarget), imports),
+      watchInstance(module, Reflect.construct(target, [module, watchImports(imports)], newTarget), imports),
   });
-  WebAssembly.compile = async (source) => engine.compile(prepare(source));
+  WebAssembly.compile = async (source) => catchModule(await engine.compile(prepare(source)));
   WebAssembly.instantiate = async (source, imports) => {
-    if (source instanceof engine.Module) {
-      return watchInstance(await engine.instantiate(source, watchImports(imports)), imports);
-    }
-    const { module, instance } = await engine.instantiate(prepare(source), watchImports(imports));
-    return { module, instance: watchInstance(instance, imports) };
+    const given = source instanceof engine.Module;
+    const module = given ? source : await WebAssembly.compile(source);
+    const instance = await engine.instantiate(module, watchImports(imports));
+    watchInstance(module, instance, imports);
+    return given ? instance : { module, instance };
   };
   // A table takes functions of wasm only.
   const setElement = Table.prototype.set;

@@ -46,7 +46,7 @@ async function lua() {
 
 const PYTHON = `
 kept = []
-for i in range(150000):
+for i in range(250000):
     kept.append([i, str(i) + "x", i * 1.5])
 total = sum(len(row[1]) + row[2] for row in kept)
 blobs = [bytes((i * j) & 255 for j in range(2000)) for i in range(200)]
@@ -176,7 +176,7 @@ async function yoga() {
 export const emscripten = [
   { name: "sql.js", toolchain: "Emscripten, C", work: "SQLite: 600 rows of 100 KB", use: sqlite },
   { name: "wasmoon", toolchain: "Emscripten, C", work: "Lua: 1,000,000 tables", use: lua },
-  { name: "@micropython/micropython-webassembly-pyscript", toolchain: "Emscripten, C", work: "Python: 150,000 lists", use: python },
+  { name: "@micropython/micropython-webassembly-pyscript", toolchain: "Emscripten, C", work: "Python: 250,000 lists", use: python },
   { name: "quickjs-emscripten", refused: "it imports its memory", toolchain: "Emscripten, C", work: "JavaScript: 400,000 objects", use: quickjs },
   { name: "mupdf", toolchain: "Emscripten, C", work: "a PDF written, 60 pages drawn and held", use: mupdf },
   { name: "vscode-oniguruma", toolchain: "Emscripten, C", work: "150 scanners and texts held open", use: oniguruma },
