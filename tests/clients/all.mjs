@@ -43,7 +43,7 @@ function runOne(name, mode, kept) {
 
 /** What a mode did, next to the original. */
 function verdict(original, outcome) {
-  if (outcome.refused !== undefined) return `refused: ${outcome.refused}`;
+  if (outcome.refused !== undefined) return `refused: ${outcome.refused.split(" (at offset")[0]}`;
   if (outcome.hangs !== undefined) return `hangs (no result in ${outcome.hangs} s)`;
   if (outcome.error !== undefined) return `fails: ${outcome.error}`;
   if (outcome.digest !== original.digest) return "**wrong result**, without an error";
@@ -89,7 +89,7 @@ function summary(rows) {
   const refused = rows.length - ran.length;
   return (
     `Of ${ran.length} packages that the rewriter takes, ${broken.length} break with \`--growth keep\`, and ` +
-    `${same.length} give the original's result with \`--growth auto\`; ${refused} more ${refused === 1 ? "is" : "are"} refused. ` +
+    `${same.length} give the original's result with \`--growth auto\`. Refused: ${refused}. ` +
     `Node ${process.versions.node} on ${process.platform}-${process.arch}.`
   );
 }

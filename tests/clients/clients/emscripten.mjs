@@ -61,9 +61,11 @@ async function python() {
   return [interpreter.globals.get("answer")];
 }
 
-async function quickjs() {
-  const { newQuickJSWASMModule } = require("quickjs-emscripten");
-  const module = await newQuickJSWASMModule();
+async function quickjs({ pinnedMemory }) {
+  const { newQuickJSWASMModuleFromVariant, newVariant, RELEASE_SYNC } = require("quickjs-emscripten");
+  // It imports its memory, so who pins the module must pin what it is given.
+  const variant = pinnedMemory ? newVariant(RELEASE_SYNC, { wasmMemory: pinnedMemory() }) : RELEASE_SYNC;
+  const module = await newQuickJSWASMModuleFromVariant(variant);
   const context = module.newContext();
   const value = context.unwrapResult(
     context.evalCode(`
