@@ -4,11 +4,11 @@
 //   node run.mjs CLIENT original|keep|auto
 //
 // The rewriter's binary is named by WASM_PREALLOC; rewritten modules are kept in WASM_PREALLOC_KEPT
-// (default: a new temporary folder).
+// (default: a temporary folder).
 // Exit status: 0 the client has a result, 1 it failed or was refused (the line says why), 2 bad usage.
 
 import { createHash } from "node:crypto";
-import { mkdtempSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
@@ -54,9 +54,12 @@ function glimpse(value) {
 }
 
 const started = performance.now();
-const rewriting = mode === "original"
-  ? undefined
-  : { binary, growth: mode, pages: PAGES, folder: process.env.WASM_PREALLOC_KEPT ?? mkdtempSync(join(tmpdir(), "clients-")) };
+let folder = process.env.WASM_PREALLOC_KEPT;
+if (folder === undefined) {
+  folder = mkdtempSync(join(tmpdir(), "wasm-prealloc-clients-"));
+  process.on("exit", () => rmSync(folder, { recursive: true }));
+}
+const rewriting = mode === "original" ? undefined : { binary, growth: mode, pages: PAGES, folder };
 const seen = install(rewriting);
 
 /** Prints the one line and ends; the exit is not left to timers and workers of the package. */
