@@ -52,24 +52,31 @@ pub struct Sites {
     pub grow: usize,
 }
 
-impl Sites {
-    /// Counts the sites of one memory.
-    pub(crate) fn count(bodies: &[Body], memory: u32) -> Self {
-        let mut sites = Self::default();
-        let all = bodies.iter().flat_map(|body| &body.sites);
-        for site in all.filter(|site| site.memory == memory) {
-            match site.kind {
-                SiteKind::Size => sites.size += 1,
-                SiteKind::Grow => sites.grow += 1,
-            }
-        }
-        sites
+/// Byte offsets of the first instructions of their kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FirstSites {
+    pub(crate) size: Option<u64>,
+    pub(crate) grow: Option<u64>,
+}
+
+/// Counts the sites of one memory.
+pub(crate) fn count_sites(bodies: &[Body], memory: u32) -> (Sites, FirstSites) {
+    let (mut sites, mut first) = (Sites::default(), FirstSites::default());
+    let all = bodies.iter().flat_map(|body| &body.sites);
+    for site in all.filter(|site| site.memory == memory) {
+        let (count, offset) = match site.kind {
+            SiteKind::Size => (&mut sites.size, &mut first.size),
+            SiteKind::Grow => (&mut sites.grow, &mut first.grow),
+        };
+        *count += 1;
+        offset.get_or_insert(site.at.start as u64);
     }
+    (sites, first)
 }
 
 /// Every body of the module that holds a site, in order.
 pub(crate) fn growth_sites(map: &Map<'_>) -> Result<Vec<Body>, Error> {
-    let memories = map.memories().count();
+    let memories = map.memories.len();
     let (Some(section), 1..) = (map.section(id::CODE), memories) else {
         return Ok(Vec::new());
     };
@@ -129,23 +136,6 @@ fn decode(body: &FunctionBody<'_>, last: usize) -> wasmparser::Result<Vec<Site>>
         sites.push(Site { kind, memory, at });
     }
     Ok(sites)
-}
-
-/// Whether a body calls in tail position. Such a body must not gain a frame below it.
-pub(crate) fn has_tail_call(wasm: &[u8], body: &Body) -> Result<bool, Error> {
-    let read = || {
-        let body = FunctionBody::new(crate::map::reader(wasm, body.content.clone()));
-        for operator in body.get_operators_reader()? {
-            if let Operator::ReturnCall { .. }
-            | Operator::ReturnCallIndirect { .. }
-            | Operator::ReturnCallRef { .. } = operator?
-            {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    };
-    read().map_err(|error| Error::malformed(&error))
 }
 
 /// Offsets of byte pairs that may be a `memory.size` or `memory.grow`.
