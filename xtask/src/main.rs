@@ -3,6 +3,7 @@
 
 mod bench;
 mod build_wasm;
+mod docs;
 mod memory_test;
 mod test;
 
@@ -36,6 +37,8 @@ enum Chore {
     BuildWasm(build_wasm::Opts),
     /// Compare the rewriter with others, side by side in one run
     Bench(bench::Opts),
+    /// Write docs/cli.md and the examples in docs/json.md anew
+    Docs(docs::Opts),
     /// Run everything that CI runs but format and lints: build-wasm, then all tests
     Test(test::Opts),
     /// Show the cells that the project exists for, before and after, in real memory cgroups
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().chore {
         Chore::BuildWasm(opts) => build_wasm::run(&opts),
         Chore::Bench(opts) => bench::run(&opts),
+        Chore::Docs(opts) => docs::run(&opts),
         Chore::Test(opts) => test::run(&opts),
         Chore::MemoryTest(opts) => memory_test::run(&opts),
     };

@@ -25,8 +25,7 @@ const EXAMPLES: &[&str] = &[
 
 /// Give modules a memory whose minimum equals its maximum, and keep them working
 ///
-/// Each output appears whole or not at all, and is binary, whatever was read. Where one module
-/// fails, the others are rewritten all the same.
+/// Outputs are binary, and appear whole or not at all. If one module fails, the rest are rewritten.
 #[derive(Debug, clap::Args)]
 #[command(after_help = exit::help_with(EXAMPLES))]
 pub(crate) struct Opts {

@@ -18,6 +18,8 @@ const AT_LEAST: Duration = Duration::from_millis(40);
 pub(crate) struct Sample {
     /// Median time to go through the module, behind one untimed time.
     pub(crate) seconds: f64,
+    /// The same in time on the CPU, which leaves out what other programs took of it.
+    pub(crate) cpu_seconds: f64,
     /// Peak of resident memory above that of the process before it read the module.
     pub(crate) peak_bytes: u64,
 }
@@ -52,19 +54,28 @@ pub(crate) fn run(contender: Contender, module: &Path) -> Result<Sample> {
 
     let begin = Instant::now();
     let mut times = Vec::new();
+    let mut cpu_times = Vec::new();
     while times.is_empty() || begin.elapsed() < AT_LEAST {
         if !contender.reuses_its_buffer() {
             made = Vec::new();
         }
-        let start = Instant::now();
+        let (start, cpu_start) = (Instant::now(), cpu_seconds());
         contender.run(std::hint::black_box(&wasm), &mut made)?;
+        cpu_times.push(cpu_seconds() - cpu_start);
         times.push(start.elapsed().as_secs_f64());
         std::hint::black_box(&made);
     }
     Ok(Sample {
         seconds: median(times),
+        cpu_seconds: median(cpu_times),
         peak_bytes,
     })
+}
+
+/// What this process has had of the CPU so far.
+fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// The most memory that a process has had resident so far; `process` is a number or `self`.

@@ -84,12 +84,11 @@ impl Module {
     fn read(name: String, path: PathBuf) -> Result<Self> {
         let wasm = std::fs::read(&path).with_context(|| path.display().to_string())?;
         let inspection = wasm_prealloc::inspect(&wasm).with_context(|| name.clone())?;
-        let memories = &inspection.memories;
         Ok(Self {
             bytes: wasm.len(),
             functions: functions(&wasm)?,
-            grow_sites: memories.iter().map(|memory| memory.sites.grow).sum(),
-            size_sites: memories.iter().map(|memory| memory.sites.size).sum(),
+            grow_sites: inspection.memories().map(|memory| memory.sites.grow).sum(),
+            size_sites: inspection.memories().map(|memory| memory.sites.size).sum(),
             name,
             path,
         })
