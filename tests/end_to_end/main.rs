@@ -7,6 +7,8 @@ mod engine;
 mod growth;
 mod low_memory;
 mod malformed;
+mod offsets;
+mod shapes;
 mod stress;
 
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
 //! Replaces instructions within function bodies, moving as little code as can be.
 //!
 //! Four ways, in this order: in place, where the replacement is as long as what it replaces; in
-//! place, with the missing bytes taken from a number near by that is written longer than it needs
-//! (linkers that keep debug information leave such); by a copy at the end of the code section,
+//! place, with the missing bytes taken from code near by that can be written shorter (see `donor`);
+//! by a copy at the end of the code section,
 //! which the old body, as long as ever, calls; and, where the old body is too short for that call,
 //! in place with everything behind it moving up.
 
@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use wasmparser::{FunctionBody, Operator};
 
+use super::donor::{Donor, donors};
 use super::report::CodeOffsets;
 use super::splice::Span;
 use crate::error::Error;
@@ -26,9 +27,6 @@ mod opcode {
     pub(super) const RETURN_CALL: u8 = 0x12;
     pub(super) const LOCAL_GET: u8 = 0x20;
     pub(super) const GLOBAL_GET: u8 = 0x23;
-    pub(super) const GLOBAL_SET: u8 = 0x24;
-    pub(super) const FIRST_LOAD: u8 = 0x28;
-    pub(super) const LAST_STORE: u8 = 0x3e;
 }
 
 /// What stands in place of a memory's instructions; `None`: they stay.
@@ -142,14 +140,14 @@ impl Patcher<'_, '_> {
         Ok(())
     }
 
-    /// Shorter forms of numbers in a body, each as near as can be to a replacement that is longer
-    /// than what it replaces and making up for it; `None` where there are not enough of them.
+    /// Shorter forms of code in a body, each as near as can be to a replacement that is longer than
+    /// what it replaces and making up for it; `None` where there are not enough of them.
     fn donations(
         &self,
         body: &Body,
         edits: &[Replacement],
     ) -> Result<Option<Vec<Replacement>>, Error> {
-        let mut donors = self.donors(body)?;
+        let mut donors = donors(self.map.wasm, body)?;
         let mut donations = Vec::new();
         for (at, with) in edits {
             let missing = with.len() - at.len();
@@ -157,8 +155,8 @@ impl Patcher<'_, '_> {
                 continue;
             }
             let able = donors.iter().enumerate();
-            let able = able.filter(|(_, donor)| donor.spare >= missing);
-            let distance = |donor: &Donor| donor.number.start.abs_diff(at.end);
+            let able = able.filter(|(_, donor)| donor.spare() >= missing);
+            let distance = |donor: &Donor| donor.at().start.abs_diff(at.end);
             let Some((nearest, _)) = able.min_by_key(|(_, donor)| distance(donor)) else {
                 return Ok(None);
             };
@@ -166,34 +164,6 @@ impl Patcher<'_, '_> {
             donations.push(donor.shortened(self.map.wasm, missing));
         }
         Ok(Some(donations))
-    }
-
-    /// The numbers in a body that are written longer than they need.
-    fn donors(&self, body: &Body) -> Result<Vec<Donor>, Error> {
-        let wasm = self.map.wasm;
-        let read = || {
-            let mut donors = Vec::new();
-            let content = FunctionBody::new(reader(wasm, body.content.clone()));
-            let mut operators = content.get_operators_reader()?;
-            while !operators.eof() {
-                let start = operators.original_position() as usize;
-                operators.read()?;
-                let end = operators.original_position() as usize;
-                let ends_in_unsigned = matches!(
-                    wasm[start],
-                    opcode::CALL
-                        | opcode::RETURN_CALL
-                        | opcode::GLOBAL_GET
-                        | opcode::GLOBAL_SET
-                        | opcode::FIRST_LOAD..=opcode::LAST_STORE
-                );
-                if ends_in_unsigned {
-                    donors.extend(Donor::at_end_of(wasm, start + 1..end));
-                }
-            }
-            Ok(donors)
-        };
-        read().map_err(|error| Error::malformed(&error))
     }
 
     /// A body of the same length that calls the next function to be added with its own
@@ -228,42 +198,6 @@ impl Patcher<'_, '_> {
         bytes.resize(room - 1, opcode::NOP);
         bytes.push(opcode::END);
         Ok(Some((ty, bytes)))
-    }
-}
-
-/// An unsigned LEB128 that is longer than it needs to be.
-#[derive(Clone, Debug)]
-struct Donor {
-    number: Range<usize>,
-    /// How many bytes it can be shorter.
-    spare: usize,
-}
-
-impl Donor {
-    /// The number that ends where a range does, if it has bytes to spare. The range holds nothing
-    /// but unsigned numbers.
-    fn at_end_of(wasm: &[u8], range: Range<usize>) -> Option<Self> {
-        const CONTINUED: u8 = 0x80;
-        let bytes = &wasm[range.clone()];
-        let (_, before) = bytes.split_last()?;
-        let start = before.iter().rposition(|byte| byte & CONTINUED == 0);
-        let number = range.start + start.map_or(0, |last_of_other| last_of_other + 1)..range.end;
-        // Every group of seven zero bits at the end but the first group can go.
-        let groups = wasm[number.clone()].iter().rev();
-        let zero = groups.take_while(|byte| *byte & !CONTINUED == 0).count();
-        let spare = zero.min(number.len() - 1);
-        (spare > 0).then_some(Self { number, spare })
-    }
-
-    /// The number, `by` bytes shorter.
-    fn shortened(&self, wasm: &[u8], by: usize) -> Replacement {
-        const CONTINUED: u8 = 0x80;
-        let kept = self.number.end - by;
-        let mut bytes = wasm[self.number.start..kept].to_vec();
-        if let Some(last) = bytes.last_mut() {
-            *last &= !CONTINUED;
-        }
-        (self.number.clone(), bytes)
     }
 }
 

@@ -6,6 +6,7 @@ mod assemble;
 mod body;
 mod commit;
 mod component;
+mod donor;
 mod growth;
 mod names;
 mod options;
