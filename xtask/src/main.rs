@@ -1,7 +1,9 @@
 //! This repository's own chores, one file each. This one reads the command line, prints errors with
 //! their causes, and chooses the exit code; what a user of the crates would want is in the crates.
 
+mod bench;
 mod build_wasm;
+mod docs;
 mod memory_test;
 mod test;
 
@@ -33,6 +35,10 @@ struct Cli {
 enum Chore {
     /// Build the guests in wasm-modules/ with fixed memory
     BuildWasm(build_wasm::Opts),
+    /// Compare the rewriter with others, side by side in one run
+    Bench(bench::Opts),
+    /// Write docs/cli.md and the examples in docs/json.md anew
+    Docs(docs::Opts),
     /// Run everything that CI runs but format and lints: build-wasm, then all tests
     Test(test::Opts),
     /// Show the cells that the project exists for, before and after, in real memory cgroups
@@ -42,6 +48,8 @@ enum Chore {
 fn main() -> ExitCode {
     let result = match Cli::parse().chore {
         Chore::BuildWasm(opts) => build_wasm::run(&opts),
+        Chore::Bench(opts) => bench::run(&opts),
+        Chore::Docs(opts) => docs::run(&opts),
         Chore::Test(opts) => test::run(&opts),
         Chore::MemoryTest(opts) => memory_test::run(&opts),
     };

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
+/// What the names of temporary files begin with.
+const TEMPORARY_PREFIX: &str = ".wasm-prealloc-";
+
 /// An output file that is complete on disk, under a temporary name beside its own. Dropped before
 /// it is published, it leaves nothing behind.
 #[derive(Debug)]
@@ -23,6 +26,8 @@ impl StagedFile {
     pub fn write(path: impl Into<PathBuf>, content: &[u8]) -> io::Result<Self> {
         let path = path.into();
         let mut builder = tempfile::Builder::new();
+        // Whoever finds one behind a process that was killed can tell whose it is.
+        builder.prefix(TEMPORARY_PREFIX);
         // A temporary file is for its owner alone; this one is to be like any other new file. The
         // umask still takes away what it takes away from those.
         #[cfg(unix)]

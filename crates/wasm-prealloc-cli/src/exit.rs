@@ -24,3 +24,21 @@ pub(crate) fn help_with(examples: &[&str]) -> String {
     let examples = examples.join("\n  ");
     format!("Examples:\n  {examples}\n\n{HELP}")
 }
+
+/// Whether an error is that the reader of our output has gone, as `head` does.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// What came of telling. A reader that has gone is nobody to complain to, and the exit status is
+/// still there to tell of what was done.
+pub(crate) fn unless_unheard(told: anyhow::Result<()>) -> anyhow::Result<()> {
+    match told {
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        told => told,
+    }
+}

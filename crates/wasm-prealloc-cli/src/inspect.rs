@@ -8,9 +8,11 @@ use wasm_prealloc::{
     Inspection, MemoryInspection, ModuleInspection, Sites, WASM_PAGE_SIZE, inspect,
 };
 
-use crate::exit;
-use crate::io::{Input, limits, print_json};
+use crate::folder::{self, Item};
+use crate::io::{Inputs, limits, print_json};
+use crate::json::{Document, Failure};
 use crate::rewrite::handling;
+use crate::{batch, exit};
 
 const EXAMPLES: &[&str] = &[
     "wasm-prealloc inspect plugin.wasm",
@@ -21,52 +23,50 @@ const EXAMPLES: &[&str] = &[
 #[derive(Debug, clap::Args)]
 #[command(after_help = exit::help_with(EXAMPLES))]
 pub(crate) struct Opts {
-    /// Modules, text or binary; `-` is stdin
-    #[arg(required = true, value_name = "INPUT", value_parser = Input::parse)]
-    inputs: Vec<Input>,
-
-    /// Print what is found as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    inputs: Inputs,
 }
 
-/// What was found in one input.
+/// What was found in one input, as `--json` tells it too.
 #[derive(Debug, Serialize)]
 struct Finding {
     input: String,
     inspection: Option<Inspection>,
-    error: Option<String>,
+    error: Option<Failure>,
 }
 
 pub(crate) fn run(opts: &Opts) -> Result<u8> {
-    let mut codes = Vec::new();
-    let mut findings = Vec::new();
-    for input in &opts.inputs {
-        let inspection = input
+    let inputs = &opts.inputs;
+    let items = folder::items(&inputs.inputs)?;
+    let work = |_: usize, item: &Item| {
+        let inspection = item
             .read()
-            .and_then(|module| inspect(&module.wasm).with_context(|| input.name()));
-        codes.push(match &inspection {
-            Ok(inspection) => {
-                if !opts.json {
-                    print(&mut io::stdout().lock(), &input.name(), inspection)?;
-                }
-                exit::DONE
-            }
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                exit::BAD_QUESTION
-            }
-        });
-        findings.push(Finding {
-            input: input.name(),
-            error: inspection.as_ref().err().map(|error| format!("{error:#}")),
+            .and_then(|module| inspect(&module.wasm).with_context(|| item.input.name()));
+        Finding {
+            input: item.input.name(),
+            error: inspection.as_ref().err().map(Failure::new),
             inspection: inspection.ok(),
-        });
+        }
+    };
+    let tell = |finding: &Finding| {
+        if let Some(failure) = &finding.error {
+            failure.print();
+        }
+        if let (Some(inspection), false, false) = (&finding.inspection, inputs.json, inputs.quiet) {
+            print(&mut io::stdout().lock(), &finding.input, inspection)?;
+        }
+        Ok(())
+    };
+    let (findings, told) = batch::run(inputs, &items, work, tell);
+    let code = exit::worst(findings.iter().map(|finding| match finding.error {
+        None => exit::DONE,
+        Some(_) => exit::BAD_QUESTION,
+    }));
+    exit::unless_unheard(told)?;
+    if inputs.json {
+        exit::unless_unheard(print_json(&Document::new("inspect", code, &findings)))?;
     }
-    if opts.json {
-        print_json(&serde_json::json!({ "modules": findings }))?;
-    }
-    Ok(exit::worst(codes))
+    Ok(code)
 }
 
 fn print(out: &mut impl Write, input: &str, inspection: &Inspection) -> io::Result<()> {

@@ -1,14 +1,40 @@
-//! Input and output as all subcommands share them: `-`, text modules, whole outputs or none.
+//! Input and output as all subcommands share them: the flags, `-`, text and gzip, whole outputs or
+//! none. Which files a folder holds is decided in `folder`.
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use wasm_prealloc_build::StagedFile;
 
 /// The path that means stdin or stdout.
 const STANDARD_STREAM: &str = "-";
+
+/// What a compressed input may unpack to, in bytes. The largest module seen anywhere has a fifth
+/// of it; a file made to exhaust a machine's memory unpacks to thousands of times its size.
+const MAX_UNPACKED: u64 = 256 << 20;
+
+/// The flags of every command that takes many modules.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Inputs {
+    /// Modules: binary, text or gzip; folders stand for all *.wasm and *.wat below; `-` is stdin
+    #[arg(required = true, value_name = "INPUT", value_parser = Input::parse)]
+    pub(crate) inputs: Vec<Input>,
+
+    /// Go through this many modules at once [default: one a core]
+    #[arg(short, long, value_name = "N")]
+    pub(crate) jobs: Option<NonZero<usize>>,
+
+    /// Print only what is wrong
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+
+    /// Print one JSON document, as docs/json.md describes it
+    #[arg(long)]
+    pub(crate) json: bool,
+}
 
 /// A module as it was given.
 #[derive(Clone, Debug)]
@@ -20,6 +46,10 @@ impl Input {
     /// For clap: any path, or `-`.
     pub(crate) fn parse(path: &str) -> Result<Self, std::convert::Infallible> {
         Ok(Self { path: path.into() })
+    }
+
+    pub(crate) fn file(path: PathBuf) -> Self {
+        Self { path }
     }
 
     pub(crate) fn is_stdin(&self) -> bool {
@@ -39,24 +69,27 @@ impl Input {
         }
     }
 
-    /// Reads a module. Text is converted to binary, and everything else is given as it is.
+    /// Reads a module. Text is converted to binary, gzip is unpacked, and everything else is given
+    /// as it is.
     pub(crate) fn read(&self) -> Result<Module> {
-        let bytes = self.read_bytes().with_context(|| self.name())?;
+        let mut bytes = self.read_bytes().with_context(|| self.name())?;
+        let mut form = Form::Binary;
+        if is_gzip(&bytes) {
+            bytes = unpack(&bytes).with_context(|| self.name())?;
+            form = Form::Gzip;
+        }
         if !is_text(&bytes) {
-            return Ok(Module {
-                wasm: bytes,
-                was_text: false,
-            });
+            return Ok(Module { wasm: bytes, form });
         }
         let text = String::from_utf8(bytes).with_context(|| self.name())?;
         let wasm = wat::parse_str(&text).map_err(|mut error| {
             error.set_path(self.name());
             error
         })?;
-        Ok(Module {
-            wasm,
-            was_text: true,
-        })
+        if form == Form::Binary {
+            form = Form::Text;
+        }
+        Ok(Module { wasm, form })
     }
 
     fn read_bytes(&self) -> io::Result<Vec<u8>> {
@@ -75,8 +108,37 @@ impl Input {
 #[derive(Debug)]
 pub(crate) struct Module {
     pub(crate) wasm: Vec<u8>,
-    /// Whether the bytes were made from the text format.
-    pub(crate) was_text: bool,
+    pub(crate) form: Form,
+}
+
+/// What the bytes were made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// They are what was read.
+    Binary,
+    Text,
+    /// Something compressed.
+    Gzip,
+}
+
+fn is_gzip(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0x1f, 0x8b])
+}
+
+fn unpack(packed: &[u8]) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // One byte more than may be there shows that there is more.
+    flate2::read::MultiGzDecoder::new(packed)
+        .take(MAX_UNPACKED + 1)
+        .read_to_end(&mut bytes)
+        .context("it is gzip, and cannot be unpacked")?;
+    if bytes.len() as u64 > MAX_UNPACKED {
+        bail!(
+            "it is gzip, and unpacks to more than {} MiB: if it is to be trusted, unpack it first",
+            MAX_UNPACKED >> 20
+        );
+    }
+    Ok(bytes)
 }
 
 /// Whether bytes are the text format: it begins with a form or a comment, behind white space.
@@ -100,6 +162,14 @@ impl Output {
         }
     }
 
+    /// The output's path; `None` for stdout.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Stdout => None,
+            Self::File(path) => Some(path),
+        }
+    }
+
     /// How messages call it.
     pub(crate) fn name(&self) -> String {
         match self {
@@ -117,7 +187,11 @@ impl Output {
             }
             // A device or a pipe takes what is written to it, and has no place to be renamed to.
             Self::File(path) if is_special(path) => fs::write(path, wasm),
-            Self::File(path) => StagedFile::write(path.clone(), wasm).and_then(StagedFile::publish),
+            // A link goes on leading to where it led: what it leads to is replaced.
+            Self::File(path) => {
+                let path = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+                StagedFile::write(path, wasm).and_then(StagedFile::publish)
+            }
         };
         written.with_context(|| format!("writing {}", self.name()))
     }

@@ -1,9 +1,13 @@
 //! The `wasm-prealloc` command. This file reads the command line, prints errors with their causes
 //! and sets the exit code; each subcommand has a file of its own, and the logic is in the crates.
 
+mod batch;
+mod destination;
 mod exit;
+mod folder;
 mod inspect;
 mod io;
+mod json;
 mod rewrite;
 mod run;
 mod verify;
@@ -37,19 +41,10 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(code) => ExitCode::from(code),
-        Err(error) if is_broken_pipe(&error) => ExitCode::from(exit::DONE),
+        Err(error) if exit::is_broken_pipe(&error) => ExitCode::from(exit::DONE),
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::from(exit::BAD_QUESTION)
         }
     }
-}
-
-/// Whether the reader of our output has gone, as `head` does: nobody is left to tell.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-    })
 }

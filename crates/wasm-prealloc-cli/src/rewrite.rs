@@ -2,30 +2,35 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 use wasm_prealloc::{
-    EmulateFrom, Growth, GrowthHandling, MAX_PAGES, Memory, Options, Report, Validate, rewrite,
+    CodeOffsets, EmulateFrom, Growth, GrowthHandling, MAX_PAGES, Memory, MemoryImportPolicy,
+    MemoryReport, Options, Report, Validate, Warning, rewrite,
 };
 
-use crate::exit;
-use crate::io::{Input, Output, limits, print_json, size};
+use crate::destination::{Destination, real};
+use crate::folder::{self, Item};
+use crate::io::{Form, Inputs, Output, limits, print_json, size};
+use crate::json::{Document, Failure, Told};
+use crate::{batch, exit};
 
 const EXAMPLES: &[&str] = &[
     "wasm-prealloc rewrite plugin.wasm -o plugin.pinned.wasm",
     "wasm-prealloc rewrite --in-place target/wasm/*.wasm",
+    "wasm-prealloc rewrite plugins/ --out-dir pinned/ --json",
     "wasm-prealloc rewrite - -o - < plugin.wasm > plugin.pinned.wasm",
 ];
 
 /// Give modules a memory whose minimum equals its maximum, and keep them working
+///
+/// Outputs are binary, and appear whole or not at all. If one module fails, the rest are rewritten.
 #[derive(Debug, clap::Args)]
 #[command(after_help = exit::help_with(EXAMPLES))]
 pub(crate) struct Opts {
-    /// Modules, text or binary; `-` is stdin
-    #[arg(required = true, value_name = "INPUT", value_parser = Input::parse)]
-    inputs: Vec<Input>,
+    #[command(flatten)]
+    inputs: Inputs,
 
     #[command(flatten)]
     destination: Destination,
@@ -42,149 +47,153 @@ pub(crate) struct Opts {
     #[arg(long, value_name = "WHERE", default_value_t)]
     emulate_from: EmulateFrom,
 
+    /// What becomes of imported memories: refuse (those that the module grows), keep or define
+    #[arg(long, value_name = "POLICY", default_value_t)]
+    memory_import: MemoryImportPolicy,
+
+    /// Also export a function NAME that touches every page of the memory, contents kept
+    #[arg(long, value_name = "NAME")]
+    export_commit: Option<String>,
+
     /// What is validated before anything is written: full or changed
     #[arg(long, value_name = "WHAT", default_value_t)]
     validate: Validate,
-
-    /// Print the report as JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
-struct Destination {
-    /// Write the one module to FILE; `-` is stdout
-    #[arg(short, long, value_name = "FILE")]
-    output: Option<PathBuf>,
-
-    /// Write each module to DIR, under its own name
-    #[arg(long, value_name = "DIR")]
-    out_dir: Option<PathBuf>,
-
-    /// Write each module back to where it was read
-    #[arg(long)]
-    in_place: bool,
 }
 
 /// What was done with one input.
-#[derive(Debug, Serialize)]
 struct Outcome {
     input: String,
-    output: Option<String>,
-    report: Option<Report>,
-    error: Option<String>,
+    output: Output,
+    result: Result<Report, Failure>,
 }
 
 pub(crate) fn run(opts: &Opts) -> Result<u8> {
-    let outputs = destinations(opts)?;
+    let inputs = &opts.inputs;
+    let items = folder::items(&inputs.inputs)?;
+    let outputs = opts.destination.outputs(&items)?;
     let to_stdout = outputs.contains(&Output::Stdout);
-    if to_stdout && opts.json {
+    if to_stdout && inputs.json {
         bail!("`--json` prints to stdout, and so does `-o -`: write the module to a file");
     }
     let mut options = Options::default();
     options.pages = opts.pages;
     options.growth = opts.growth;
     options.emulate_from = opts.emulate_from;
+    options.memory_import = opts.memory_import;
+    options.export_commit.clone_from(&opts.export_commit);
     options.validate = opts.validate;
 
-    let mut codes = Vec::new();
-    let mut outcomes = Vec::new();
-    for (input, output) in opts.inputs.iter().zip(&outputs) {
-        let (code, outcome) = match rewrite_one(input, output, &options) {
+    let work = |index: usize, item: &Item| {
+        let output = &outputs[index];
+        let result = rewrite_one(item, output, opts, &options);
+        Outcome {
+            input: item.input.name(),
+            output: output.clone(),
+            result: result.map_err(|error| Failure::new(&error)),
+        }
+    };
+    let tell = |outcome: &Outcome| {
+        match &outcome.result {
+            Err(failure) => failure.print(),
+            Ok(_) if inputs.json => {}
             Ok(report) => {
-                let text = describe(input, output, &report);
-                match (opts.json, to_stdout) {
-                    (true, _) => {}
-                    (false, true) => eprint!("{text}"),
-                    (false, false) => write!(std::io::stdout(), "{text}")?,
+                let text = match inputs.quiet {
+                    true => describe_warnings(&outcome.input, report),
+                    false => describe(&outcome.input, &outcome.output, report),
+                };
+                match to_stdout || inputs.quiet {
+                    true => write!(std::io::stderr(), "{text}")?,
+                    false => write!(std::io::stdout(), "{text}")?,
                 }
-                (exit::DONE, Ok(report))
             }
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                (exit::BAD_QUESTION, Err(error))
-            }
-        };
-        codes.push(code);
-        outcomes.push(Outcome {
-            input: input.name(),
-            output: outcome.is_ok().then(|| output.name()),
-            error: outcome.as_ref().err().map(|error| format!("{error:#}")),
-            report: outcome.ok(),
-        });
+        }
+        Ok(())
+    };
+    let (outcomes, told) = batch::run(inputs, &items, work, tell);
+    let code = exit::worst(outcomes.iter().map(|outcome| match outcome.result {
+        Ok(_) => exit::DONE,
+        Err(_) => exit::BAD_QUESTION,
+    }));
+    exit::unless_unheard(told)?;
+    if inputs.json {
+        let modules: Vec<_> = outcomes.iter().map(OutcomeJson::new).collect();
+        exit::unless_unheard(print_json(&Document::new("rewrite", code, &modules)))?;
     }
-    if opts.json {
-        print_json(&serde_json::json!({ "modules": outcomes }))?;
-    }
-    Ok(exit::worst(codes))
+    Ok(code)
 }
 
-/// Where each input goes. Refuses, before anything is read, what would lose a module.
-fn destinations(opts: &Opts) -> Result<Vec<Output>> {
-    let Destination {
-        output, out_dir, ..
-    } = &opts.destination;
-    if let Some(output) = output {
-        if opts.inputs.len() > 1 {
-            bail!("`-o` takes one input: use `--out-dir` or `--in-place` for several");
-        }
-        return Ok(vec![Output::from_path(output)]);
-    }
-    let mut outputs: Vec<Output> = Vec::new();
-    for input in &opts.inputs {
-        let flag = match out_dir {
-            Some(_) => "--out-dir",
-            None => "--in-place",
-        };
-        let path = input
-            .path()
-            .with_context(|| format!("stdin has no name for `{flag}`: use `-o`"))?;
-        let output = match out_dir {
-            None => path.to_owned(),
-            Some(dir) => {
-                let name = path
-                    .file_name()
-                    .with_context(|| format!("{} names no file", path.display()))?;
-                // What is written is binary, whatever was read.
-                dir.join(name).with_extension("wasm")
-            }
-        };
-        let output = Output::File(output);
-        if outputs.contains(&output) {
-            bail!("two inputs would both be written to {}", output.name());
-        }
-        outputs.push(output);
-    }
-    if let Some(dir) = out_dir {
-        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    }
-    Ok(outputs)
-}
-
-fn rewrite_one(input: &Input, output: &Output, options: &Options) -> Result<Report> {
-    let module = input.read()?;
-    if module.was_text
-        && input
-            .path()
-            .is_some_and(|path| *output == Output::from_path(path))
+fn rewrite_one(item: &Item, output: &Output, opts: &Opts, options: &Options) -> Result<Report> {
+    let module = item.read()?;
+    let what = match module.form {
+        Form::Binary => None,
+        Form::Text => Some("text"),
+        Form::Gzip => Some("gzip"),
+    };
+    let own = item.input.path().map(real);
+    if let (Some(what), Some(own)) = (what, own)
+        && output.path().map(real) == Some(own)
     {
-        bail!(
-            "{}: it is text, and a rewritten module is binary: use `-o` or `--out-dir`",
-            input.name()
-        );
+        return Err(anyhow!(
+            "{}: it is {what}, and a rewritten module is binary: use `-o` or `--out-dir`",
+            item.input.name()
+        ));
     }
-    let rewritten = rewrite(&module.wasm, options).with_context(|| input.name())?;
+    let rewritten = rewrite(&module.wasm, options).with_context(|| item.input.name())?;
+    opts.destination.prepare(output)?;
     output.write(&rewritten.wasm)?;
     Ok(rewritten.report)
 }
 
-fn describe(input: &Input, output: &Output, report: &Report) -> String {
+/// An outcome as `--json` tells it.
+#[derive(Serialize)]
+struct OutcomeJson<'a> {
+    input: &'a str,
+    output: Option<String>,
+    report: Option<ReportJson<'a>>,
+    error: Option<&'a Failure>,
+}
+
+#[derive(Serialize)]
+struct ReportJson<'a> {
+    bytes_before: usize,
+    bytes_after: usize,
+    memories: &'a [MemoryReport],
+    code_offsets: &'a [CodeOffsets],
+    warnings: Vec<Told<&'a Warning>>,
+}
+
+impl<'a> OutcomeJson<'a> {
+    fn new(outcome: &'a Outcome) -> Self {
+        let report = outcome.result.as_ref().ok();
+        Self {
+            input: &outcome.input,
+            output: report.map(|_| outcome.output.name()),
+            report: report.map(|report| ReportJson {
+                bytes_before: report.bytes_before,
+                bytes_after: report.bytes_after,
+                memories: &report.memories,
+                code_offsets: &report.code_offsets,
+                warnings: report.warnings.iter().map(Told::new).collect(),
+            }),
+            error: outcome.result.as_ref().err(),
+        }
+    }
+}
+
+/// What is said of a module where nobody wants to hear but of what may be wrong.
+fn describe_warnings(input: &str, report: &Report) -> String {
+    let mut text = String::new();
+    for warning in &report.warnings {
+        let _ = writeln!(text, "{input}: warning: {warning}");
+    }
+    text
+}
+
+fn describe(input: &str, output: &Output, report: &Report) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{} -> {} ({} -> {} bytes)",
-        input.name(),
+        "{input} -> {} ({} -> {} bytes)",
         output.name(),
         report.bytes_before,
         report.bytes_after

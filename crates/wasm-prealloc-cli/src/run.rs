@@ -9,8 +9,8 @@ use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_sync};
 
-use crate::exit;
 use crate::io::{Input, print_json};
+use crate::{exit, json};
 
 const EXAMPLES: &[&str] = &[
     "wasm-prealloc run program.wasm one two",
@@ -21,6 +21,10 @@ const EXAMPLES: &[&str] = &[
 const START: &str = "_start";
 /// The function that a library wants to be called first.
 const INITIALIZE: &str = "_initialize";
+
+const NOT_PINNED: &str = "not-pinned";
+const NOT_SECURED: &str = "not-secured";
+const TRAPPED: &str = "trapped";
 
 /// Run a module in memory that is committed before any of it runs
 ///
@@ -58,13 +62,16 @@ pub(crate) struct Opts {
     args: Vec<String>,
 }
 
-/// How a run ended.
+/// How a run ended, as `--json` tells it.
 #[derive(Debug, Serialize)]
 struct Outcome {
+    schema: u32,
+    command: &'static str,
+    exit: u8,
     module: String,
     secured: Option<SecuredReport>,
     results: Vec<String>,
-    error: Option<String>,
+    error: Option<json::Failure>,
 }
 
 #[derive(Debug, Serialize)]
@@ -86,8 +93,9 @@ impl From<Secured> for SecuredReport {
 
 /// Why there is no result, by whose fault it is.
 enum Failure {
-    /// The memory was not verified or not secured, or the module trapped.
-    No(anyhow::Error),
+    /// The memory was not verified or not secured, or the module trapped: which of them `--json`
+    /// says by this name.
+    No(&'static str, anyhow::Error),
     /// The module cannot be run at all, or not that way.
     Question(anyhow::Error),
 }
@@ -96,24 +104,34 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
     let secured = SecuredMemory::new(Requirements::of_pages(opts.pages));
     let ran = execute(opts, &secured);
     let mut outcome = Outcome {
+        schema: json::SCHEMA,
+        command: "run",
+        exit: exit::DONE,
         module: opts.module.name(),
         secured: secured.last().map(SecuredReport::from),
         results: Vec::new(),
         error: None,
     };
-    let (code, error) = match ran {
+    let (code, failure) = match ran {
         Ok(results) => {
             outcome.results = results;
             (exit::DONE, None)
         }
-        Err(Failure::No(error)) => (exit::NO, Some(error)),
-        Err(Failure::Question(error)) => (exit::BAD_QUESTION, Some(error)),
+        Err(Failure::No(kind, error)) => {
+            let error = error.context(opts.module.name());
+            let failure = json::Failure::of_kind(kind, format!("{error:#}"));
+            (exit::NO, Some(failure))
+        }
+        Err(Failure::Question(error)) => {
+            let failure = json::Failure::new(&error.context(opts.module.name()));
+            (exit::BAD_QUESTION, Some(failure))
+        }
     };
-    if let Some(error) = error {
-        let error = format!("{}: {error:#}", opts.module.name());
-        eprintln!("error: {error}");
-        outcome.error = Some(error);
+    outcome.exit = code;
+    if let Some(failure) = &failure {
+        failure.print();
     }
+    outcome.error = failure;
     if opts.json {
         print_json(&outcome)?;
     } else {
@@ -129,7 +147,9 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
 fn execute(opts: &Opts, secured: &SecuredMemory) -> Result<Vec<String>, Failure> {
     let wasm = opts.module.read().map_err(Failure::Question)?.wasm;
     verify(&wasm, opts.pages).map_err(|error| match error {
-        VerifyError::NotPinned(_) => Failure::No(error.into()),
+        VerifyError::NotPinned(_) => Failure::No(NOT_PINNED, error.into()),
+        // The cause itself, so that what it is called and where it is can be told.
+        VerifyError::Unreadable(error) => Failure::Question(error.into()),
         _ => Failure::Question(error.into()),
     })?;
     let mut config = Config::new();
@@ -139,7 +159,7 @@ fn execute(opts: &Opts, secured: &SecuredMemory) -> Result<Vec<String>, Failure>
     let module = Module::new(&engine, &wasm).map_err(question)?;
     secured
         .verify(&module)
-        .map_err(|error| Failure::No(error.into()))?;
+        .map_err(|error| Failure::No(NOT_PINNED, error.into()))?;
     let mut linker: Linker<WasiP1Ctx> = Linker::new(&engine);
     add_to_linker_sync(&mut linker, |wasi| wasi).map_err(question)?;
     // What can be found wrong with the question is found before 4 GiB are committed for it.
@@ -155,18 +175,19 @@ fn execute(opts: &Opts, secured: &SecuredMemory) -> Result<Vec<String>, Failure>
         .arg(opts.module.name())
         .args(&opts.args);
     let mut store = Store::new(&engine, wasi.build_p1());
-    let instance = secured
-        .instantiate(&linker, &mut store, &module)
-        .map_err(|error| {
-            Failure::No(match error {
-                InstantiateError::Engine(error) => from_engine(error),
-                refusal => refusal.into(),
-            })
-        })?;
+    let instance =
+        secured
+            .instantiate(&linker, &mut store, &module)
+            .map_err(|error| match error {
+                InstantiateError::Engine(error) => Failure::No(TRAPPED, from_engine(error)),
+                refusal => Failure::No(NOT_SECURED, refusal.into()),
+            })?;
     if let (false, Some(done)) = (opts.quiet, secured.last()) {
         eprintln!("secured: {done}");
     }
-    called.make(&mut store, instance).map_err(Failure::No)
+    called
+        .make(&mut store, instance)
+        .map_err(|error| Failure::No(TRAPPED, error))
 }
 
 /// The call that the command line asks for.

@@ -2,12 +2,14 @@
 
 use std::io::Write as _;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
-use wasm_prealloc::{MAX_PAGES, Memory, VerifyError, Violations, verify, verify_deep};
+use wasm_prealloc::{MAX_PAGES, Memory, VerifyError, Violation, verify, verify_deep};
 
-use crate::exit;
-use crate::io::{Input, limits, print_json};
+use crate::folder::{self, Item};
+use crate::io::{Inputs, limits, print_json};
+use crate::json::{Document, Failure, Told};
+use crate::{batch, exit};
 
 const EXAMPLES: &[&str] = &[
     "wasm-prealloc verify target/wasm/*.wasm",
@@ -18,9 +20,8 @@ const EXAMPLES: &[&str] = &[
 #[derive(Debug, clap::Args)]
 #[command(after_help = exit::help_with(EXAMPLES))]
 pub(crate) struct Opts {
-    /// Modules, text or binary; `-` is stdin
-    #[arg(required = true, value_name = "INPUT", value_parser = Input::parse)]
-    inputs: Vec<Input>,
+    #[command(flatten)]
+    inputs: Inputs,
 
     /// The size expected of every memory, in 64 KiB pages
     #[arg(long, value_name = "N", default_value_t = MAX_PAGES)]
@@ -29,53 +30,52 @@ pub(crate) struct Opts {
     /// Also report growth instructions that can only fail
     #[arg(long)]
     deep: bool,
-
-    /// Print the answers as JSON
-    #[arg(long)]
-    json: bool,
 }
 
-/// The answer for one input.
+/// The answer for one input, as `--json` tells it too.
 #[derive(Debug, Serialize)]
 struct Answer {
     input: String,
     verified: bool,
+    /// All of them where the module is verified.
     memories: Vec<Memory>,
-    violations: Option<Violations>,
-    error: Option<String>,
+    violations: Vec<Told<Violation>>,
+    error: Option<Failure>,
 }
 
 pub(crate) fn run(opts: &Opts) -> Result<u8> {
-    let mut codes = Vec::new();
-    let mut answers = Vec::new();
-    for input in &opts.inputs {
-        let answer = verify_one(input, opts);
-        codes.push(match &answer {
-            Answer { error: Some(_), .. } => exit::BAD_QUESTION,
-            Answer { verified: true, .. } => exit::DONE,
-            Answer { .. } => exit::NO,
-        });
-        if let Some(error) = &answer.error {
-            eprintln!("error: {error}");
-        } else if !opts.json {
-            print(&answer)?;
+    let inputs = &opts.inputs;
+    let items = folder::items(&inputs.inputs)?;
+    let work = |_: usize, item: &Item| verify_one(item, opts);
+    let tell = |answer: &Answer| {
+        match &answer.error {
+            Some(failure) => failure.print(),
+            None if inputs.json => {}
+            None => print(answer, inputs.quiet)?,
         }
-        answers.push(answer);
+        Ok(())
+    };
+    let (answers, told) = batch::run(inputs, &items, work, tell);
+    let code = exit::worst(answers.iter().map(|answer| match answer {
+        Answer { error: Some(_), .. } => exit::BAD_QUESTION,
+        Answer { verified: true, .. } => exit::DONE,
+        Answer { .. } => exit::NO,
+    }));
+    exit::unless_unheard(told)?;
+    if inputs.json {
+        exit::unless_unheard(print_json(&Document::new("verify", code, &answers)))?;
     }
-    if opts.json {
-        print_json(&serde_json::json!({ "modules": answers }))?;
-    }
-    Ok(exit::worst(codes))
+    Ok(code)
 }
 
-fn verify_one(input: &Input, opts: &Opts) -> Answer {
+fn verify_one(item: &Item, opts: &Opts) -> Answer {
     let judge = if opts.deep { verify_deep } else { verify };
-    let result = input.read().map(|module| judge(&module.wasm, opts.pages));
+    let result = item.read().map(|module| judge(&module.wasm, opts.pages));
     let mut answer = Answer {
-        input: input.name(),
+        input: item.input.name(),
         verified: false,
         memories: Vec::new(),
-        violations: None,
+        violations: Vec::new(),
         error: None,
     };
     match result {
@@ -83,23 +83,31 @@ fn verify_one(input: &Input, opts: &Opts) -> Answer {
             answer.verified = true;
             answer.memories = memories;
         }
-        Ok(Err(VerifyError::NotPinned(violations))) => answer.violations = Some(violations),
-        Ok(Err(error)) => {
-            let named = Err::<(), _>(error).with_context(|| input.name());
-            answer.error = named.err().map(|error| format!("{error:#}"));
+        Ok(Err(VerifyError::NotPinned(violations))) => {
+            answer.violations = violations.iter().cloned().map(Told::new).collect();
         }
-        Err(error) => answer.error = Some(format!("{error:#}")),
+        // The cause itself, so that what it is called and where it is can be told.
+        Ok(Err(VerifyError::Unreadable(error))) => {
+            let error = anyhow::Error::new(error).context(item.input.name());
+            answer.error = Some(Failure::new(&error));
+        }
+        Ok(Err(error)) => {
+            let error = anyhow::Error::new(error).context(item.input.name());
+            answer.error = Some(Failure::new(&error));
+        }
+        Err(error) => answer.error = Some(Failure::new(&error)),
     }
     answer
 }
 
-fn print(answer: &Answer) -> std::io::Result<()> {
+fn print(answer: &Answer, quiet: bool) -> std::io::Result<()> {
     let mut stdout = std::io::stdout().lock();
     let input = &answer.input;
-    for violation in answer.violations.iter().flat_map(|v| v.iter()) {
-        writeln!(stdout, "{input}: {violation}")?;
+    for violation in &answer.violations {
+        writeln!(stdout, "{input}: {}", violation.message)?;
     }
     match (answer.verified, answer.memories.as_slice()) {
+        _ if quiet => Ok(()),
         (false, _) => Ok(()),
         (true, []) => writeln!(stdout, "{input}: verified, no memory"),
         (true, memories) => {

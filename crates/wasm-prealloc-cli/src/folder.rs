@@ -1,0 +1,106 @@
+//! Which modules the inputs of a command line come to: files and stdin stand for themselves, a
+//! folder for the modules below it.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::io::{Input, Module};
+
+/// What files below a folder are called that are taken for modules.
+const EXTENSIONS: [&str; 2] = ["wasm", "wat"];
+
+/// One module to go through.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) input: Input,
+    /// Its place below the folder that was given, or its own name.
+    pub(crate) relative: PathBuf,
+    /// Why there is nothing to read: the folder cannot be listed, or holds no module.
+    pub(crate) refusal: Option<String>,
+}
+
+impl Item {
+    /// Reads the module, or gives the reason why there is none.
+    pub(crate) fn read(&self) -> Result<Module> {
+        match &self.refusal {
+            Some(refusal) => Err(anyhow!("{refusal}")),
+            None => self.input.read(),
+        }
+    }
+}
+
+/// Every module that is meant, in the order of the command line; those of a folder are sorted.
+pub(crate) fn items(inputs: &[Input]) -> Result<Vec<Item>> {
+    if inputs.iter().filter(|input| input.is_stdin()).count() > 1 {
+        bail!("`-` is given twice, and stdin can be read only once");
+    }
+    Ok(inputs.iter().flat_map(items_of).collect())
+}
+
+fn items_of(input: &Input) -> Vec<Item> {
+    let item = |input: Input, relative: &Path| Item {
+        input,
+        relative: relative.to_owned(),
+        refusal: None,
+    };
+    let Some(path) = input.path() else {
+        return vec![item(input.clone(), Path::new(""))];
+    };
+    if !path.is_dir() {
+        let name = path.file_name().map(Path::new).unwrap_or(path);
+        return vec![item(input.clone(), name)];
+    }
+    let mut found = Vec::new();
+    let walked = walk(path, &mut HashSet::new(), &mut found);
+    let refusal = match walked {
+        Err(error) => format!("{error:#}"),
+        Ok(()) if found.is_empty() => format!(
+            "{}: this folder has no *.wasm and no *.wat, nor has any below it",
+            path.display()
+        ),
+        Ok(()) => {
+            found.sort();
+            let items = found.iter().map(|file| {
+                let relative = file.strip_prefix(path).unwrap_or(file);
+                item(Input::file(file.clone()), relative)
+            });
+            return items.collect();
+        }
+    };
+    vec![Item {
+        input: input.clone(),
+        relative: PathBuf::new(),
+        refusal: Some(refusal),
+    }]
+}
+
+/// Collects the modules below a folder. A folder that was seen is not entered again, so that links
+/// that lead in a circle end.
+fn walk(folder: &Path, seen: &mut HashSet<PathBuf>, found: &mut Vec<PathBuf>) -> Result<()> {
+    let real = fs::canonicalize(folder).with_context(|| folder.display().to_string())?;
+    if !seen.insert(real) {
+        return Ok(());
+    }
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        paths.push(entry.with_context(|| folder.display().to_string())?.path());
+    }
+    // Which of two ways to one folder is taken must not depend on the order of a listing.
+    paths.sort();
+    for path in paths {
+        if path.is_dir() {
+            walk(&path, seen, found)?;
+        } else if is_module(&path) {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn is_module(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known))
+}

@@ -1,0 +1,109 @@
+//! What `--json` prints, as `docs/json.md` describes it. Fields stand in the order in which they
+//! are declared; one that does not apply is null, and never missing.
+
+use std::fmt::Display;
+
+use serde::Serialize;
+use wasm_prealloc::Error;
+
+/// Changes when a field goes away or comes to mean something else; new fields may come any time.
+pub(crate) const SCHEMA: u32 = 1;
+
+/// What a command that takes many modules says.
+#[derive(Debug, Serialize)]
+pub(crate) struct Document<'a, M> {
+    schema: u32,
+    command: &'static str,
+    exit: u8,
+    modules: &'a [M],
+}
+
+impl<'a, M: Serialize> Document<'a, M> {
+    pub(crate) fn new(command: &'static str, exit: u8, modules: &'a [M]) -> Self {
+        Self {
+            schema: SCHEMA,
+            command,
+            exit,
+            modules,
+        }
+    }
+}
+
+/// Something with its fields, and the sentence that people are told.
+#[derive(Debug, Serialize)]
+pub(crate) struct Told<T> {
+    #[serde(flatten)]
+    what: T,
+    pub(crate) message: String,
+}
+
+impl<T: Display> Told<T> {
+    pub(crate) fn new(what: T) -> Self {
+        let message = what.to_string();
+        Self { what, message }
+    }
+}
+
+/// Why there is no result.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Failure {
+    kind: &'static str,
+    /// Byte offset in the input, where one is to blame.
+    offset: Option<u64>,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(error: &anyhow::Error) -> Self {
+        let library = error.chain().find_map(|cause| cause.downcast_ref());
+        let (kind, offset) = match library {
+            Some(error) => kind_of(error),
+            None if error.chain().any(|cause| cause.is::<std::io::Error>()) => ("io", None),
+            None if error.chain().any(|cause| cause.is::<wat::Error>()) => ("text", None),
+            None => ("refused", None),
+        };
+        Self {
+            kind,
+            offset,
+            message: format!("{error:#}"),
+        }
+    }
+
+    /// Tells people.
+    pub(crate) fn print(&self) {
+        eprintln!("error: {}", self.message);
+    }
+
+    /// A failure that this command knows better than its causes tell.
+    pub(crate) fn of_kind(kind: &'static str, message: String) -> Self {
+        Self {
+            kind,
+            offset: None,
+            message,
+        }
+    }
+}
+
+/// The name of a library's error, and the place in the input.
+fn kind_of(error: &Error) -> (&'static str, Option<u64>) {
+    match error {
+        Error::NotWasm { .. } => ("not-wasm", None),
+        Error::Malformed { offset, .. } => ("malformed", Some(*offset)),
+        Error::Invalid { offset, .. } => ("invalid", Some(*offset)),
+        // The offset is one in the output, which nobody has.
+        Error::OutputInvalid { .. } => ("output-invalid", None),
+        Error::Unsupported { offset, .. } => ("unsupported", Some(*offset)),
+        Error::PagesOutOfRange { .. } => ("pages-out-of-range", None),
+        Error::MinimumExceedsTarget { offset, .. } => ("minimum-exceeds-target", Some(*offset)),
+        Error::NoNaturalMinimum { .. } => ("no-natural-minimum", None),
+        Error::ImportedMemoryGrows { offset, .. } => ("imported-memory-grows", Some(*offset)),
+        Error::ComponentSharesMemory { offset, .. } => ("component-shares-memory", Some(*offset)),
+        Error::SharedMemoryGrows { offset, .. } => ("shared-memory-grows", Some(*offset)),
+        Error::ExportExists { .. } => ("export-exists", None),
+        Error::NoHeapBase => ("no-heap-base", None),
+        Error::StartAboveCap { .. } => ("start-above-cap", None),
+        Error::StartBelowData { .. } => ("start-below-data", None),
+        // The library may come to know more errors than this command has names for.
+        _ => ("refused", None),
+    }
+}

@@ -1,0 +1,4 @@
+;; RUN: rewrite %s -o %t --export-commit commit
+(module
+  (memory 1)
+  (func (export "commit")))

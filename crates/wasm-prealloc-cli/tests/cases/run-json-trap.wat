@@ -1,0 +1,2 @@
+;; RUN: run --json %s
+(module (func (export "_start") unreachable))

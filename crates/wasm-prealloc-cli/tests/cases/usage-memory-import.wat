@@ -1,0 +1,2 @@
+;; RUN: rewrite %s -o %t --memory-import drop
+(module (memory 1))

@@ -1,0 +1,2 @@
+;; RUN: verify %s %s --quiet --pages 3
+(module (memory 3 3))

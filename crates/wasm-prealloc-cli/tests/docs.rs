@@ -1,0 +1,95 @@
+//! Holds `docs/cli.md` and `docs/json.md` against what the command prints. With `BLESS=1`, as
+//! `cargo xtask docs` runs it, it writes what is printed into them.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const SUBCOMMANDS: [&str; 4] = ["rewrite", "verify", "inspect", "run"];
+
+fn doc(name: &str) -> PathBuf {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    docs.join(name)
+}
+
+fn run(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_wasm-prealloc"))
+        .args(args)
+        .current_dir(folder)
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn hold(name: &str, expected: &str) {
+    let path = doc(name);
+    if std::env::var_os("BLESS").is_some() {
+        return fs::write(&path, expected).unwrap();
+    }
+    let is = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        is == expected,
+        "docs/{name} is stale: `cargo xtask docs` writes it anew. It should be:\n{expected}"
+    );
+}
+
+#[test]
+fn the_command_line_is_documented_as_its_help_has_it() {
+    let help = |args: &[&str]| {
+        let output = run(Path::new("."), args);
+        assert!(output.status.success());
+        let help = String::from_utf8(output.stdout).unwrap();
+        let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+        lines.join("\n")
+    };
+    let mut text = String::from(
+        "# The command line\n\nWritten by `cargo xtask docs` from `--help`; do not edit. What \
+         `--json` prints is in [json.md](json.md).\n",
+    );
+    let mut section = |title: &str, help: &str| {
+        write!(text, "\n## {title}\n\n```text\n{}\n```\n", help.trim_end()).unwrap();
+    };
+    section("wasm-prealloc", &help(&["--help"]));
+    for command in SUBCOMMANDS {
+        let title = format!("wasm-prealloc {command}");
+        section(&title, &help(&[command, "--help"]));
+    }
+    hold("cli.md", &text);
+}
+
+/// In `docs/json.md`, a fenced block that begins with `;; NAME.wat` is a file. One that begins
+/// with `$ wasm-prealloc` is a command line, and the block behind it what that prints.
+#[test]
+fn the_documented_json_is_what_is_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = fs::read_to_string(doc("json.md")).unwrap();
+    let mut expected = String::new();
+    let mut printed = None;
+    let mut ran = 0;
+    for (i, block) in text.split("```").enumerate() {
+        let fenced = i % 2 == 1;
+        let mut block = block.to_owned();
+        if fenced {
+            let (language, content) = block.split_once('\n').unwrap();
+            if let Some(output) = printed.take() {
+                assert_eq!(language, "json", "a command is followed by what it prints");
+                block = format!("json\n{output}");
+            } else if let Some(line) = content.strip_prefix("$ wasm-prealloc ") {
+                let args: Vec<&str> = line.split_whitespace().collect();
+                let output = run(folder.path(), &args);
+                printed = Some(String::from_utf8(output.stdout).unwrap());
+                ran += 1;
+            } else if let Some(name) = content.strip_prefix(";; ") {
+                let name = name.lines().next().unwrap();
+                fs::write(folder.path().join(name), content).unwrap();
+            }
+        }
+        let separator = if i == 0 { "" } else { "```" };
+        write!(expected, "{separator}{block}").unwrap();
+    }
+    assert!(ran >= SUBCOMMANDS.len(), "the examples were not found");
+    hold("json.md", &expected);
+}

@@ -1,0 +1,106 @@
+//! The modules that are measured: real ones out of npm packages, and this repository's guests.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use wasm_prealloc_build::Linking;
+use wasm_prealloc_tests::{Guests, repository, skipped};
+
+/// Where the packages' modules lie below `node_modules`, smallest first.
+const PACKAGES: &[(&str, &str)] = &[
+    ("argon2-browser", "dist/argon2.wasm"),
+    ("@rollup/wasm-node", "dist/wasm-node/bindings_wasm_bg.wasm"),
+    ("sql.js", "dist/sql-wasm.wasm"),
+    ("@resvg/resvg-wasm", "index_bg.wasm"),
+    ("tesseract.js-core", "tesseract-core-simd.wasm"),
+    ("pyodide", "pyodide.asm.wasm"),
+    ("mupdf", "dist/mupdf-wasm.wasm"),
+    ("esbuild-wasm", "esbuild.wasm"),
+    ("lightningcss-wasm", "lightningcss_node.wasm"),
+    ("@swc/wasm", "wasm_bg.wasm"),
+    (
+        "@myriaddreamin/typst-ts-web-compiler",
+        "pkg/typst_ts_web_compiler_bg.wasm",
+    ),
+    ("@ffmpeg/core", "dist/umd/ffmpeg-core.wasm"),
+    ("@biomejs/wasm-nodejs", "biome_wasm_bg.wasm"),
+];
+
+/// A module, and what tables say of it.
+#[derive(Debug)]
+pub(crate) struct Module {
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: usize,
+    pub(crate) functions: u32,
+    pub(crate) grow_sites: usize,
+    pub(crate) size_sites: usize,
+}
+
+/// Every module that there is here. Says visibly what is not.
+pub(crate) fn modules() -> Result<Vec<Module>> {
+    let guests = Guests::build(Linking::Natural)?;
+    let mut modules = vec![
+        Module::read("minimal (guest)".into(), guests.minimal)?,
+        Module::read("memory-stress (guest)".into(), guests.memory_stress)?,
+    ];
+    let folder = repository().join("tests/corpus");
+    if let Err(why) = install(&folder) {
+        skipped(&format!("the modules of npm packages: {why:#}"));
+        return Ok(modules);
+    }
+    for (package, module) in PACKAGES {
+        let path = folder.join("node_modules").join(package).join(module);
+        modules.push(Module::read((*package).to_owned(), path)?);
+    }
+    Ok(modules)
+}
+
+/// Fetches the packages as the lock file pins them, where they are not there. None of their
+/// scripts is run.
+fn install(folder: &Path) -> Result<()> {
+    let lock = std::fs::read(folder.join("package-lock.json"))?;
+    // npm says nothing of what it installed from which lock file, so this does.
+    let stamp = folder.join("node_modules/.installed-from");
+    if std::fs::read(&stamp).is_ok_and(|from| from == lock) {
+        return Ok(());
+    }
+    eprintln!("fetching the modules of {} npm packages", PACKAGES.len());
+    let output = Command::new("npm")
+        .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
+        .current_dir(folder)
+        .output()
+        .context("npm cannot be started")?;
+    anyhow::ensure!(
+        output.status.success(),
+        "npm ci failed: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(std::fs::write(stamp, lock)?)
+}
+
+impl Module {
+    fn read(name: String, path: PathBuf) -> Result<Self> {
+        let wasm = std::fs::read(&path).with_context(|| path.display().to_string())?;
+        let inspection = wasm_prealloc::inspect(&wasm).with_context(|| name.clone())?;
+        Ok(Self {
+            bytes: wasm.len(),
+            functions: functions(&wasm)?,
+            grow_sites: inspection.memories().map(|memory| memory.sites.grow).sum(),
+            size_sites: inspection.memories().map(|memory| memory.sites.size).sum(),
+            name,
+            path,
+        })
+    }
+}
+
+/// How many functions a module defines.
+fn functions(wasm: &[u8]) -> Result<u32> {
+    for payload in wasmparser::Parser::new(0).parse_all(wasm) {
+        if let wasmparser::Payload::CodeSectionStart { count, .. } = payload? {
+            return Ok(count);
+        }
+    }
+    Ok(0)
+}
