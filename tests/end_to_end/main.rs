@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod cells;
+mod clients;
 mod engine;
 mod growth;
 mod low_memory;

@@ -1,5 +1,5 @@
 //! What is under test: the guests, linked as this project links them and as cargo does by itself,
-//! and the indexer host.
+//! the indexer host, and the command.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -79,6 +79,16 @@ pub fn indexer() -> Result<PathBuf> {
     artifact(command, "indexer", |artifact| artifact.executable)
 }
 
+/// Builds the `wasm-prealloc` command, where it is not up to date, and gives its path.
+///
+/// # Errors
+/// As [`indexer`].
+pub fn command() -> Result<PathBuf> {
+    let mut command = cargo();
+    command.args(["build", "--quiet", "--workspace", "--bin", "wasm-prealloc"]);
+    artifact(command, "wasm-prealloc", |artifact| artifact.executable)
+}
+
 fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(repository());
@@ -102,7 +112,8 @@ fn artifact<File: Into<PathBuf>>(
         if let Message::CompilerArtifact(artifact) = message?
             && artifact.target.name == target
         {
-            found = file(artifact);
+            // A library of the same name may come without such a file.
+            found = file(artifact).or(found);
         }
     }
     let status = child.wait()?;
