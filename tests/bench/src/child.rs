@@ -89,8 +89,11 @@ pub(crate) fn peak_bytes(process: &str) -> Result<u64> {
     Ok(kib * 1024)
 }
 
-/// The middle of some numbers; 0 of none.
+/// The middle of some numbers, or the mean of the two in the middle; 0 of none.
 pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_by(f64::total_cmp);
-    numbers.get(numbers.len() / 2).copied().unwrap_or(0.0)
+    let Some(last) = numbers.len().checked_sub(1) else {
+        return 0.0;
+    };
+    f64::midpoint(numbers[last / 2], numbers[last.div_ceil(2)])
 }
