@@ -36,6 +36,7 @@ mod map;
 mod provenance;
 mod rewrite;
 mod scan;
+mod skip;
 mod types;
 mod verify;
 

@@ -2,7 +2,7 @@
 //!
 //! `memory.size` and `memory.grow` are one byte each, followed by a memory index. A search for
 //! such byte pairs, which compilers turn into vector instructions, clears almost all bodies;
-//! only those that hold a pair are decoded, and only up to the last one.
+//! only those that hold a pair are stepped through, and only up to the last one.
 
 use std::ops::Range;
 
@@ -10,6 +10,7 @@ use wasmparser::{BinaryReader, FunctionBody, VisitOperator, VisitSimdOperator};
 
 use crate::error::Error;
 use crate::map::{Map, id, to_range};
+use crate::skip;
 
 const MEMORY_SIZE: u8 = 0x3f;
 const MEMORY_GROW: u8 = 0x40;
@@ -108,7 +109,7 @@ fn scan(
             candidate = candidates.next();
         }
         let Some(last) = last else { continue };
-        let sites = decode(&FunctionBody::new(body), last)?;
+        let sites = sites_of(wasm, &FunctionBody::new(body), last)?;
         if !sites.is_empty() {
             bodies.push(Body {
                 defined,
@@ -119,6 +120,41 @@ fn scan(
         }
     }
     Ok(bodies)
+}
+
+/// The sites of a body, up to the last place that can be one.
+fn sites_of(wasm: &[u8], body: &FunctionBody<'_>, last: usize) -> wasmparser::Result<Vec<Site>> {
+    let start = body.get_binary_reader_for_operators()?.original_position() as usize;
+    let end = body.range().end as usize;
+    match step(&wasm[..end], start, last) {
+        Some(sites) => Ok(sites),
+        None => decode(body, last),
+    }
+}
+
+/// As [`decode`], by stepping over instructions; `None` where there is one that cannot be.
+fn step(wasm: &[u8], start: usize, last: usize) -> Option<Vec<Site>> {
+    let mut sites = Vec::new();
+    let mut at = start;
+    while at <= last && at < wasm.len() {
+        let next = skip::instruction(wasm, at)?;
+        let kind = match wasm[at] {
+            MEMORY_SIZE => Some(SiteKind::Size),
+            MEMORY_GROW => Some(SiteKind::Grow),
+            _ => None,
+        };
+        if let Some(kind) = kind {
+            let memory = BinaryReader::new(&wasm[at + 1..next], 0).read_var_u32();
+            let memory = memory.ok()?;
+            sites.push(Site {
+                kind,
+                memory,
+                at: at..next,
+            });
+        }
+        at = next;
+    }
+    Some(sites)
 }
 
 /// Decodes a body up to the last place that can be a site.
@@ -188,7 +224,7 @@ struct Candidates<'a> {
 
 impl<'a> Candidates<'a> {
     /// Bytes looked at together.
-    const BLOCK: usize = 64;
+    const BLOCK: usize = 256;
 
     fn new(wasm: &'a [u8], from: usize, memories: usize) -> Self {
         Self {

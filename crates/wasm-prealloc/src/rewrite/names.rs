@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use wasmparser::{BinaryReader, NameMap};
+use wasmparser::BinaryReader;
 
 use super::splice::Span;
 use crate::leb128::leb128;
@@ -120,13 +120,22 @@ fn append_names(
     names: &[(u32, String)],
 ) -> Option<Span> {
     let first = names.first()?.0;
-    for naming in NameMap::new(reader.clone()).ok()? {
-        if naming.ok()?.index >= first {
-            return None;
-        }
-    }
     let count = reader.read_var_u32().ok()?;
     let field = range.start..reader.original_position() as usize;
+    // Indices ascend, and the names themselves are none of our business: a map can hold many.
+    let mut next = 0;
+    for _ in 0..count {
+        let index = reader.read_var_u32().ok()?;
+        let length = reader.read_var_u32().ok()?;
+        reader.read_bytes(length as usize).ok()?;
+        if index < next || index >= first {
+            return None;
+        }
+        next = index + 1;
+    }
+    if !reader.eof() {
+        return None;
+    }
     let sum = u64::from(count) + names.len() as u64;
     let mut span = Span::new(range);
     span.replace(field.clone(), leb128(sum, field.len()));

@@ -1,0 +1,196 @@
+//! Steps over instructions without decoding them, for bodies that only might hold a site.
+//!
+//! It knows the common instructions by the shape of what follows their opcode; at any other it
+//! gives up, and the caller decodes the body with the parser instead. It validates nothing.
+
+/// The offset behind the instruction at an offset, or `None` where the instruction is not known or
+/// the bytes end within it.
+pub(crate) fn instruction(wasm: &[u8], at: usize) -> Option<usize> {
+    let next = at + 1;
+    let end = match *wasm.get(at)? {
+        // unreachable, nop; else; end; return; drop, select; comparisons and arithmetic; ref.is_null
+        0x00 | 0x01 | 0x05 | 0x0b | 0x0f | 0x1a | 0x1b | 0x45..=0xc4 | 0xd1 => next,
+        // block, loop, if: with a type of one number, but not one of two parts
+        0x02..=0x04 => match *wasm.get(next)? {
+            0x63 | 0x64 => return None,
+            _ => number(wasm, next)?,
+        },
+        // throw; br, br_if; call, return_call; locals, globals, tables; memory.size and .grow;
+        // i32.const, i64.const; ref.func
+        0x08 | 0x0c | 0x0d | 0x10 | 0x12 | 0x20..=0x26 | 0x3f..=0x42 | 0xd2 => number(wasm, next)?,
+        // call_indirect, return_call_indirect
+        0x11 | 0x13 => numbers(wasm, next, 2)?,
+        // br_table: a count, that many labels, and the default
+        0x0e => {
+            let (count, labels) = small_number(wasm, next)?;
+            numbers(wasm, labels, count.checked_add(1)?)?
+        }
+        // loads and stores
+        0x28..=0x3e => memory_argument(wasm, next)?,
+        // f32.const, f64.const
+        0x43 => next + 4,
+        0x44 => next + 8,
+        0xfc => {
+            let (operation, operands) = small_number(wasm, next)?;
+            match operation {
+                // saturating conversions
+                0..=7 => operands,
+                // data.drop, memory.fill; elem.drop, table.grow, table.size, table.fill
+                9 | 11 | 13 | 15..=17 => number(wasm, operands)?,
+                // memory.init, memory.copy, table.init, table.copy
+                8 | 10 | 12 | 14 => numbers(wasm, operands, 2)?,
+                _ => return None,
+            }
+        }
+        0xfd => {
+            let (operation, operands) = small_number(wasm, next)?;
+            match operation {
+                // loads and stores of vectors
+                0..=11 | 92 | 93 => memory_argument(wasm, operands)?,
+                // v128.const, i8x16.shuffle
+                12 | 13 => operands + 16,
+                // lanes
+                21..=34 => operands + 1,
+                84..=91 => memory_argument(wasm, operands)? + 1,
+                // arithmetic, relaxed too
+                14..=20 | 35..=83 | 94..=275 => operands,
+                _ => return None,
+            }
+        }
+        _ => return None,
+    };
+    (end <= wasm.len()).then_some(end)
+}
+
+/// The offset behind a LEB128.
+fn number(wasm: &[u8], at: usize) -> Option<usize> {
+    const LONGEST: usize = 10;
+    let groups = wasm.get(at..)?.iter().take(LONGEST);
+    let last = groups.take_while(|group| **group >= 0x80).count();
+    (last < LONGEST).then_some(at + last + 1)
+}
+
+fn numbers(wasm: &[u8], mut at: usize, count: usize) -> Option<usize> {
+    for _ in 0..count {
+        at = number(wasm, at)?;
+        // A count that lies would go on for ever.
+        if at > wasm.len() {
+            return None;
+        }
+    }
+    Some(at)
+}
+
+/// A LEB128 of at most three groups, with the offset behind it.
+fn small_number(wasm: &[u8], at: usize) -> Option<(usize, usize)> {
+    let mut value = 0;
+    for (position, group) in wasm.get(at..)?.iter().take(3).enumerate() {
+        value |= usize::from(group & 0x7f) << (7 * position);
+        if *group < 0x80 {
+            return Some((value, at + position + 1));
+        }
+    }
+    None
+}
+
+/// The offset behind an alignment and an offset. Flags that announce more are not known.
+fn memory_argument(wasm: &[u8], at: usize) -> Option<usize> {
+    match *wasm.get(at)? {
+        0..0x40 => number(wasm, at + 1),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmparser::{Parser, Payload};
+
+    use super::*;
+
+    /// Every instruction that it steps over ends where the parser says; what it does not know is
+    /// what this test says that it does not know.
+    #[test]
+    fn steps_end_where_the_parser_says() {
+        let text = r#"(module
+            (type $t (func (param i32) (result i32)))
+            (memory 1) (table 5 funcref) (tag $e) (global $g (mut i32) (i32.const 0))
+            (data "passive") (elem func 0)
+            (func $f (type $t)
+              (block (loop (if (local.get 0) (then nop) (else unreachable))))
+              (block (result i32) (i32.const -1)) drop
+              (block (br_table 0 0 0 0 0 0 0 0 0 (local.get 0)))
+              (block (br_if 0 (local.get 0)) (br 0))
+              (i32.const 2147483647) drop (i64.const -9223372036854775808) drop
+              (f32.const 1.5) drop (f64.const -0.25) drop
+              (select (i32.const 1) (i32.const 2) (i32.const 3)) drop
+              (local.set 0 (local.tee 0 (i32.const 300)))
+              (global.set $g (global.get $g))
+              (i32.store offset=4000000000 (i32.const 1) (i32.load8_u offset=3 (i32.const 2)))
+              (i64.store16 align=1 (i32.const 1) (i64.extend32_s (i64.const 2)))
+              (call_indirect (type $t) (i32.const 1) (i32.const 0)) drop
+              (drop (call $f (memory.grow (memory.size))))
+              (drop (i32.trunc_sat_f64_u (f64.const 3)))
+              (memory.init 0 (i32.const 0) (i32.const 0) (i32.const 0)) (data.drop 0)
+              (memory.copy (i32.const 0) (i32.const 0) (i32.const 0))
+              (memory.fill (i32.const 0) (i32.const 0) (i32.const 0))
+              (table.init 0 (i32.const 0) (i32.const 0) (i32.const 0)) (elem.drop 0)
+              (table.copy (i32.const 0) (i32.const 0) (i32.const 0))
+              (drop (table.grow (ref.func $f) (i32.const 1))) (drop (table.size))
+              (table.fill (i32.const 0) (ref.func $f) (i32.const 0))
+              (table.set (i32.const 0) (table.get (i32.const 0)))
+              (drop (ref.is_null (ref.func $f)))
+              (drop (v128.const i64x2 1 2))
+              (drop (i8x16.shuffle 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
+                (v128.load offset=16 (i32.const 0)) (v128.load32_zero (i32.const 0))))
+              (drop (i8x16.extract_lane_s 5 (i8x16.splat (i32.const 1))))
+              (v128.store8_lane offset=9 3 (i32.const 0) (v128.load64_lane 1 (i32.const 0)
+                (i32x4.add (v128.const i64x2 1 2) (v128.const i64x2 1 2))))
+              (drop (f64x2.relaxed_madd (v128.const i64x2 1 2) (v128.const i64x2 1 2)
+                (v128.const i64x2 1 2)))
+              (block (throw $e))
+              (return (i32.const 1)))
+            (func $tail (type $t) (return_call $f (local.get 0)))
+            (func $tail_indirect (type $t)
+              (return_call_indirect (type $t) (i32.const 1) (i32.const 0)))
+            (func $unknown (result funcref)
+              (drop (select (result i32) (i32.const 1) (i32.const 2) (i32.const 3)))
+              (block (result (ref null func)) (ref.null func)))
+          )"#;
+        let wasm = wat::parse_str(text).unwrap();
+        let (mut known, mut unknown) = (0, Vec::new());
+        for payload in Parser::new(0).parse_all(&wasm) {
+            let Payload::CodeSectionEntry(body) = payload.unwrap() else {
+                continue;
+            };
+            let mut operators = body.get_operators_reader().unwrap();
+            while !operators.eof() {
+                let start = operators.original_position() as usize;
+                let operator = operators.read().unwrap();
+                match instruction(&wasm, start) {
+                    Some(end) => {
+                        assert_eq!(end as u64, operators.original_position(), "{operator:?}");
+                        known += 1;
+                    }
+                    None => unknown.push(wasm[start]),
+                }
+            }
+        }
+        assert!(known > 120, "{known}");
+        // Typed select, a block with a type of two parts, ref.null.
+        assert_eq!(unknown, [0x1c, 0x02, 0xd0]);
+    }
+
+    #[test]
+    fn what_ends_too_early_is_not_stepped_over() {
+        for cut in [
+            &[0x41][..],
+            &[0x41, 0x80],
+            &[0x43, 0, 0, 0],
+            &[0x0e, 0x7f, 0],
+            &[0x28, 2],
+            &[0xfd, 12],
+        ] {
+            assert_eq!(instruction(cut, 0), None, "{cut:?}");
+        }
+    }
+}
