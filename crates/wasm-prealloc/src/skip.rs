@@ -154,7 +154,8 @@ mod tests {
               (return_call_indirect (type $t) (i32.const 1) (i32.const 0)))
             (func $unknown (result funcref)
               (drop (select (result i32) (i32.const 1) (i32.const 2) (i32.const 3)))
-              (block (result (ref null func)) (ref.null func)))
+              (drop (block (result (ref func)) (ref.func $f)))
+              (ref.null func))
           )"#;
         let wasm = wat::parse_str(text).unwrap();
         let (mut known, mut unknown) = (0, Vec::new());
