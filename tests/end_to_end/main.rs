@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod cells;
+mod differential;
 mod engine;
 mod growth;
 mod low_memory;
 mod malformed;
+mod spec;
 mod stress;
 
 use std::path::PathBuf;
