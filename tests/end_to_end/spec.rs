@@ -170,6 +170,8 @@ fn check(engine: &Engine, file: &TestFile<'_>) -> Tally {
         files: 1,
         ..Tally::default()
     };
+    // The last directive that may have left memory or tables otherwise than the original did.
+    let mut parted = None;
     for (before, after) in before.iter().zip(&after) {
         let skipped = match (&before.outcome, &after.outcome) {
             (Outcome::Held(expected), Outcome::Held(found)) if same(expected, found) => {
@@ -180,14 +182,26 @@ fn check(engine: &Engine, file: &TestFile<'_>) -> Tally {
                 }
                 continue;
             }
-            (Outcome::Not(seen), _) => format!("wasmtime: {}", in_words(seen)),
-            (Outcome::Skipped(reason), _) | (_, Outcome::Skipped(reason)) => reason.clone(),
+            (Outcome::Not(seen), _) => format!("wasmtime: {seen}"),
+            (Outcome::Skipped(reason), _) => reason.clone(),
+            (_, Outcome::Skipped(reason)) => {
+                parted = Some((before.line, "which the rewriter refuses"));
+                reason.clone()
+            }
             (Outcome::Held(_), _) => {
                 let place = Place {
                     file: path(file),
                     line: before.line,
                 };
-                tally.differences.insert(place, explain(before, after));
+                let mut reason = explain(before, after);
+                if reason.starts_with(UNEXPLAINED)
+                    && let Some((line, why)) = parted
+                {
+                    reason = format!("what is there differs since line {line}, {why}");
+                } else {
+                    parted = Some((before.line, "which no longer traps"));
+                }
+                tally.differences.insert(place, reason);
                 continue;
             }
         };
@@ -201,16 +215,6 @@ fn check(engine: &Engine, file: &TestFile<'_>) -> Tally {
 fn same(expected: &Seen, found: &Seen) -> bool {
     // Words of a refusal tell sizes.
     matches!((expected, found), (Seen::Refused(_), Seen::Refused(_))) || expected == found
-}
-
-fn in_words(seen: &Seen) -> String {
-    match seen {
-        Seen::Values(_) => "other values".to_owned(),
-        Seen::Trapped(trap) => trap.to_string(),
-        Seen::Instance => "instantiated".to_owned(),
-        Seen::Refused(words) | Seen::Other(words) => words.clone(),
-        Seen::Absent { .. } => "a module that is not there".to_owned(),
-    }
 }
 
 /// Why a directive does not hold any longer, where that can be told from what was seen.
@@ -234,7 +238,7 @@ fn explain(before: &Directive, after: &Directive) -> String {
         (Seen::Instance, Seen::Refused(_)) if imports_memory => {
             "limits that matched no longer match".to_owned()
         }
-        (_, Seen::Absent { line }) => format!("its module is not there: see line {line}"),
+        (_, Seen::Absent { line, .. }) => format!("its module is not there: see line {line}"),
         _ => format!("{UNEXPLAINED}: {expected:?} before, {found:?} after"),
     }
 }

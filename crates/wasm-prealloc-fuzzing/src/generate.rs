@@ -201,7 +201,7 @@ impl Sowing {
         for body in &bodies {
             code.raw(&self.sow_body(wasm, body, &memories, seen, u)?);
         }
-        if self.idle_functions > 0 {
+        if self.idle_functions > 0 && !bodies.is_empty() {
             const NOTHING_TO_NOTHING: [u8; 3] = [0x60, 0, 0];
             append(&mut sections, id::TYPE, &NOTHING_TO_NOTHING)?;
             let mut ty = Vec::new();

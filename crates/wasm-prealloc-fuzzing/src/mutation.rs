@@ -13,14 +13,20 @@ pub enum Fate {
     Rewritten,
 }
 
-/// Changes up to six bytes, bits or lengths of a module.
+/// Changes a module in one place mostly, so that what comes of it is often a module still, and in
+/// six at most.
 #[must_use]
 pub fn mutate(wasm: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
     /// Both instructions, and bytes that LEB128s and lengths are made of.
     const TELLING: [u8; 8] = [0x00, 0x01, 0x3f, 0x40, 0x7f, 0x80, 0xfe, 0xff];
     const HEADER: usize = 8;
     let mut wasm = wasm.to_vec();
-    for _ in 0..random.usize(1..=6) {
+    let changes = if random.bool() {
+        1
+    } else {
+        random.usize(1..=6)
+    };
+    for _ in 0..changes {
         if wasm.len() <= HEADER {
             break;
         }

@@ -9,6 +9,8 @@ use walrus::{
 
 use wasm_prealloc::Growth;
 
+use crate::declare::Memories;
+
 /// Rewrites a module that defines one 32-bit memory of ordinary pages, all growth starting at its
 /// declared minimum. What `growth` means is what it means to [`wasm_prealloc::rewrite`].
 ///
@@ -34,9 +36,8 @@ pub fn walrus_rewrite(wasm: &[u8], pages: u64, growth: Growth) -> Result<Vec<u8>
     memory.initial = pages;
     memory.maximum = Some(pages);
 
-    let mut count = Count::default();
-    each_function(&mut module, &mut count);
-    let Count { sizes, grows } = count;
+    // Counted in the bytes: walrus drops what can never be reached, which may be all that grows.
+    let (sizes, grows) = Memories::read(wasm)?.sites[0];
     let emulate = match growth {
         Growth::Auto if pinned_at_size => return Ok(module.emit_wasm()),
         Growth::Auto => grows > 0,
@@ -90,22 +91,6 @@ fn each_function(module: &mut Module, visitor: &mut impl VisitorMut) {
     for (_, function) in module.funcs.iter_local_mut() {
         let entry = function.entry_block();
         dfs_pre_order_mut(visitor, function, entry);
-    }
-}
-
-#[derive(Default)]
-struct Count {
-    sizes: usize,
-    grows: usize,
-}
-
-impl VisitorMut for Count {
-    fn visit_instr_mut(&mut self, instr: &mut Instr, _: &mut InstrLocId) {
-        match instr {
-            Instr::MemorySize(_) => self.sizes += 1,
-            Instr::MemoryGrow(_) => self.grows += 1,
-            _ => {}
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! says of every directive what came of it. Judges nothing beyond the directive itself.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use wasm_prealloc::{Error, Options, rewrite};
 use wasmparser::{Validator, WasmFeatures};
@@ -40,12 +41,26 @@ pub(super) enum Seen {
     Instance,
     /// It was refused at linking, validation, or decoding, with these words.
     Refused(String),
-    /// A module is not there, because of the directive in this line.
+    /// A module is not there, because of the directive in this line, for this reason.
     Absent {
         line: usize,
+        why: String,
     },
     /// Something else happened.
     Other(String),
+}
+
+impl fmt::Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Values(values) => write!(f, "gave ({values})"),
+            Self::Trapped(trap) => write!(f, "{trap}"),
+            Self::Instance => write!(f, "instantiated"),
+            Self::Refused(words) | Self::Other(words) | Self::Absent { why: words, .. } => {
+                write!(f, "{words}")
+            }
+        }
+    }
 }
 
 /// A directive of a script, and what came of it.
@@ -63,15 +78,15 @@ pub(super) struct Directive {
 enum Absent {
     /// The rewriter refuses the module, or one that it imports from, for this reason.
     Refused(String),
-    /// It could not be instantiated, in this line.
-    Failed { line: usize },
+    /// It could not be instantiated, in this line, for this reason.
+    Failed { line: usize, why: String },
 }
 
 impl Absent {
     fn outcome(self) -> Outcome {
         match self {
             Self::Refused(reason) => Outcome::Skipped(reason),
-            Self::Failed { line } => Outcome::Not(Seen::Absent { line }),
+            Self::Failed { line, why } => Outcome::Not(Seen::Absent { line, why }),
         }
     }
 }
@@ -305,9 +320,18 @@ impl Script<'_> {
     }
 
     fn unreadable(&self, error: &wast::Error) -> (Result<(), Outcome>, Slot) {
-        let line = self.line;
-        let seen = Seen::Refused(format!("the text format: {}", error.message()));
-        (Err(Outcome::Not(seen)), Err(Absent::Failed { line }))
+        self.failed(Seen::Refused(format!(
+            "the text format: {}",
+            error.message()
+        )))
+    }
+
+    fn failed(&self, seen: Seen) -> (Result<(), Outcome>, Slot) {
+        let absent = Absent::Failed {
+            line: self.line,
+            why: seen.to_string(),
+        };
+        (Err(Outcome::Not(seen)), Err(absent))
     }
 
     fn instantiated(&self, outcome: Result<(), Outcome>) -> Outcome {
@@ -334,18 +358,17 @@ impl Script<'_> {
     }
 
     fn instantiate(&mut self, wasm: &[u8]) -> (Result<(), Outcome>, Slot) {
-        let failed = Err(Absent::Failed { line: self.line });
         let wasm = match self.prepare(wasm) {
             Ok(wasm) => wasm,
             Err(Outcome::Skipped(reason)) => {
                 let absent = Absent::Refused(reason.clone());
                 return (Err(Outcome::Skipped(reason)), Err(absent));
             }
-            Err(outcome) => return (Err(outcome), failed),
+            Err(Outcome::Not(seen) | Outcome::Held(seen)) => return self.failed(seen),
         };
         let module = match Module::new(self.engine, &wasm) {
             Ok(module) => module,
-            Err(error) => return (Err(Outcome::Not(failure(&error))), failed),
+            Err(error) => return self.failed(failure(&error)),
         };
         for import in module.imports() {
             self.imports_memory |= import.ty().memory().is_some();
@@ -357,7 +380,7 @@ impl Script<'_> {
         }
         match self.linker.instantiate(&mut self.store, &module) {
             Ok(instance) => (Ok(()), Ok(instance)),
-            Err(error) => (Err(Outcome::Not(failure(&error))), failed),
+            Err(error) => self.failed(failure(&error)),
         }
     }
 
@@ -374,7 +397,10 @@ impl Script<'_> {
                 .linker
                 .instance(&mut self.store, name, instance)
                 .map(drop)
-                .map_err(|_| Absent::Failed { line: self.line }),
+                .map_err(|error| Absent::Failed {
+                    line: self.line,
+                    why: cause(&error),
+                }),
             Err(absent) => Err(absent),
         };
         match defined {
@@ -384,9 +410,13 @@ impl Script<'_> {
     }
 
     fn slot(&self, name: Option<&str>) -> Slot {
-        let none = Err(Absent::Failed { line: self.line });
         let slot = self.instances.get(&name.map(str::to_owned));
-        slot.cloned().unwrap_or(none)
+        slot.cloned().unwrap_or_else(|| {
+            Err(Absent::Failed {
+                line: self.line,
+                why: "there is no such module".to_owned(),
+            })
+        })
     }
 
     /// Runs what must fail in a certain way.
