@@ -174,7 +174,7 @@ fn a_loop_of_tail_calls_still_runs_in_constant_stack() {
     }
     let original = wat::parse_str(text + ")").unwrap();
     let rewritten = rewrite(&original, &Options::default()).unwrap();
-    assert_eq!(rewritten.report.code_offsets.relocated, [0]);
+    assert_eq!(rewritten.report.code_offsets[0].relocated, [0]);
     let mut after = Running::new(&rewritten.wasm);
     assert_eq!(after.call1("loop", 5_000_000).unwrap(), 7);
 }

@@ -8,6 +8,8 @@ mod engine;
 mod growth;
 mod low_memory;
 mod malformed;
+mod offsets;
+mod shapes;
 mod spec;
 mod stress;
 

@@ -8,7 +8,7 @@ mod group;
 mod programs;
 
 pub use group::MemoryGroup;
-pub use programs::{Guests, indexer, repository};
+pub use programs::{Guests, debug_guest, indexer, repository};
 
 /// Says visibly that a test did not run, and why. The test harness hides what passing tests print
 /// with `println!`, so this writes past it.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use cargo_metadata::Message;
-use wasm_prealloc_build::{BuildOptions, Linking, build};
+use wasm_prealloc_build::{BuildOptions, Linking, WASM_TARGET, build};
 
 /// The root of the repository.
 pub fn repository() -> PathBuf {
@@ -46,17 +46,52 @@ impl Guests {
     }
 }
 
+/// Builds the stress guest as cargo does for debugging, with DWARF, and gives its path.
+///
+/// # Errors
+/// Where cargo fails; what it says goes to stderr.
+pub fn debug_guest() -> Result<PathBuf> {
+    let root = repository();
+    let mut command = cargo();
+    command
+        .args(["build", "--quiet", "--package", "memory-stress"])
+        .args(["--target", WASM_TARGET, "--manifest-path"])
+        .arg(root.join("wasm-modules/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(root.join("target/tests/debug"));
+    artifact(command, "memory_stress", |artifact| {
+        artifact
+            .filenames
+            .into_iter()
+            .find(|file| file.extension() == Some("wasm"))
+    })
+}
+
 /// Builds the indexer host, where it is not up to date, and gives its path.
 ///
 /// # Errors
 /// Where cargo fails; what it says goes to stderr.
 pub fn indexer() -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = cargo();
     // With `--workspace` the engine has the features that every other build here gives it, and is
     // not built twice.
-    let mut child = Command::new(cargo)
-        .current_dir(repository())
-        .args(["build", "--quiet", "--workspace", "--example", "indexer"])
+    command.args(["build", "--quiet", "--workspace", "--example", "indexer"]);
+    artifact(command, "indexer", |artifact| artifact.executable)
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(repository());
+    command
+}
+
+/// Runs a build, and gives the file that it made of a target.
+fn artifact<File: Into<PathBuf>>(
+    mut build: Command,
+    target: &str,
+    file: impl Fn(cargo_metadata::Artifact) -> Option<File>,
+) -> Result<PathBuf> {
+    let mut child = build
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped())
         .spawn()
@@ -65,15 +100,14 @@ pub fn indexer() -> Result<PathBuf> {
     let mut found = None;
     for message in Message::parse_stream(std::io::BufReader::new(stdout)) {
         if let Message::CompilerArtifact(artifact) = message?
-            && artifact.target.name == "indexer"
+            && artifact.target.name == target
         {
-            found = artifact.executable;
+            found = file(artifact);
         }
     }
     let status = child.wait()?;
-    ensure!(
-        status.success(),
-        "cargo did not build the indexer ({status})"
-    );
-    Ok(found.context("cargo named no indexer")?.into())
+    ensure!(status.success(), "cargo did not build {target} ({status})");
+    Ok(found
+        .with_context(|| format!("cargo named no {target}"))?
+        .into())
 }

@@ -191,8 +191,8 @@ fn fix(guest: &Guest, path: &Path, linked: &[u8]) -> Result<Finished, Error> {
     // Somebody else's pinned module that only measures its memory is left alone, because it may
     // have been made so. This one was pinned a moment ago: 65,536 pages are 0 bytes in 32 bits, and
     // no guest of ours is to compute that.
-    let memories = inspect(guest, path, linked)?.memories;
-    options.growth = match memories.iter().any(|memory| memory.sites.grow > 0) {
+    let inspection = inspect(guest, path, linked)?;
+    options.growth = match inspection.memories().any(|memory| memory.sites.grow > 0) {
         true => Growth::Auto,
         false => Growth::Pregrown,
     };
@@ -228,7 +228,7 @@ fn fix(guest: &Guest, path: &Path, linked: &[u8]) -> Result<Finished, Error> {
 /// Leaves a module as it was linked, and only looks at what it declares.
 fn describe(guest: &Guest, path: &Path, linked: Vec<u8>) -> Result<Finished, Error> {
     let inspection = inspect(guest, path, &linked)?;
-    let memories = inspection.memories.iter().map(|memory| {
+    let memories = inspection.memories().map(|memory| {
         let growth = match memory.sites.grow + memory.sites.size {
             0 => BuiltGrowth::None,
             _ => BuiltGrowth::Kept,

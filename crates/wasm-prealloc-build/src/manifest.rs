@@ -109,7 +109,7 @@ impl BuiltMemory {
         growth: BuiltGrowth,
     ) -> Self {
         Self {
-            index: declared.index,
+            index: declared.id.index,
             minimum_pages: declared.minimum,
             maximum_pages: declared.maximum,
             growth,

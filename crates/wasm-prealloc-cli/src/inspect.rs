@@ -4,7 +4,9 @@ use std::io::{self, Write};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use wasm_prealloc::{Inspection, MemoryInspection, Sites, WASM_PAGE_SIZE, inspect};
+use wasm_prealloc::{
+    Inspection, MemoryInspection, ModuleInspection, Sites, WASM_PAGE_SIZE, inspect,
+};
 
 use crate::exit;
 use crate::io::{Input, limits, print_json};
@@ -69,12 +71,17 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
 
 fn print(out: &mut impl Write, input: &str, inspection: &Inspection) -> io::Result<()> {
     writeln!(out, "{input}: {} bytes", inspection.bytes)?;
-    if inspection.memories.is_empty() {
-        writeln!(out, "  no memory")?;
-    }
-    for memory in &inspection.memories {
-        print_memory(out, memory)?;
-        print_map(out, inspection, memory)?;
+    for module in &inspection.modules {
+        if let Some(index) = module.module {
+            writeln!(out, "  core module {index}: {} bytes", module.bytes)?;
+        }
+        if module.memories.is_empty() {
+            writeln!(out, "  no memory")?;
+        }
+        for memory in &module.memories {
+            print_memory(out, memory)?;
+            print_map(out, module, memory)?;
+        }
     }
     if let Some(refusal) = &inspection.refusal {
         writeln!(out, "  rewrite: refused: {refusal}")?;
@@ -84,9 +91,9 @@ fn print(out: &mut impl Write, input: &str, inspection: &Inspection) -> io::Resu
 
 fn print_memory(out: &mut impl Write, inspected: &MemoryInspection) -> io::Result<()> {
     let memory = &inspected.memory;
-    write!(out, "  memory {}: {}", memory.index, limits(memory))?;
+    write!(out, "  {}: {}", memory.id, limits(memory))?;
     if let Some(import) = &memory.import {
-        write!(out, ", imported as `{}` `{}`", import.module, import.name)?;
+        write!(out, ", imported as {import}")?;
     }
     for (is, word) in [(memory.shared, "shared"), (memory.memory64, "64-bit")] {
         if is {
@@ -94,6 +101,17 @@ fn print_memory(out: &mut impl Write, inspected: &MemoryInspection) -> io::Resul
         }
     }
     writeln!(out)?;
+    if let Some(before) = inspected.declared_before {
+        let maximum = match before.maximum {
+            Some(maximum) => format!("a maximum of {maximum}"),
+            None => "no maximum".to_owned(),
+        };
+        let minimum = before.minimum;
+        writeln!(
+            out,
+            "    declared before it was rewritten: a minimum of {minimum}, {maximum}"
+        )?;
+    }
     let sites = inspected.sites;
     let grower = match sites {
         Sites {
@@ -110,7 +128,7 @@ fn print_memory(out: &mut impl Write, inspected: &MemoryInspection) -> io::Resul
         inspected.functions.len()
     )?;
     if let Some(growth) = &inspected.rewrite {
-        writeln!(out, "    rewrite: {}", handling(growth))?;
+        writeln!(out, "    rewrite: {}", handling(memory, growth))?;
         writeln!(
             out,
             "    afterwards: an access between the size the module sees and the memory's end \
@@ -123,35 +141,33 @@ fn print_memory(out: &mut impl Write, inspected: &MemoryInspection) -> io::Resul
 /// Prints what lies where, by address.
 fn print_map(
     out: &mut impl Write,
-    inspection: &Inspection,
+    module: &ModuleInspection,
     inspected: &MemoryInspection,
 ) -> io::Result<()> {
     let memory = &inspected.memory;
     let mut places: Vec<(u64, String)> = Vec::new();
-    let mine = |segment: &&wasm_prealloc::DataSegment| segment.memory == Some(memory.index);
-    for segment in inspection.data.iter().filter(mine) {
+    let mine = |segment: &&wasm_prealloc::DataSegment| segment.memory == Some(memory.id.index);
+    for segment in module.data.iter().filter(mine) {
         if let Some(address) = segment.address {
-            places.push((
-                address.into(),
-                format!("data segment of {} bytes", segment.bytes),
-            ));
+            places.push((address, format!("data segment of {} bytes", segment.bytes)));
         }
     }
     // Linkers speak of the first memory.
-    if memory.index == 0 {
-        let landmarks = inspection.landmarks;
+    if memory.id.index == 0 {
+        let landmarks = module.landmarks;
         for (address, name) in [
             (landmarks.data_end, "__data_end"),
             (landmarks.heap_base, "__heap_base"),
             (landmarks.heap_end, "__heap_end"),
         ] {
             if let Some(address) = address {
-                places.push((address.into(), name.to_owned()));
+                places.push((address, name.to_owned()));
             }
         }
     }
-    if memory.page_size_log2.is_none() {
-        places.push((memory.minimum * WASM_PAGE_SIZE, "minimum".to_owned()));
+    let minimum = memory.minimum.checked_mul(WASM_PAGE_SIZE);
+    if let (None, Some(minimum)) = (memory.page_size_log2, minimum) {
+        places.push((minimum, "minimum".to_owned()));
     }
     places.sort();
     for (address, what) in places {

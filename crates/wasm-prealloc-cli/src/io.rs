@@ -137,7 +137,7 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
 }
 
 /// A number of pages with its size, for people.
-pub(crate) fn pages(pages: u64) -> String {
+fn pages(pages: u64) -> String {
     let kib = pages.saturating_mul(64);
     let noun = if pages == 1 { "page" } else { "pages" };
     match kib {
@@ -149,11 +149,21 @@ pub(crate) fn pages(pages: u64) -> String {
     }
 }
 
+/// A number of a memory's own pages, for people.
+pub(crate) fn size(memory: &wasm_prealloc::Memory, size: u64) -> String {
+    match memory.page_size_log2 {
+        None => pages(size),
+        Some(0) => format!("{size} pages of 1 byte"),
+        Some(log2) => format!("{size} pages of 2^{log2} bytes"),
+    }
+}
+
 /// A memory's limits, for people.
 pub(crate) fn limits(memory: &wasm_prealloc::Memory) -> String {
+    let minimum = size(memory, memory.minimum);
     match memory.maximum {
-        Some(maximum) if maximum == memory.minimum => pages(maximum),
-        Some(maximum) => format!("{} to {}", pages(memory.minimum), pages(maximum)),
-        None => format!("{}, no maximum", pages(memory.minimum)),
+        Some(maximum) if maximum == memory.minimum => minimum,
+        Some(maximum) => format!("{minimum} to {}", size(memory, maximum)),
+        None => format!("{minimum}, no maximum"),
     }
 }

@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use wasm_prealloc::{
-    EmulateFrom, Growth, GrowthHandling, MAX_PAGES, Options, Report, Validate, rewrite,
+    EmulateFrom, Growth, GrowthHandling, MAX_PAGES, Memory, Options, Report, Validate, rewrite,
 };
 
 use crate::exit;
-use crate::io::{Input, Output, limits, pages, print_json};
+use crate::io::{Input, Output, limits, print_json, size};
 
 const EXAMPLES: &[&str] = &[
     "wasm-prealloc rewrite plugin.wasm -o plugin.pinned.wasm",
@@ -192,28 +192,38 @@ fn describe(input: &Input, output: &Output, report: &Report) -> String {
     for memory in &report.memories {
         let _ = writeln!(
             text,
-            "  memory {}: {} -> {}; {} memory.grow, {} memory.size: {}",
-            memory.before.index,
+            "  {}: {} -> {}; {} memory.grow, {} memory.size: {}",
+            memory.before.id,
             limits(&memory.before),
             limits(&memory.after),
             memory.sites.grow,
             memory.sites.size,
-            handling(&memory.growth)
+            handling(&memory.after, &memory.growth)
         );
     }
-    let offsets = &report.code_offsets;
-    if !offsets.relocated.is_empty() {
-        let _ = writeln!(
-            text,
-            "  code moved to the end: functions {:?}",
-            offsets.relocated
-        );
-    }
-    if let Some(function) = offsets.shifted_from {
-        let _ = writeln!(
-            text,
-            "  code offsets moved: all from function {function} on"
-        );
+    for offsets in &report.code_offsets {
+        let module = offsets.module;
+        let of = module.map_or(String::new(), |module| format!(" of core module {module}"));
+        if !offsets.nudged.is_empty() {
+            let _ = writeln!(
+                text,
+                "  code moved by a few bytes within functions {:?}{of}",
+                offsets.nudged
+            );
+        }
+        if !offsets.relocated.is_empty() {
+            let _ = writeln!(
+                text,
+                "  code moved to the end: functions {:?}{of}",
+                offsets.relocated
+            );
+        }
+        if let Some(function) = offsets.shifted_from {
+            let _ = writeln!(
+                text,
+                "  code offsets moved: all from function {function} on{of}"
+            );
+        }
     }
     for warning in &report.warnings {
         let _ = writeln!(text, "  warning: {warning}");
@@ -222,7 +232,7 @@ fn describe(input: &Input, output: &Output, report: &Report) -> String {
 }
 
 /// What became, or would become, of a memory's growth.
-pub(crate) fn handling(growth: &GrowthHandling) -> String {
+pub(crate) fn handling(memory: &Memory, growth: &GrowthHandling) -> String {
     match growth {
         GrowthHandling::None => "nothing to replace".to_owned(),
         GrowthHandling::Kept => "kept".to_owned(),
@@ -232,11 +242,11 @@ pub(crate) fn handling(growth: &GrowthHandling) -> String {
             ..
         } => format!(
             "emulated from {} up to {}",
-            pages(*from_pages),
-            pages(*cap_pages)
+            size(memory, *from_pages),
+            size(memory, *cap_pages)
         ),
-        GrowthHandling::Pregrown { pages: size, .. } => {
-            format!("pregrown, reads as {}", pages(*size))
+        GrowthHandling::Pregrown { pages, .. } => {
+            format!("pregrown, reads as {}", size(memory, *pages))
         }
         // The library may come to know more ways than this command has words for.
         other => format!("{other:?}"),

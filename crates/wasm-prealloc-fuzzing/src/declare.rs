@@ -1,8 +1,8 @@
 //! Declares other limits for a module's memories, and changes nothing else: what the oracles
 //! compare a rewrite with where the module shall behave as if it had been declared so.
 
-use anyhow::Result;
-use wasm_encoder::{MemorySection, RawSection};
+use anyhow::{Result, bail};
+use wasm_encoder::{ImportSection, MemorySection, RawSection};
 use wasmparser::{MemoryType, Parser, Payload, TypeRef};
 
 use crate::generate::usize_range;
@@ -12,11 +12,8 @@ use crate::generate::usize_range;
 pub(crate) struct Memories {
     /// Imported ones first, as in the index space.
     pub(crate) types: Vec<MemoryType>,
-    pub(crate) imported: usize,
     /// By memory: how many instructions measure and grow it.
     pub(crate) sites: Vec<(usize, usize)>,
-    /// By memory: whether an active data segment is placed in it.
-    pub(crate) has_data: Vec<bool>,
 }
 
 impl Memories {
@@ -28,7 +25,6 @@ impl Memories {
                     for import in reader.into_imports() {
                         if let TypeRef::Memory(ty) = import?.ty {
                             memories.types.push(ty);
-                            memories.imported += 1;
                         }
                     }
                 }
@@ -53,50 +49,63 @@ impl Memories {
                         }
                     }
                 }
-                Payload::DataSection(reader) => {
-                    memories.has_data.resize(memories.types.len(), false);
-                    for data in reader {
-                        if let wasmparser::DataKind::Active { memory_index, .. } = data?.kind {
-                            memories.has_data[memory_index as usize] = true;
-                        }
-                    }
-                }
                 _ => {}
             }
         }
         memories.sites.resize(memories.types.len(), (0, 0));
-        memories.has_data.resize(memories.types.len(), false);
         Ok(memories)
     }
 }
 
-/// The module with other limits for the memories that it defines. `limits` gets a memory's index
-/// and type.
+/// The module with other limits for its memories. `limits` gets a memory's index and type.
+///
+/// # Errors
+/// Where the module imports something else than memories: the generator makes none such.
 pub(crate) fn declare(
     wasm: &[u8],
     mut limits: impl FnMut(usize, MemoryType) -> MemoryType,
 ) -> Result<Vec<u8>> {
     let mut module = wasm_encoder::Module::new();
-    let mut index = Memories::read(wasm)?.imported;
+    let mut index = 0;
+    let mut declared = |ty: MemoryType| {
+        let ty = limits(index, ty);
+        index += 1;
+        wasm_encoder::MemoryType {
+            minimum: ty.initial,
+            maximum: ty.maximum,
+            memory64: ty.memory64,
+            shared: ty.shared,
+            page_size_log2: ty.page_size_log2,
+        }
+    };
     for payload in Parser::new(0).parse_all(wasm) {
         let payload = payload?;
-        if let Payload::MemorySection(reader) = payload {
-            let mut memories = MemorySection::new();
-            for memory in reader {
-                let ty = limits(index, memory?);
-                index += 1;
-                memories.memory(wasm_encoder::MemoryType {
-                    minimum: ty.initial,
-                    maximum: ty.maximum,
-                    memory64: ty.memory64,
-                    shared: ty.shared,
-                    page_size_log2: ty.page_size_log2,
-                });
+        let section = payload.as_section();
+        match payload {
+            Payload::ImportSection(reader) => {
+                let mut imports = ImportSection::new();
+                for import in reader.into_imports() {
+                    let import = import?;
+                    let TypeRef::Memory(ty) = import.ty else {
+                        bail!("an import other than a memory");
+                    };
+                    imports.import(import.module, import.name, declared(ty));
+                }
+                module.section(&imports);
             }
-            module.section(&memories);
-        } else if let Some((id, range)) = payload.as_section() {
-            let data = &wasm[usize_range(&range)];
-            module.section(&RawSection { id, data });
+            Payload::MemorySection(reader) => {
+                let mut memories = MemorySection::new();
+                for memory in reader {
+                    memories.memory(declared(memory?));
+                }
+                module.section(&memories);
+            }
+            _ => {
+                if let Some((id, range)) = section {
+                    let data = &wasm[usize_range(&range)];
+                    module.section(&RawSection { id, data });
+                }
+            }
         }
     }
     Ok(module.finish())

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use wasm_prealloc::{EmulateFrom, Error, Options, Unsupported, rewrite, verify};
+use wasm_prealloc::{EmulateFrom, Error, MemoryImportPolicy, Options, rewrite, verify};
 use wasmparser::{MemoryType, Validator, WasmFeatures};
 use wasmtime::{Trap, Val, ValType};
 
@@ -112,6 +112,12 @@ fn option_sets(memories: &Memories, pages: u64, calls: u64) -> Vec<Options> {
     use wasm_prealloc::Growth::{Emulate, Keep, Pregrown};
     let mut auto = Options::default();
     auto.pages = pages;
+    // One in four asks what is refused where the memory grows.
+    auto.memory_import = match (calls >> 4) % 4 {
+        0 => MemoryImportPolicy::Refuse,
+        1 => MemoryImportPolicy::Define,
+        _ => MemoryImportPolicy::Keep,
+    };
     let mut other = auto.clone();
     // What is kept may touch all of the memory, so it gets no large one.
     let small = pages < 1000;
@@ -243,16 +249,11 @@ fn check_one(
 /// Why the rewriter refuses what it documents that it refuses.
 fn refusal(error: &Error) -> Option<String> {
     Some(match error {
-        Error::Unsupported { what, .. } => match what {
-            Unsupported::ImportedMemory { .. } => "an imported memory".to_owned(),
-            Unsupported::SeveralMemories { .. } => "several memories".to_owned(),
-            Unsupported::SharedMemory { .. } => "a shared memory".to_owned(),
-            Unsupported::Memory64 { .. } => "a 64-bit memory".to_owned(),
-            Unsupported::CustomPageSize { .. } => "a custom page size".to_owned(),
-            other => other.to_string(),
-        },
-        Error::NoNaturalMinimum { .. } => "pinned already".to_owned(),
-        Error::StartBelowData { .. } => "growth would start below the data".to_owned(),
+        Error::Unsupported { what, .. } => what.to_string(),
+        Error::ImportedMemoryGrows { .. } => "it grows a memory that it imports".to_owned(),
+        Error::NoNaturalMinimum { .. } => "it is pinned already".to_owned(),
+        Error::PagesOutOfRange { .. } => "no memory with such pages is so large".to_owned(),
+        Error::StartBelowData { .. } => "growth would start below its data".to_owned(),
         _ => return None,
     })
 }
@@ -378,7 +379,12 @@ fn same_state(before: &mut Running, after: &mut Running, last: bool) -> Result<(
     let look = if last { LONG_LOOK } else { LOOK };
     let theirs = after.memories();
     for (name, memory) in before.memories() {
-        let found = theirs.iter().find(|(other, _)| *other == name);
+        // An import that has become a definition is exported under its field's name.
+        let defined = name.strip_prefix("env.");
+        let found = theirs
+            .iter()
+            .find(|(other, _)| *other == name)
+            .or_else(|| theirs.iter().find(|(other, _)| Some(&other[..]) == defined));
         let (_, found) = found.with_context(|| format!("memory `{name}` is gone"))?;
         let expected = memory.data(&before.store);
         let found = found.data(&after.store);

@@ -3,7 +3,7 @@
 use wasmparser::{DataKind, DataSectionReader};
 
 use crate::error::Error;
-use crate::map::{Map, i32_constant, id};
+use crate::map::{Map, constant_address, id};
 
 /// A data segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct DataSegment {
     /// The memory that instantiation writes it to; `None` for a passive segment.
     pub memory: Option<u32>,
     /// Its address there, where that is a constant.
-    pub address: Option<u32>,
+    pub address: Option<u64>,
     /// Its length in bytes.
     pub bytes: usize,
 }
@@ -21,7 +21,7 @@ pub struct DataSegment {
 impl DataSegment {
     /// First byte after the segment in its memory, where its address is known.
     pub(crate) fn end(&self) -> Option<u64> {
-        Some(u64::from(self.address?) + self.bytes as u64)
+        self.address?.checked_add(self.bytes as u64)
     }
 }
 
@@ -43,7 +43,7 @@ fn read(map: &Map<'_>) -> wasmparser::Result<Vec<DataSegment>> {
                 DataKind::Active {
                     memory_index,
                     offset_expr,
-                } => (Some(*memory_index), i32_constant(offset_expr)?),
+                } => (Some(*memory_index), constant_address(offset_expr)?),
             };
             Ok(DataSegment {
                 memory,

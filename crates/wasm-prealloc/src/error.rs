@@ -2,13 +2,15 @@
 //!
 //! Offsets are byte offsets from the start of the input.
 
+use crate::limits::{MemoryId, MemoryImport};
+
 /// Why a module could not be read or rewritten. No input makes this crate panic.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The bytes do not begin as a WebAssembly module does.
+    /// The bytes do not begin as a WebAssembly module or component does.
     #[error("not a WebAssembly module: {found}")]
-    NotAModule {
+    NotWasm {
         /// What the bytes look like instead.
         found: &'static str,
     },
@@ -52,41 +54,99 @@ pub enum Error {
         offset: u64,
     },
 
-    /// The size asked for is none that a 32-bit memory of 64 KiB pages can have.
-    #[error("a memory of {pages} pages cannot be declared: choose from 1 to 65536 (`--pages`)")]
+    /// The size asked for is none that the memory can declare.
+    #[error("{memory} cannot have {pages} pages of 64 KiB: choose `--pages` from 1 to {most}")]
     PagesOutOfRange {
+        /// The memory.
+        memory: MemoryId,
         /// The size asked for, in 64 KiB pages.
         pages: u64,
+        /// The largest size that it can have, in 64 KiB pages.
+        most: u64,
     },
 
     /// The memory starts larger than the size asked for.
     #[error(
-        "memory {memory} at offset {offset:#x} declares a minimum of {minimum} pages, more than \
-         the {pages} asked for: choose `--pages {minimum}` or more"
+        "{memory} at offset {offset:#x} declares a minimum that is more than the {pages} pages \
+         asked for: choose `--pages {least}` or more"
     )]
     MinimumExceedsTarget {
-        /// Index of the memory.
-        memory: u32,
+        /// The memory.
+        memory: MemoryId,
         /// Where it is declared.
         offset: u64,
-        /// Its minimum, in pages.
-        minimum: u64,
-        /// The size asked for, in pages.
+        /// The size asked for, in 64 KiB pages.
         pages: u64,
+        /// The least size that holds its minimum, in 64 KiB pages.
+        least: u64,
     },
 
     /// `emulate` was asked for, but the memory is pinned already and says nothing of where it
     /// would have started.
     #[error(
-        "memory {memory} is pinned at {pages} pages already, so where its growth would start is \
-         not declared: choose `--emulate-from heap-base` (right for allocators that only grow the \
+        "{memory} is pinned at {pages} pages already, so where its growth would start is not \
+         declared: choose `--emulate-from heap-base` (right for allocators that only grow the \
          memory, as Rust's) or `--emulate-from N` pages"
     )]
     NoNaturalMinimum {
-        /// Index of the memory.
-        memory: u32,
-        /// Its size, in pages.
+        /// The memory.
+        memory: MemoryId,
+        /// Its size, in its own pages.
         pages: u64,
+    },
+
+    /// The module grows a memory that it imports, so that others may count its growth too.
+    #[error(
+        "{memory}, imported as {import}, is grown by the module (`memory.grow` at offset \
+         {offset:#x}): two modules that count the growth of one memory would hand out the same \
+         pages twice; choose `--memory-import keep` where nothing else grows it, \
+         `--memory-import define` to give the module a memory of its own, or `--growth keep`"
+    )]
+    ImportedMemoryGrows {
+        /// The memory.
+        memory: MemoryId,
+        /// The names of the import.
+        import: Box<MemoryImport>,
+        /// The first instruction that grows it.
+        offset: u64,
+    },
+
+    /// In a component, several core modules grow memory, and one of them imports it.
+    #[error(
+        "{memory}, imported as {import}, is grown (`memory.grow` at offset \
+         {offset:#x}), and core module {other} of the component grows memory too: two that count \
+         the growth of one memory would hand out the same pages twice; choose `--growth keep`"
+    )]
+    ComponentSharesMemory {
+        /// The memory of the module that imports it.
+        memory: MemoryId,
+        /// The names of the import.
+        import: Box<MemoryImport>,
+        /// The first instruction that grows it.
+        offset: u64,
+        /// The other core module, counted from 0 in the order of the bytes.
+        other: u32,
+    },
+
+    /// The module grows a memory that threads share. Each thread has an instance, and so a global,
+    /// of its own: there is no place for one counter.
+    #[error(
+        "{memory} is shared between threads, and grown (`memory.grow` at offset {offset:#x}): each \
+         thread would count its growth alone, and hand out the same pages twice; choose `--growth \
+         pregrown` (its size reads as grown) or `--growth keep`"
+    )]
+    SharedMemoryGrows {
+        /// The memory.
+        memory: MemoryId,
+        /// The first instruction that grows it; that measures it where nothing grows it.
+        offset: u64,
+    },
+
+    /// An export is to be added under a name that is taken.
+    #[error("the module already has an export `{name}`: choose another name")]
+    ExportExists {
+        /// The name.
+        name: String,
     },
 
     /// Growth should start at the heap's base, which the module does not tell.
@@ -98,13 +158,13 @@ pub enum Error {
 
     /// Growth should start above its own end.
     #[error(
-        "growth of memory {memory} cannot start at {from} pages, above its cap of {cap} pages: \
+        "growth of {memory} cannot start at {from} pages, above its cap of {cap} pages: \
          choose `--emulate-from {cap}` or less"
     )]
     StartAboveCap {
-        /// Index of the memory.
-        memory: u32,
-        /// Where growth should start, in pages.
+        /// The memory.
+        memory: MemoryId,
+        /// Where growth should start, in its own pages.
         from: u64,
         /// Where it ends, in pages.
         cap: u64,
@@ -113,13 +173,13 @@ pub enum Error {
     /// Growth should start below the end of the module's data, so that an allocator would be
     /// handed memory that is in use.
     #[error(
-        "growth of memory {memory} cannot start at {from} pages: the module's data segments reach \
+        "growth of {memory} cannot start at {from} pages: the module's data segments reach \
          up to byte {data_end}; choose `--emulate-from {least}` or more"
     )]
     StartBelowData {
-        /// Index of the memory.
-        memory: u32,
-        /// Where growth should start, in pages.
+        /// The memory.
+        memory: MemoryId,
+        /// Where growth should start, in its own pages.
         from: u64,
         /// First byte after the highest active data segment.
         data_end: u64,
@@ -142,49 +202,25 @@ impl Error {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unsupported {
-    /// A component, rather than a core module.
-    Component,
-    /// A memory that the module imports.
-    ImportedMemory {
-        /// Module name of the import.
-        module: String,
-        /// Field name of the import.
-        name: String,
+    /// A memory whose import shares its names or its type with other imports (the compact import
+    /// encoding), so that it cannot be changed alone.
+    CompactImport {
+        /// The memory.
+        memory: MemoryId,
     },
-    /// More than one memory.
-    SeveralMemories {
-        /// How many there are.
-        count: u32,
-    },
-    /// A shared (threads) memory.
-    SharedMemory {
-        /// Index of the memory.
-        memory: u32,
-    },
-    /// A 64-bit memory.
-    Memory64 {
-        /// Index of the memory.
-        memory: u32,
-    },
-    /// A memory whose pages are not 64 KiB.
-    CustomPageSize {
-        /// Index of the memory.
-        memory: u32,
-        /// Base-2 logarithm of its page size in bytes.
-        page_size_log2: u32,
+    /// A module that shall define a memory that other modules of its component share.
+    DefineInComponent {
+        /// The memory.
+        memory: MemoryId,
     },
 }
 
 impl Unsupported {
-    /// What else can be done about it, where something can.
+    /// What else can be done about it.
     fn way_out(&self) -> &'static str {
         match self {
-            Self::Component => ": rewrite its core modules before they are made into a component",
-            Self::ImportedMemory { .. } => {
-                ": link the module without `--import-memory`, or have its embedder give it a \
-                 memory that is pinned"
-            }
-            _ => "",
+            Self::CompactImport { .. } => ": link or encode the module without compact imports",
+            Self::DefineInComponent { .. } => ": leave out `--memory-import define`",
         }
     }
 }
@@ -192,20 +228,15 @@ impl Unsupported {
 impl std::fmt::Display for Unsupported {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Component => write!(f, "a component"),
-            Self::ImportedMemory { module, name } => {
-                write!(f, "an imported memory (`{module}` `{name}`)")
+            Self::CompactImport { memory } => {
+                write!(f, "{memory} in a compact group of imports")
             }
-            Self::SeveralMemories { count } => write!(f, "{count} memories in one module"),
-            Self::SharedMemory { memory } => write!(f, "memory {memory} being shared"),
-            Self::Memory64 { memory } => write!(f, "memory {memory} being 64-bit"),
-            Self::CustomPageSize {
-                memory,
-                page_size_log2,
-            } => write!(
-                f,
-                "memory {memory} having pages of 2^{page_size_log2} bytes"
-            ),
+            Self::DefineInComponent { memory } => {
+                write!(
+                    f,
+                    "defining {memory}, which other parts of the component share,"
+                )
+            }
         }
     }
 }

@@ -26,11 +26,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod component;
 mod data;
 mod error;
 mod inspect;
+mod leb128;
 mod limits;
 mod map;
+mod provenance;
 mod rewrite;
 mod scan;
 mod types;
@@ -38,11 +41,12 @@ mod verify;
 
 pub use data::DataSegment;
 pub use error::{Error, Unsupported};
-pub use inspect::{Inspection, Landmarks, MemoryInspection, inspect};
-pub use limits::{MAX_PAGES, Memory, MemoryImport, WASM_PAGE_SIZE};
+pub use inspect::{Inspection, Landmarks, MemoryInspection, ModuleInspection, inspect};
+pub use limits::{MAX_PAGES, Memory, MemoryId, MemoryImport, WASM_PAGE_SIZE};
+pub use provenance::Declared;
 pub use rewrite::{
-    CodeOffsets, EmulateFrom, Growth, GrowthHandling, MemoryReport, Options, Report, Rewritten,
-    UnknownValue, Validate, Warning, rewrite,
+    CodeOffsets, EmulateFrom, Growth, GrowthHandling, MemoryImportPolicy, MemoryReport, Options,
+    Report, Rewritten, UnknownValue, Validate, Warning, rewrite,
 };
 pub use scan::Sites;
 pub use verify::{VerifyError, Violation, ViolationKind, Violations, verify, verify_deep};

@@ -1,10 +1,33 @@
 //! What a module declares about its memories: limits, in pages, and where it says so.
 
+use std::fmt;
+
 /// Size of a WebAssembly page in bytes (core specification, "Memory Instances").
 pub const WASM_PAGE_SIZE: u64 = 65_536;
 
 /// Pages of the largest 32-bit memory: 4 GiB.
 pub const MAX_PAGES: u64 = 65_536;
+
+/// Which memory is meant. Displays as `memory 0`, or as `memory 0 of core module 2`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+pub struct MemoryId {
+    /// In a component, which core module it belongs to, counted from 0 in the order of the bytes;
+    /// `None` where the input is a core module itself.
+    pub module: Option<u32>,
+    /// Index in the module's memory index space, where imports come first.
+    pub index: u32,
+}
+
+impl fmt::Display for MemoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "memory {}", self.index)?;
+        match self.module {
+            Some(module) => write!(f, " of core module {module}"),
+            None => Ok(()),
+        }
+    }
+}
 
 /// A memory as a module declares it. Sizes are in pages of the memory's own page size, which is
 /// 64 KiB unless [`page_size_log2`](Self::page_size_log2) says otherwise.
@@ -12,8 +35,9 @@ pub const MAX_PAGES: u64 = 65_536;
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Memory {
-    /// Index in the module's memory index space, where imports come first.
-    pub index: u32,
+    /// Which memory it is.
+    #[cfg_attr(feature = "serde", serde(flatten))]
+    pub id: MemoryId,
     /// Pages that the memory has at instantiation.
     pub minimum: u64,
     /// Pages that it may grow to; `None` where the module sets no bound.
@@ -40,15 +64,21 @@ pub struct MemoryImport {
     pub name: String,
 }
 
+impl fmt::Display for MemoryImport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` `{}`", self.module, self.name)
+    }
+}
+
 impl Memory {
     pub(crate) fn new(
-        index: u32,
+        id: MemoryId,
         ty: &wasmparser::MemoryType,
         import: Option<MemoryImport>,
         offset: u64,
     ) -> Self {
         Self {
-            index,
+            id,
             minimum: ty.initial,
             maximum: ty.maximum,
             shared: ty.shared,
@@ -65,14 +95,34 @@ impl Memory {
         self.maximum == Some(self.minimum)
     }
 
+    /// Base-2 logarithm of the page size in bytes, declared or not.
+    pub(crate) fn page_log2(&self) -> u32 {
+        self.page_size_log2.unwrap_or(WASM_PAGE_SIZE.ilog2())
+    }
+
     /// What a number of the memory's own pages comes to in 64 KiB pages; `None` where that is no
     /// whole number of them.
     pub(crate) fn in_wasm_pages(&self, pages: u64) -> Option<u64> {
-        let Some(log2) = self.page_size_log2 else {
-            return Some(pages);
-        };
-        let bytes = u128::from(pages).checked_shl(log2)?;
+        let bytes = u128::from(pages).checked_shl(self.page_log2())?;
         let whole = bytes.is_multiple_of(WASM_PAGE_SIZE.into());
         whole.then_some(u64::try_from(bytes / u128::from(WASM_PAGE_SIZE)).ok()?)
+    }
+
+    /// What a number of 64 KiB pages comes to in the memory's own; `None` where it is out of range.
+    pub(crate) fn in_own_pages(&self, wasm_pages: u64) -> Option<u64> {
+        let bytes = u128::from(wasm_pages) * u128::from(WASM_PAGE_SIZE);
+        let pages = u64::try_from(bytes.checked_shr(self.page_log2())?).ok()?;
+        (pages <= self.most_pages()).then_some(pages)
+    }
+
+    /// The largest number of its own pages that a memory of this type may declare. A size in pages
+    /// must fit into the type of its addresses.
+    pub(crate) fn most_pages(&self) -> u64 {
+        let (address_bits, most) = match self.memory64 {
+            true => (64, u64::MAX),
+            false => (32, u64::from(u32::MAX)),
+        };
+        let pages = (1_u128 << address_bits) >> self.page_log2();
+        u64::try_from(pages).unwrap_or(u64::MAX).min(most)
     }
 }

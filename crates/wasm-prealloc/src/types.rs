@@ -1,17 +1,22 @@
 //! The type index space, as far as a rewrite needs it: which functions take how many parameters.
 
+use std::collections::HashMap;
+
 use wasmparser::{CompositeInnerType, FunctionSectionReader, TypeSectionReader, ValType};
 
 use crate::error::Error;
 use crate::map::{Map, id};
+
+/// Parameters and results.
+type Signature = (Box<[ValType]>, Box<[ValType]>);
 
 /// What the type and function sections say.
 #[derive(Debug)]
 pub(crate) struct Types {
     /// Parameters of each type; `None` where it is no function type.
     params: Vec<Option<u32>>,
-    /// A function type that takes one i32 and gives one i32.
-    pub(crate) i32_to_i32: Option<u32>,
+    /// Plain function types by what they take and give, the first of each.
+    signatures: HashMap<Signature, u32>,
     /// Type index of each function that the module defines.
     functions: Vec<u32>,
 }
@@ -20,7 +25,7 @@ impl Types {
     pub(crate) fn read(map: &Map<'_>) -> Result<Self, Error> {
         let mut types = Self {
             params: Vec::new(),
-            i32_to_i32: None,
+            signatures: HashMap::new(),
             functions: Vec::new(),
         };
         types
@@ -44,17 +49,22 @@ impl Types {
                     self.params.push(None);
                     continue;
                 };
-                if self.i32_to_i32.is_none()
-                    && !composite.shared
-                    && func.params() == [ValType::I32]
-                    && func.results() == [ValType::I32]
-                {
-                    self.i32_to_i32 = Some(self.count());
+                if !composite.shared {
+                    let signature = (func.params().into(), func.results().into());
+                    self.signatures
+                        .entry(signature)
+                        .or_insert(self.params.len() as u32);
                 }
                 self.params.push(Some(func.params().len() as u32));
             }
         }
         Ok(())
+    }
+
+    /// A type that takes and gives just that.
+    pub(crate) fn find(&self, params: &[ValType], results: &[ValType]) -> Option<u32> {
+        let signature = (params.into(), results.into());
+        self.signatures.get(&signature).copied()
     }
 
     /// Types in the index space: more than the section's count where types are grouped.

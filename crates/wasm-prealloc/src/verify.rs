@@ -4,10 +4,11 @@
 
 use std::fmt;
 
+use crate::component::Node;
 use crate::error::Error;
-use crate::limits::{Memory, MemoryImport};
+use crate::limits::Memory;
 use crate::map::{Map, id};
-use crate::scan::{SiteKind, growth_sites};
+use crate::scan::{count_sites, growth_sites};
 
 /// One thing that keeps a module from being what was asked for. Displays as one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,9 +53,9 @@ impl fmt::Display for Violation {
         let Self {
             memory, expected, ..
         } = self;
-        write!(f, "memory {}", memory.index)?;
-        if let Some(MemoryImport { module, name }) = &memory.import {
-            write!(f, " (imported as `{module}` `{name}`)")?;
+        write!(f, "{}", memory.id)?;
+        if let Some(import) = &memory.import {
+            write!(f, " (imported as {import})")?;
         }
         write!(f, " at offset {:#x} ", memory.offset)?;
         let minimum = memory.minimum;
@@ -134,7 +135,7 @@ pub enum VerifyError {
     NotPinned(Violations),
 }
 
-/// Checks that every memory of a module, imported ones included, has a minimum and a maximum of
+/// Checks that every memory of a module, or of every core module in a component, imported ones included, has a minimum and a maximum of
 /// `pages` pages of 64 KiB, and gives back the memories. A module without memories passes. A memory
 /// with another page size is judged by its size in bytes.
 ///
@@ -142,7 +143,7 @@ pub enum VerifyError {
 /// module's size, and says nothing about the validity of what follows: an engine checks that.
 ///
 /// # Errors
-/// [`VerifyError::Unreadable`] where the bytes are no core module or are malformed up to there,
+/// [`VerifyError::Unreadable`] where the bytes are no module or are malformed up to there,
 /// [`VerifyError::NotPinned`] with every violation otherwise.
 ///
 /// ```
@@ -152,8 +153,11 @@ pub enum VerifyError {
 /// # Ok::<(), wat::Error>(())
 /// ```
 pub fn verify(wasm: &[u8], pages: u64) -> Result<Vec<Memory>, VerifyError> {
-    let map = Map::read_through(wasm, id::MEMORY)?;
-    let memories: Vec<Memory> = map.memories().cloned().collect();
+    let mut memories = Vec::new();
+    for (module, range) in Node::read(wasm)?.modules() {
+        let map = Map::read_through(wasm, range, module, id::MEMORY)?;
+        memories.extend(map.memories().cloned());
+    }
     let violations = memories
         .iter()
         .filter_map(|memory| limits_violation(memory, pages));
@@ -166,27 +170,25 @@ pub fn verify(wasm: &[u8], pages: u64) -> Result<Vec<Memory>, VerifyError> {
 /// # Errors
 /// As [`verify`], and [`VerifyError::Unreadable`] also where the rest of the module is malformed.
 pub fn verify_deep(wasm: &[u8], pages: u64) -> Result<Vec<Memory>, VerifyError> {
-    let map = Map::read(wasm)?;
-    let bodies = growth_sites(&map)?;
-    let memories: Vec<Memory> = map.memories().cloned().collect();
+    let mut memories = Vec::new();
     let mut violations = Vec::new();
-    for memory in &memories {
-        violations.extend(limits_violation(memory, pages));
-        let mut grows = bodies
-            .iter()
-            .flat_map(|body| &body.sites)
-            .filter(|site| site.kind == SiteKind::Grow && site.memory == memory.index)
-            .peekable();
-        if let (true, Some(first)) = (memory.is_pinned(), grows.peek()) {
-            let first_offset = first.at.start as u64;
-            violations.push(Violation {
-                memory: memory.clone(),
-                expected: pages,
-                kind: ViolationKind::GrowthCanOnlyFail {
-                    sites: grows.count(),
-                    first_offset,
-                },
-            });
+    for (module, range) in Node::read(wasm)?.modules() {
+        let map = Map::read(wasm, range, module)?;
+        let bodies = growth_sites(&map)?;
+        for memory in map.memories() {
+            violations.extend(limits_violation(memory, pages));
+            let (sites, first) = count_sites(&bodies, memory.id.index);
+            if let (true, Some(first_offset)) = (memory.is_pinned(), first.grow) {
+                violations.push(Violation {
+                    memory: memory.clone(),
+                    expected: pages,
+                    kind: ViolationKind::GrowthCanOnlyFail {
+                        sites: sites.grow,
+                        first_offset,
+                    },
+                });
+            }
+            memories.push(memory.clone());
         }
     }
     finish(violations, memories)

@@ -351,7 +351,7 @@ impl Script<'_> {
             .map_err(|error| match error {
                 Error::Malformed { .. }
                 | Error::Invalid { .. }
-                | Error::NotAModule { .. }
+                | Error::NotWasm { .. }
                 | Error::OutputInvalid { .. } => Outcome::Not(Seen::Other(error.to_string())),
                 refusal => Outcome::Skipped(refused_because(&refusal)),
             })
@@ -506,16 +506,13 @@ fn list(values: &[Val]) -> String {
 
 /// A refusal without the place it stands at, so that equal ones can be counted.
 fn refused_because(error: &Error) -> String {
-    match error {
-        Error::Unsupported { what, .. } => {
-            let words = what.to_string();
-            let words = words.split(" (`").next().unwrap_or_default().to_owned();
-            format!("the rewriter refuses {words}")
-        }
-        other => {
-            let words = other.to_string();
-            let words = words.split(": choose").next().unwrap_or_default();
-            format!("the rewriter refuses: {words}")
-        }
-    }
+    let why = match error {
+        Error::ImportedMemoryGrows { .. } => "growing a memory that is imported".to_owned(),
+        Error::SharedMemoryGrows { .. } => "growing a memory that threads share".to_owned(),
+        Error::MinimumExceedsTarget { .. } => "a minimum above 4 GiB".to_owned(),
+        Error::PagesOutOfRange { .. } => "a size that its type does not have".to_owned(),
+        Error::Unsupported { what, .. } => what.to_string(),
+        other => other.to_string(),
+    };
+    format!("the rewriter refuses {why}")
 }

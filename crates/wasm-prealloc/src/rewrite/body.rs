@@ -1,16 +1,22 @@
 //! Replaces instructions within function bodies, moving as little code as can be.
 //!
-//! Three ways, in this order: in place, where the replacement is as long as what it replaces;
-//! by a copy at the end of the code section, which the old body, as long as ever, calls; and, where
-//! the old body is too short for that call, in place with everything behind it moving up.
+//! Four ways, in this order: in place, where the replacement is as long as what it replaces; in
+//! place, with the missing bytes taken from code near by that can be written shorter (see `donor`);
+//! by a copy at the end of the code section,
+//! which the old body, as long as ever, calls; and, where the old body is too short for that call,
+//! in place with everything behind it moving up.
 
 use std::ops::Range;
 
+use wasmparser::{FunctionBody, Operator};
+
+use super::donor::{Donor, donors};
 use super::report::CodeOffsets;
-use super::splice::{Span, leb128};
+use super::splice::Span;
 use crate::error::Error;
-use crate::map::Map;
-use crate::scan::{Body, Site, SiteKind, has_tail_call};
+use crate::leb128::leb128;
+use crate::map::{Map, reader};
+use crate::scan::{Body, Site, SiteKind};
 use crate::types::Types;
 
 /// Opcodes of the binary format (core specification, "Instructions").
@@ -23,8 +29,8 @@ mod opcode {
     pub(super) const GLOBAL_GET: u8 = 0x23;
 }
 
-/// What stands in place of each instruction; `None`: it stays.
-#[derive(Clone, Copy, Debug)]
+/// What stands in place of a memory's instructions; `None`: they stay.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Replacements {
     /// Index of the global that `memory.size` reads instead.
     pub(crate) size: Option<u32>,
@@ -45,11 +51,23 @@ impl Replacements {
     }
 }
 
-/// A function that is added: its type, and its item for the code section.
+/// A function that is added: its type, its item for the code section, and how it comes to be.
 #[derive(Debug)]
 pub(crate) struct AddedFunction {
     pub(crate) ty: u32,
     pub(crate) code: Vec<u8>,
+    pub(crate) origin: Origin,
+}
+
+/// Why a function is added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It stands for the `memory.grow` of this memory.
+    Grow(u32),
+    /// It holds the code of this function.
+    Copy(u32),
+    /// It commits all memories.
+    Commit,
 }
 
 /// What became of the bodies.
@@ -70,47 +88,86 @@ pub(crate) struct Patched {
 pub(crate) struct Patcher<'m, 'a> {
     pub(crate) map: &'m Map<'a>,
     pub(crate) types: &'m Types,
-    pub(crate) replacements: Replacements,
+    /// By index of the memory.
+    pub(crate) replacements: Vec<Replacements>,
     pub(crate) patched: Patched,
 }
+
+/// A range of the input, and what stands in its place.
+type Replacement = (Range<usize>, Vec<u8>);
 
 impl Patcher<'_, '_> {
     /// Replaces the sites of one body.
     pub(crate) fn patch(&mut self, body: &Body) -> Result<(), Error> {
-        let edits: Vec<(&Site, Vec<u8>)> = body
-            .sites
-            .iter()
-            .filter_map(|site| Some((site, self.replacements.instruction(site)?)))
-            .collect();
+        let replace = |site: &Site| {
+            let replacements = self.replacements.get(site.memory as usize)?;
+            Some((site.at.clone(), replacements.instruction(site)?))
+        };
+        let mut edits: Vec<Replacement> = body.sites.iter().filter_map(replace).collect();
         if edits.is_empty() {
             return Ok(());
         }
-        let fits = edits.iter().all(|(site, with)| with.len() == site.at.len());
+        let function = self.map.imported_functions + body.defined;
+        let fits = edits.iter().all(|(at, with)| with.len() == at.len());
         let mut content = Span::new(body.content.clone());
-        for (site, with) in edits {
-            content.replace(site.at.clone(), with);
-        }
+        let mut copied = None;
         if !fits {
-            let function = self.map.imported_functions + body.defined;
-            if let Some((ty, call)) = self.call_to_copy(body)? {
-                let copy = content.apply(self.map.wasm);
-                let mut code = leb128(copy.len() as u64, 1);
-                code.extend(copy);
-                self.patched.added.push(AddedFunction { ty, code });
-                self.patched.offsets.relocated.push(function);
-                content = Span::new(body.content.clone());
-                content.replace(body.content.clone(), call);
+            if let Some(donations) = self.donations(body, &edits)? {
+                edits.extend(donations);
+                edits.sort_by_key(|(at, _)| at.start);
+                self.patched.offsets.nudged.push(function);
+            } else if let Some(call) = self.call_to_copy(body)? {
+                copied = Some(call);
             } else {
                 self.patched.offsets.shifted_from.get_or_insert(function);
             }
+        }
+        for (at, with) in edits {
+            content.replace(at, with);
+        }
+        if let Some((ty, call)) = copied {
+            let copy = content.apply(self.map.wasm);
+            let mut code = leb128(copy.len() as u64, 1);
+            code.extend(copy);
+            let origin = Origin::Copy(function);
+            self.patched.added.push(AddedFunction { ty, code, origin });
+            self.patched.offsets.relocated.push(function);
+            content = Span::new(body.content.clone());
+            content.replace(body.content.clone(), call);
         }
         self.patched.touched.push(body.defined);
         self.patched.bodies.push((body.length.clone(), content));
         Ok(())
     }
 
+    /// Shorter forms of code in a body, each as near as can be to a replacement that is longer than
+    /// what it replaces and making up for it; `None` where there are not enough of them.
+    fn donations(
+        &self,
+        body: &Body,
+        edits: &[Replacement],
+    ) -> Result<Option<Vec<Replacement>>, Error> {
+        let mut donors = donors(self.map.wasm, body)?;
+        let mut donations = Vec::new();
+        for (at, with) in edits {
+            let missing = with.len() - at.len();
+            if missing == 0 {
+                continue;
+            }
+            let able = donors.iter().enumerate();
+            let able = able.filter(|(_, donor)| donor.spare() >= missing);
+            let distance = |donor: &Donor| donor.at().start.abs_diff(at.end);
+            let Some((nearest, _)) = able.min_by_key(|(_, donor)| distance(donor)) else {
+                return Ok(None);
+            };
+            let donor = donors.swap_remove(nearest);
+            donations.push(donor.shortened(self.map.wasm, missing));
+        }
+        Ok(Some(donations))
+    }
+
     /// A body of the same length that calls the next function to be added with its own
-    /// parameters; `None` where there is no room for it. Gives the function's type too.
+    /// parameters, and the function's type; `None` where there is no room for it.
     fn call_to_copy(&self, body: &Body) -> Result<Option<(u32, Vec<u8>)>, Error> {
         let Some((ty, params)) = self.types.of_function(body.defined) else {
             // The function section is shorter than the code section: validation will say so.
@@ -142,4 +199,21 @@ impl Patcher<'_, '_> {
         bytes.push(opcode::END);
         Ok(Some((ty, bytes)))
     }
+}
+
+/// Whether a body calls in tail position.
+fn has_tail_call(wasm: &[u8], body: &Body) -> Result<bool, Error> {
+    let read = || {
+        let body = FunctionBody::new(reader(wasm, body.content.clone()));
+        for operator in body.get_operators_reader()? {
+            if let Operator::ReturnCall { .. }
+            | Operator::ReturnCallIndirect { .. }
+            | Operator::ReturnCallRef { .. } = operator?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    read().map_err(|error| Error::malformed(&error))
 }

@@ -1,20 +1,20 @@
 //! Decides what becomes of a memory's growth, and builds what that adds to the module.
 
-use wasm_encoder::{ConstExpr, Encode, Function, GlobalType, ValType};
+use wasm_encoder::{BlockType, ConstExpr, Encode, Function, GlobalType, ValType};
 
-use super::options::{EmulateFrom, Growth, Options};
+use super::options::{EmulateFrom, Growth, MemoryImportPolicy, Options};
 use super::report::Warning;
 use crate::data::data_segments;
 use crate::error::Error;
-use crate::limits::{MAX_PAGES, Memory, WASM_PAGE_SIZE};
+use crate::limits::{Memory, WASM_PAGE_SIZE};
 use crate::map::Map;
-use crate::scan::Sites;
+use crate::scan::{FirstSites, Sites};
 
-/// The largest size that `memory.size` may give: guests compute `size << 16` in 32 bits, and one
-/// page more makes that 0.
+/// The largest size that `memory.size` may give where addresses are 32-bit and pages are 64 KiB:
+/// guests compute `size << 16` there, and one page more makes that 0.
 const MAX_READABLE_PAGES: u64 = 65_535;
 
-/// What becomes of a memory's growth. Sizes are in pages.
+/// What becomes of a memory's growth. Sizes are in the memory's own pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// There is no instruction to replace.
@@ -27,30 +27,59 @@ pub(crate) enum Decision {
     Pregrown { pages: u64 },
 }
 
+/// A memory whose growth is to be decided on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Subject<'a> {
+    pub(crate) memory: &'a Memory,
+    /// The size that it shall have, in its own pages.
+    pub(crate) target: u64,
+    pub(crate) sites: Sites,
+    pub(crate) first: FirstSites,
+}
+
 /// Chooses by what the module does and what the caller wants.
 pub(crate) fn decide(
     map: &Map<'_>,
-    memory: &Memory,
-    sites: Sites,
+    subject: Subject<'_>,
     options: &Options,
 ) -> Result<(Decision, Vec<Warning>), Error> {
-    let index = memory.index;
-    let cap = memory.maximum.unwrap_or(options.pages).min(options.pages);
+    let Subject {
+        memory,
+        target,
+        sites,
+        ..
+    } = subject;
+    let id = memory.id;
+    let cap = memory.maximum.unwrap_or(target).min(target);
     let pinned = memory.is_pinned();
     // Nothing is to be declared, so leaving the instructions leaves their meaning.
-    let at_target = pinned && memory.minimum == options.pages;
-    let natural = options.emulate_from == EmulateFrom::Declared;
+    let at_target = pinned && memory.minimum == target;
+    let natural = match options.emulate_from {
+        EmulateFrom::Declared => true,
+        EmulateFrom::HeapBase => id.index != 0,
+        EmulateFrom::Pages(_) => false,
+    };
+    let wraps = !memory.memory64 && memory.page_log2() == WASM_PAGE_SIZE.ilog2();
     let mut warnings = Vec::new();
 
     let emulate = || -> Result<Decision, Error> {
-        let from = start(map, memory, cap, options.emulate_from)?;
+        check_sole_counter(subject, options)?;
+        let from = match natural {
+            // The caller's checks have compared it with the cap.
+            true => memory.minimum,
+            false => start(map, memory, cap, options.emulate_from)?,
+        };
         Ok(Decision::Emulate { from, cap })
     };
     let pregrown = Decision::Pregrown {
-        pages: cap.min(MAX_READABLE_PAGES),
+        pages: if wraps {
+            cap.min(MAX_READABLE_PAGES)
+        } else {
+            cap
+        },
     };
     let can_only_fail = Warning::GrowthCanOnlyFail {
-        memory: index,
+        memory: id,
         sites: sites.grow,
         pinned_before: pinned,
     };
@@ -68,9 +97,9 @@ pub(crate) fn decide(
             }
         }
         (Growth::Auto, Sites { size, .. }) if at_target => {
-            if memory.minimum > MAX_READABLE_PAGES {
+            if wraps && memory.minimum > MAX_READABLE_PAGES {
                 warnings.push(Warning::SizeWraps {
-                    memory: index,
+                    memory: id,
                     sites: size,
                 });
             }
@@ -78,14 +107,14 @@ pub(crate) fn decide(
         }
         (Growth::Auto, _) => {
             if !pinned {
-                warnings.push(Warning::EmbedderCannotGrow { memory: index });
+                warnings.push(Warning::EmbedderCannotGrow { memory: id });
             }
             pregrown
         }
 
         (Growth::Emulate, _) if at_target && natural => {
             return Err(Error::NoNaturalMinimum {
-                memory: index,
+                memory: id,
                 pages: memory.minimum,
             });
         }
@@ -100,7 +129,7 @@ pub(crate) fn decide(
             if grow > 0 {
                 warnings.push(can_only_fail);
             } else if !pinned {
-                warnings.push(Warning::EmbedderCannotGrow { memory: index });
+                warnings.push(Warning::EmbedderCannotGrow { memory: id });
             }
             match size {
                 0 => Decision::Keep,
@@ -118,34 +147,59 @@ pub(crate) fn decide(
     Ok((decision, warnings))
 }
 
-/// The page at which emulated growth starts.
+/// Refuses to count growth where somebody else may count it too: both would hand out the same
+/// pages.
+///
+/// A memory that threads share is used by several instances, and a global belongs to one. The
+/// counter would have to lie in the memory itself, at an address that the module is known never to
+/// use, and there is none: everything up to its end is the module's own. So it is refused.
+fn check_sole_counter(subject: Subject<'_>, options: &Options) -> Result<(), Error> {
+    let Subject { memory, first, .. } = subject;
+    let id = memory.id;
+    if memory.shared {
+        let offset = first.grow.or(first.size).unwrap_or(memory.offset);
+        return Err(Error::SharedMemoryGrows { memory: id, offset });
+    }
+    if let (Some(import), Some(offset)) = (&memory.import, first.grow)
+        && options.memory_import == MemoryImportPolicy::Refuse
+    {
+        return Err(Error::ImportedMemoryGrows {
+            memory: id,
+            import: Box::new(import.clone()),
+            offset,
+        });
+    }
+    Ok(())
+}
+
+/// The page at which emulated growth starts, where the caller does not leave that to the module.
 fn start(map: &Map<'_>, memory: &Memory, cap: u64, from: EmulateFrom) -> Result<u64, Error> {
+    let page_bytes = 1 << memory.page_log2();
     let start = match from {
-        // The caller's checks have compared it with the cap.
-        EmulateFrom::Declared => return Ok(memory.minimum),
+        EmulateFrom::Declared => memory.minimum,
         EmulateFrom::HeapBase => {
             let base = map.landmark("__heap_base")?.ok_or(Error::NoHeapBase)?;
-            u64::from(base).div_ceil(WASM_PAGE_SIZE)
+            base.div_ceil(page_bytes)
         }
         EmulateFrom::Pages(pages) => pages,
     };
     if start > cap {
         return Err(Error::StartAboveCap {
-            memory: memory.index,
+            memory: memory.id,
             from: start,
             cap,
         });
     }
     let segments = data_segments(map)?.into_iter();
-    let placed = segments.filter(|segment| segment.memory == Some(memory.index));
+    let placed = segments.filter(|segment| segment.memory == Some(memory.id.index));
     let data_end = placed
         .filter_map(|segment| segment.end())
         .max()
         .unwrap_or(0);
-    let least = data_end.div_ceil(WASM_PAGE_SIZE);
+    let least = data_end.div_ceil(page_bytes);
     if start < least {
         return Err(Error::StartBelowData {
-            memory: memory.index,
+            memory: memory.id,
             from: start,
             data_end,
             least,
@@ -154,44 +208,69 @@ fn start(map: &Map<'_>, memory: &Memory, cap: u64, from: EmulateFrom) -> Result<
     Ok(start)
 }
 
-/// An item for the global section: an i32 holding a number of pages.
-pub(crate) fn pages_global(pages: u64, mutable: bool) -> Vec<u8> {
+/// The type of a memory's sizes and addresses.
+pub(crate) fn address_type(memory: &Memory) -> ValType {
+    match memory.memory64 {
+        true => ValType::I64,
+        false => ValType::I32,
+    }
+}
+
+/// An item for the global section: a number of pages.
+pub(crate) fn pages_global(memory: &Memory, pages: u64, mutable: bool) -> Vec<u8> {
     let mut item = Vec::new();
     let ty = GlobalType {
-        val_type: ValType::I32,
+        val_type: address_type(memory),
         mutable,
         shared: false,
     };
     ty.encode(&mut item);
-    ConstExpr::i32_const(as_i32(pages)).encode(&mut item);
+    let value = match memory.memory64 {
+        true => ConstExpr::i64_const(pages.cast_signed()),
+        false => ConstExpr::i32_const(as_i32(pages)),
+    };
+    value.encode(&mut item);
     item
 }
 
-/// An item for the type section: one i32 in, one i32 out, as `memory.grow`.
-pub(crate) fn grow_type() -> Vec<u8> {
+/// An item for the type section: a function type.
+pub(crate) fn function_type(params: &[ValType], results: &[ValType]) -> Vec<u8> {
     const FUNC: u8 = 0x60;
     let mut item = vec![FUNC];
-    [ValType::I32].as_slice().encode(&mut item);
-    [ValType::I32].as_slice().encode(&mut item);
+    params.encode(&mut item);
+    results.encode(&mut item);
     item
 }
 
-/// An item for the code section: `memory.grow`, on the size that `global` holds.
-pub(crate) fn grow_body(global: u32, cap: u64) -> Vec<u8> {
+/// An item for the code section: a memory's `memory.grow`, on the size that `global` holds.
+pub(crate) fn grow_body(memory: &Memory, global: u32, cap: u64) -> Vec<u8> {
     const DELTA: u32 = 0;
     const OLD_SIZE: u32 = 1;
-    let mut function = Function::new([(1, ValType::I32)]);
+    let address = address_type(memory);
+    let mut function = Function::new([(1, address)]);
     let mut code = function.instructions();
     code.local_get(DELTA);
-    code.i32_const(as_i32(cap));
+    match address {
+        ValType::I64 => code.i64_const(cap.cast_signed()),
+        _ => code.i32_const(as_i32(cap)),
+    };
     code.global_get(global).local_tee(OLD_SIZE);
     // The size never exceeds the cap, so this does not wrap.
-    code.i32_sub();
-    code.i32_gt_u();
-    code.if_(wasm_encoder::BlockType::Result(ValType::I32));
-    code.i32_const(-1);
+    match address {
+        ValType::I64 => code.i64_sub().i64_gt_u(),
+        _ => code.i32_sub().i32_gt_u(),
+    };
+    code.if_(BlockType::Result(address));
+    match address {
+        ValType::I64 => code.i64_const(-1),
+        _ => code.i32_const(-1),
+    };
     code.else_();
-    code.local_get(OLD_SIZE).local_get(DELTA).i32_add();
+    code.local_get(OLD_SIZE).local_get(DELTA);
+    match address {
+        ValType::I64 => code.i64_add(),
+        _ => code.i32_add(),
+    };
     code.global_set(global);
     code.local_get(OLD_SIZE);
     code.end();
@@ -201,7 +280,8 @@ pub(crate) fn grow_body(global: u32, cap: u64) -> Vec<u8> {
     item
 }
 
+/// Sizes of memories with 32-bit addresses fit, read as unsigned.
 fn as_i32(pages: u64) -> i32 {
-    debug_assert!(pages <= MAX_PAGES, "sizes are checked before");
-    pages as i32
+    debug_assert!(u32::try_from(pages).is_ok(), "sizes are checked before");
+    (pages as u32).cast_signed()
 }

@@ -2,8 +2,13 @@
 //!
 //! The way through: bytes, map, plan, edits, splice, bytes. What no edit names is copied as it is.
 
+mod assemble;
 mod body;
+mod commit;
+mod component;
+mod donor;
 mod growth;
+mod names;
 mod options;
 mod plan;
 mod report;
@@ -13,9 +18,9 @@ mod validate;
 use std::borrow::Cow;
 
 use crate::error::Error;
-use crate::map::Map;
+use component::{Input, plan_input};
 
-pub use options::{EmulateFrom, Growth, Options, UnknownValue, Validate};
+pub use options::{EmulateFrom, Growth, MemoryImportPolicy, Options, UnknownValue, Validate};
 pub use report::{CodeOffsets, GrowthHandling, MemoryReport, Report, Rewritten, Warning};
 
 /// Gives a module's memory the size that `options` ask for, as its minimum and its maximum, and
@@ -49,36 +54,27 @@ pub use report::{CodeOffsets, GrowthHandling, MemoryReport, Report, Rewritten, W
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn rewrite<'a>(wasm: &'a [u8], options: &Options) -> Result<Rewritten<'a>, Error> {
-    let map = Map::read(wasm)?;
+    let input = Input::read(wasm)?;
     if options.validate == Validate::Full {
         validate::validate_all(wasm).map_err(|error| Error::Invalid {
             offset: error.offset(),
             message: error.message().to_owned(),
         })?;
     }
-    let plan = plan::plan(&map, options)?;
-    let output = if plan.edits.is_unchanged() {
+    let planned = plan_input(&input, options)?;
+    let output = if planned.edits.is_unchanged() {
         Cow::Borrowed(wasm)
     } else {
-        let output = plan.edits.apply(wasm);
-        let checked = match options.validate {
-            Validate::Full => validate::validate_all(&output),
-            Validate::Changed => {
-                validate::validate_changed(&output, map.defined_functions, &plan.touched)
-            }
-        };
-        checked.map_err(|error| Error::OutputInvalid {
-            offset: error.offset(),
-            message: error.message().to_owned(),
-        })?;
+        let output = planned.edits.apply(wasm);
+        check_output(wasm, &output, &planned.touched, options.validate)?;
         Cow::Owned(output)
     };
     let report = Report {
         bytes_before: wasm.len(),
         bytes_after: output.len(),
-        memories: plan.memories,
-        code_offsets: plan.code_offsets,
-        warnings: plan.warnings,
+        memories: planned.memories,
+        code_offsets: planned.code_offsets,
+        warnings: planned.warnings,
     };
     Ok(Rewritten {
         wasm: output,
@@ -86,7 +82,30 @@ pub fn rewrite<'a>(wasm: &'a [u8], options: &Options) -> Result<Rewritten<'a>, E
     })
 }
 
-/// What [`rewrite`] would make of a memory's growth, without making it.
-pub(crate) fn preview(map: &Map<'_>, options: &Options) -> Result<Vec<MemoryReport>, Error> {
-    plan::plan(map, options).map(|plan| plan.memories)
+/// Never gives an output away that is not valid.
+fn check_output(
+    input: &[u8],
+    output: &[u8],
+    touched: &[validate::Touched],
+    validate: Validate,
+) -> Result<(), Error> {
+    let invalid = |error: wasmparser::BinaryReaderError| Error::OutputInvalid {
+        offset: error.offset(),
+        message: error.message().to_owned(),
+    };
+    validate::validate_changed(output, touched).map_err(invalid)?;
+    if validate == Validate::Full
+        && let Some(offset) = validate::first_difference(input, output, touched).map_err(invalid)?
+    {
+        return Err(Error::OutputInvalid {
+            offset,
+            message: "a function body differs that should not".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// What [`rewrite`] would make of each memory, without making it.
+pub(crate) fn preview(wasm: &[u8], options: &Options) -> Result<Vec<MemoryReport>, Error> {
+    plan_input(&Input::read(wasm)?, options).map(|planned| planned.memories)
 }

@@ -9,12 +9,19 @@ use crate::limits::MAX_PAGES;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
-    /// The size of every memory afterwards, in 64 KiB pages: 1 to 65,536. Default: 65,536, 4 GiB.
+    /// The size of every memory afterwards, in 64 KiB pages: 1 to 65,536, and more where all
+    /// memories are 64-bit. Default: 65,536, 4 GiB.
     pub pages: u64,
     /// What becomes of `memory.grow` and `memory.size`.
     pub growth: Growth,
     /// Where emulated growth starts. Only read where growth is emulated.
     pub emulate_from: EmulateFrom,
+    /// What becomes of memories that the module imports.
+    pub memory_import: MemoryImportPolicy,
+    /// Under this name, also export a function without parameters and results that writes to every
+    /// page (4 KiB) of the operating system in every memory, contents kept: a way to commit for
+    /// engines that offer none.
+    pub export_commit: Option<String>,
     /// What is validated before the result is given back.
     pub validate: Validate,
 }
@@ -25,6 +32,8 @@ impl Default for Options {
             pages: MAX_PAGES,
             growth: Growth::default(),
             emulate_from: EmulateFrom::default(),
+            memory_import: MemoryImportPolicy::default(),
+            export_commit: None,
             validate: Validate::default(),
         }
     }
@@ -61,10 +70,28 @@ pub enum EmulateFrom {
     /// At the minimum that the module declares.
     #[default]
     Declared,
-    /// At the global `__heap_base`, rounded up to a page.
+    /// At the global `__heap_base`, rounded up to a page. Linkers speak of memory 0; others start
+    /// at their minimum.
     HeapBase,
-    /// At this many pages.
+    /// At this many pages, whichever memory it is.
     Pages(u64),
+}
+
+/// What becomes of memories that a module imports. Their limits are pinned in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize),
+    serde(rename_all = "kebab-case")
+)]
+pub enum MemoryImportPolicy {
+    /// Refuse the module where it grows such a memory, because others may grow it too.
+    #[default]
+    Refuse,
+    /// They stay imports. The caller knows that nothing else grows them.
+    Keep,
+    /// They become memories of the module's own, exported under the import's field name.
+    Define,
 }
 
 /// How much of a result is validated before it is given back.
@@ -75,11 +102,12 @@ pub enum EmulateFrom {
     serde(rename_all = "kebab-case")
 )]
 pub enum Validate {
-    /// The whole input, so that an invalid one is refused, and the whole output.
+    /// The whole input, so that an invalid one is refused, and of the output everything that
+    /// changed; that the rest is the input's, byte for byte, is checked.
     #[default]
     Full,
-    /// Of the output, everything but the function bodies that are as they were. For callers whose
-    /// engine validates anyway.
+    /// Of the output, everything but function bodies and data segments that are as they were. For
+    /// callers whose engine validates anyway.
     Changed,
 }
 
@@ -122,6 +150,7 @@ macro_rules! words {
 }
 
 words!(Growth { Auto = "auto", Emulate = "emulate", Pregrown = "pregrown", Keep = "keep" });
+words!(MemoryImportPolicy { Refuse = "refuse", Keep = "keep", Define = "define" });
 words!(Validate { Full = "full", Changed = "changed" });
 
 impl fmt::Display for EmulateFrom {

@@ -1,327 +1,364 @@
 //! Turns what is known of a module and what is asked of it into a list of edits.
+//!
+//! What the edits of a section come to is in `assemble`; how a component's modules are put together
+//! is in `component`.
 
 use std::ops::Range;
 
-use wasm_encoder::Encode;
+use wasm_encoder::ValType;
 
-use super::body::{AddedFunction, Patched, Patcher, Replacements};
-use super::growth::{self, Decision};
-use super::options::Options;
-use super::report::{CodeOffsets, GrowthHandling, MemoryReport, Warning};
-use super::splice::{Span, leb128};
+use super::body::{AddedFunction, Origin, Patched, Patcher, Replacements};
+use super::commit::commit_body;
+use super::growth::{self, Decision, Subject, address_type};
+use super::options::{MemoryImportPolicy, Options};
+use super::report::{GrowthHandling, MemoryReport, Warning};
 use crate::error::{Error, Unsupported};
-use crate::limits::{MAX_PAGES, Memory};
-use crate::map::{DefinedMemory, Map, Section, id, rank};
-use crate::scan::{Body, Sites, growth_sites};
+use crate::limits::Memory;
+use crate::map::{Map, MappedMemory};
+use crate::scan::{Body, count_sites, growth_sites};
 use crate::types::Types;
 
-/// The edits of a module, and what there is to say of them.
+/// What is to become of a module.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    pub(crate) edits: Span,
-    pub(crate) memories: Vec<MemoryReport>,
-    pub(crate) code_offsets: CodeOffsets,
+    /// One entry a memory, in index order.
+    pub(crate) memories: Vec<PlannedMemory>,
+    /// Items for the type section.
+    pub(crate) types: Vec<Vec<u8>>,
+    /// Items for the global section: a number of pages each, with the index of the memory.
+    pub(crate) globals: Vec<(u32, Vec<u8>)>,
+    /// Bodies and functions.
+    pub(crate) patched: Patched,
+    /// Exports to be added.
+    pub(crate) exports: Vec<(String, ExportKind)>,
+    /// Whether imported memories become the module's own.
+    pub(crate) define: bool,
     pub(crate) warnings: Vec<Warning>,
-    /// Functions whose bodies change, by position among the defined ones, ascending. What is
-    /// behind the input's last function is new.
-    pub(crate) touched: Vec<u32>,
 }
 
-/// What handling a memory's growth takes: items for the sections, and patched bodies.
+/// A memory and what becomes of it.
 #[derive(Debug)]
-struct GrowthEdits {
-    handling: GrowthHandling,
-    types: Vec<Vec<u8>>,
-    globals: Vec<Vec<u8>>,
-    patched: Patched,
+pub(crate) struct PlannedMemory {
+    pub(crate) report: MemoryReport,
+    /// As in [`MappedMemory`].
+    pub(crate) entry: Option<(Range<usize>, Range<usize>)>,
+    /// The first instruction that grows it.
+    first_grow: Option<u64>,
 }
 
+impl PlannedMemory {
+    /// Whether it declares anything else afterwards.
+    pub(crate) fn limits_change(&self) -> bool {
+        let MemoryReport { before, after, .. } = &self.report;
+        (before.minimum, before.maximum) != (after.minimum, after.maximum)
+    }
+}
+
+/// What an added export refers to, by index.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ExportKind {
+    Function(u32),
+    Memory(u32),
+}
+
+impl Plan {
+    /// Whether the module stays as it is.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.memories.iter().any(PlannedMemory::limits_change)
+            && self.types.is_empty()
+            && self.globals.is_empty()
+            && self.patched.bodies.is_empty()
+            && self.patched.added.is_empty()
+            && self.exports.is_empty()
+            && !self.define
+    }
+}
+
+impl Plan {
+    /// The memories whose growth is counted, each with the first instruction that grows it.
+    pub(crate) fn growth_counted(&self) -> impl Iterator<Item = (&Memory, u64)> {
+        self.memories
+            .iter()
+            .filter_map(|memory| match memory.report.growth {
+                GrowthHandling::Emulated { .. } => {
+                    Some((&memory.report.before, memory.first_grow?))
+                }
+                _ => None,
+            })
+    }
+}
+
+/// Plans what becomes of one core module.
 pub(crate) fn plan(map: &Map<'_>, options: &Options) -> Result<Plan, Error> {
-    if !(1..=MAX_PAGES).contains(&options.pages) {
-        return Err(Error::PagesOutOfRange {
-            pages: options.pages,
-        });
-    }
     let mut plan = Plan {
-        edits: Span::new(0..map.wasm.len()),
         memories: Vec::new(),
-        code_offsets: CodeOffsets::default(),
-        warnings: Vec::new(),
-        touched: Vec::new(),
-    };
-    let Some(memory) = only_memory(map)? else {
-        plan.warnings.push(Warning::NoMemory);
-        return Ok(plan);
-    };
-    check_limits(&memory.memory, options)?;
-
-    let bodies = growth_sites(map)?;
-    let sites = Sites::count(&bodies, memory.memory.index);
-    let (decision, warnings) = growth::decide(map, &memory.memory, sites, options)?;
-    plan.warnings = warnings;
-
-    let growth = carry_out(map, decision, sites, &bodies)?;
-
-    let mut after = memory.memory.clone();
-    after.minimum = options.pages;
-    after.maximum = Some(options.pages);
-    assemble(map, memory, &after, &growth, &mut plan)?;
-    plan.touched = growth.patched.touched;
-    plan.memories.push(MemoryReport {
-        before: memory.memory.clone(),
-        after,
-        growth: growth.handling,
-        sites,
-    });
-    Ok(plan)
-}
-
-/// The module's memory, or a refusal of what is not of the one supported shape.
-fn only_memory<'m>(map: &'m Map<'_>) -> Result<Option<&'m DefinedMemory>, Error> {
-    let refuse = |what, memory: &Memory| {
-        let offset = memory.offset;
-        Err(Error::Unsupported { what, offset })
-    };
-    if let Some(memory) = map.imported_memories.first() {
-        let import = memory.import.clone();
-        let (module, name) = import.map(|i| (i.module, i.name)).unwrap_or_default();
-        return refuse(Unsupported::ImportedMemory { module, name }, memory);
-    }
-    let (memory, count) = match map.defined_memories.as_slice() {
-        [] => return Ok(None),
-        [memory] => (memory, 1),
-        [_, second, ..] => (second, map.defined_memories.len() as u32),
-    };
-    let declared = &memory.memory;
-    let index = declared.index;
-    match (count, declared) {
-        (2.., _) => refuse(Unsupported::SeveralMemories { count }, declared),
-        (_, Memory { shared: true, .. }) => {
-            refuse(Unsupported::SharedMemory { memory: index }, declared)
-        }
-        (_, Memory { memory64: true, .. }) => {
-            refuse(Unsupported::Memory64 { memory: index }, declared)
-        }
-        (
-            _,
-            Memory {
-                page_size_log2: Some(page_size_log2),
-                ..
-            },
-        ) => {
-            let page_size_log2 = *page_size_log2;
-            let memory = index;
-            refuse(
-                Unsupported::CustomPageSize {
-                    memory,
-                    page_size_log2,
-                },
-                declared,
-            )
-        }
-        _ => Ok(Some(memory)),
-    }
-}
-
-/// Limits that are about to be overwritten are judged here, or nobody would.
-fn check_limits(memory: &Memory, options: &Options) -> Result<(), Error> {
-    let invalid = |message: String| {
-        Err(Error::Invalid {
-            offset: memory.offset,
-            message,
-        })
-    };
-    let maximum = memory.maximum.unwrap_or(MAX_PAGES);
-    if memory.minimum > maximum {
-        return invalid(format!(
-            "memory {}: its minimum of {} pages exceeds its maximum of {maximum}",
-            memory.index, memory.minimum
-        ));
-    }
-    if maximum > MAX_PAGES {
-        return invalid(format!(
-            "memory {}: its maximum of {maximum} pages exceeds {MAX_PAGES}",
-            memory.index
-        ));
-    }
-    if memory.minimum > options.pages {
-        return Err(Error::MinimumExceedsTarget {
-            memory: memory.index,
-            offset: memory.offset,
-            minimum: memory.minimum,
-            pages: options.pages,
-        });
-    }
-    Ok(())
-}
-
-/// Carries a decision out: patches the bodies, and builds what that needs.
-fn carry_out(
-    map: &Map<'_>,
-    decision: Decision,
-    sites: Sites,
-    bodies: &[Body],
-) -> Result<GrowthEdits, Error> {
-    let mut edits = GrowthEdits {
-        handling: GrowthHandling::Kept,
         types: Vec::new(),
         globals: Vec::new(),
         patched: Patched::default(),
+        exports: Vec::new(),
+        define: false,
+        warnings: Vec::new(),
     };
-    let global = map.imported_globals + map.defined_globals;
-    let mut replacements = Replacements {
-        size: Some(global),
-        grow: None,
-    };
-    let types = Types::read(map)?;
-    match decision {
-        Decision::Keep => return Ok(edits),
-        Decision::Nothing => {
-            edits.handling = GrowthHandling::None;
-            return Ok(edits);
-        }
-        Decision::Pregrown { pages } => {
-            edits.globals.push(growth::pages_global(pages, false));
-            edits.handling = GrowthHandling::Pregrown { pages, global };
-        }
-        Decision::Emulate { from, cap } => {
-            if sites.grow > 0 {
-                replacements.grow = Some(map.imported_functions + map.defined_functions);
-                let ty = types.i32_to_i32.unwrap_or_else(|| {
-                    edits.types.push(growth::grow_type());
-                    types.count()
-                });
-                let code = growth::grow_body(global, cap);
-                edits.patched.added.push(AddedFunction { ty, code });
-            }
-            edits.globals.push(growth::pages_global(from, true));
-            edits.handling = GrowthHandling::Emulated {
-                from_pages: from,
-                cap_pages: cap,
-                global,
-                function: replacements.grow,
-            };
-        }
+    plan.patched.offsets.module = map.module;
+    if map.memories.is_empty() {
+        return Ok(plan);
     }
-    let mut patcher = Patcher {
+    let bodies = growth_sites(map)?;
+    let types = Types::read(map)?;
+    let mut builder = Builder {
         map,
         types: &types,
-        replacements,
-        patched: edits.patched,
+        plan: &mut plan,
+        replacements: Vec::new(),
     };
-    for body in bodies {
-        patcher.patch(body)?;
+    for memory in &map.memories {
+        builder.add_memory(memory, &bodies, options)?;
     }
-    edits.patched = patcher.patched;
-    Ok(edits)
+    if options.memory_import == MemoryImportPolicy::Define {
+        builder.define_imports()?;
+    }
+    builder.patch(&bodies)?;
+    if let Some(name) = &options.export_commit {
+        builder.export_commit(name)?;
+    }
+    Ok(plan)
 }
 
-/// Lays all edits out in the order of the module's bytes.
-fn assemble(
-    map: &Map<'_>,
-    memory: &DefinedMemory,
-    after: &Memory,
-    growth: &GrowthEdits,
-    plan: &mut Plan,
-) -> Result<(), Error> {
-    let added = &growth.patched.added;
-    let function_types: Vec<Vec<u8>> = added
-        .iter()
-        .map(|function| leb128(u64::from(function.ty), 1))
-        .collect();
-    let function_code: Vec<&[u8]> = added.iter().map(|f| f.code.as_slice()).collect();
-    let declared = &memory.memory;
-    let is_new = declared.minimum != after.minimum || declared.maximum != after.maximum;
+struct Builder<'p, 'm, 'a> {
+    map: &'m Map<'a>,
+    types: &'m Types,
+    plan: &'p mut Plan,
+    /// By index of the memory.
+    replacements: Vec<Replacements>,
+}
 
-    plan.code_offsets = growth.patched.offsets.clone();
-    let mut globals = growth.globals.as_slice();
-    for section in &map.sections {
-        if rank(section.id) > rank(id::GLOBAL) && !globals.is_empty() {
-            let new = new_section(id::GLOBAL, std::mem::take(&mut globals));
-            plan.edits.insert(section.start(), new);
+impl Builder<'_, '_, '_> {
+    /// Decides what becomes of a memory, and builds what that needs.
+    fn add_memory(
+        &mut self,
+        mapped: &MappedMemory,
+        bodies: &[Body],
+        options: &Options,
+    ) -> Result<(), Error> {
+        let memory = &mapped.memory;
+        let target = target(memory, options.pages)?;
+        let (sites, first) = count_sites(bodies, memory.id.index);
+        let subject = Subject {
+            memory,
+            target,
+            sites,
+            first,
+        };
+        let (decision, warnings) = growth::decide(self.map, subject, options)?;
+        self.plan.warnings.extend(warnings);
+
+        let mut after = memory.clone();
+        after.minimum = target;
+        after.maximum = Some(target);
+        if options.memory_import == MemoryImportPolicy::Define {
+            after.import = None;
         }
-        let mut content = Span::new(section.content.clone());
-        match section.id {
-            id::TYPE => append(map, section, &growth.types, Vec::new(), &mut content)?,
-            id::FUNCTION => append(map, section, &function_types, Vec::new(), &mut content)?,
-            id::MEMORY if is_new => content.replace(memory.limits.clone(), limits(after)),
-            id::GLOBAL => {
-                let items = std::mem::take(&mut globals);
-                append(map, section, items, Vec::new(), &mut content)?;
+        let changes = (memory.minimum, memory.maximum) != (target, Some(target));
+        if mapped.entry.is_none() && changes {
+            return Err(Error::Unsupported {
+                what: Unsupported::CompactImport { memory: memory.id },
+                offset: memory.offset,
+            });
+        }
+
+        let mut replacements = Replacements::default();
+        let growth = match decision {
+            Decision::Nothing => GrowthHandling::None,
+            Decision::Keep => GrowthHandling::Kept,
+            Decision::Pregrown { pages } => {
+                let global = self.add_global(memory, pages, false);
+                replacements.size = Some(global);
+                GrowthHandling::Pregrown { pages, global }
             }
-            id::CODE => {
-                let bodies = growth.patched.bodies.clone();
-                append(map, section, &function_code, bodies, &mut content)?;
-                if count_widens(map, section, added.len())? {
-                    plan.code_offsets.shifted_from = Some(map.imported_functions);
+            Decision::Emulate { from, cap } => {
+                let global = self.add_global(memory, from, true);
+                let grows = sites.grow > 0;
+                let function = grows.then(|| {
+                    let address = address_type(memory);
+                    let ty = self.signature(&[address], &[address]);
+                    let code = growth::grow_body(memory, global, cap);
+                    self.add_function(ty, code, Origin::Grow(memory.id.index))
+                });
+                replacements.size = Some(global);
+                replacements.grow = function;
+                GrowthHandling::Emulated {
+                    from_pages: from,
+                    cap_pages: cap,
+                    global,
+                    function,
                 }
             }
-            _ => {}
+        };
+        self.replacements.push(replacements);
+        self.plan.memories.push(PlannedMemory {
+            report: MemoryReport {
+                before: memory.clone(),
+                after,
+                growth,
+                sites,
+            },
+            entry: mapped.entry.clone(),
+            first_grow: first.grow,
+        });
+        Ok(())
+    }
+
+    fn add_global(&mut self, memory: &Memory, pages: u64, mutable: bool) -> u32 {
+        let added = self.plan.globals.len() as u32;
+        let item = growth::pages_global(memory, pages, mutable);
+        self.plan.globals.push((memory.id.index, item));
+        self.map.imported_globals + self.map.defined_globals + added
+    }
+
+    fn add_function(&mut self, ty: u32, code: Vec<u8>, origin: Origin) -> u32 {
+        let added = self.plan.patched.added.len() as u32;
+        self.plan
+            .patched
+            .added
+            .push(AddedFunction { ty, code, origin });
+        self.map.imported_functions + self.map.defined_functions + added
+    }
+
+    /// The index of a function type, which is added where the module has none like it.
+    fn signature(&mut self, params: &[ValType], results: &[ValType]) -> u32 {
+        let known = |types: &[ValType]| types.iter().map(numeric).collect::<Vec<_>>();
+        if let Some(index) = self.types.find(&known(params), &known(results)) {
+            return index;
         }
-        plan.edits.prefixed(section.length.clone(), content);
+        let item = growth::function_type(params, results);
+        let added = self.plan.types.iter().position(|other| *other == item);
+        let position = added.unwrap_or_else(|| {
+            self.plan.types.push(item);
+            self.plan.types.len() - 1
+        });
+        self.types.count() + position as u32
     }
-    Ok(())
+
+    /// Makes every imported memory one of the module's own. Imports come first in the index space,
+    /// and so do these, so that no index changes.
+    fn define_imports(&mut self) -> Result<(), Error> {
+        let imported = |memory: &&MappedMemory| memory.memory.import.is_some();
+        for mapped in self.map.memories.iter().filter(imported) {
+            let memory = &mapped.memory;
+            let refuse = |what| {
+                let offset = memory.offset;
+                Err(Error::Unsupported { what, offset })
+            };
+            let id = memory.id;
+            if id.module.is_some() {
+                return refuse(Unsupported::DefineInComponent { memory: id });
+            }
+            if mapped.entry.is_none() {
+                return refuse(Unsupported::CompactImport { memory: id });
+            }
+            self.plan.define = true;
+            let Some(import) = &memory.import else {
+                continue;
+            };
+            match self.map.export(&import.name)? {
+                None => self.add_export(&import.name, ExportKind::Memory(id.index))?,
+                // It exports the memory that it imports, as many do.
+                Some((wasmparser::ExternalKind::Memory, index)) if index == id.index => {}
+                Some(_) => {
+                    return Err(Error::ExportExists {
+                        name: import.name.clone(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add_export(&mut self, name: &str, kind: ExportKind) -> Result<(), Error> {
+        let added = self.plan.exports.iter().any(|(other, _)| other == name);
+        if added || self.map.export(name)?.is_some() {
+            return Err(Error::ExportExists {
+                name: name.to_owned(),
+            });
+        }
+        self.plan.exports.push((name.to_owned(), kind));
+        Ok(())
+    }
+
+    fn patch(&mut self, bodies: &[Body]) -> Result<(), Error> {
+        let mut patcher = Patcher {
+            map: self.map,
+            types: self.types,
+            replacements: std::mem::take(&mut self.replacements),
+            patched: std::mem::take(&mut self.plan.patched),
+        };
+        for body in bodies {
+            patcher.patch(body)?;
+        }
+        self.plan.patched = patcher.patched;
+        Ok(())
+    }
+
+    /// Adds the function that commits all memories, unless an earlier rewrite has.
+    fn export_commit(&mut self, name: &str) -> Result<(), Error> {
+        let after = self.plan.memories.iter();
+        let memories: Vec<Memory> = after.map(|memory| memory.report.after.clone()).collect();
+        let code = commit_body(&memories);
+        if let Some((wasmparser::ExternalKind::Func, index)) = self.map.export(name)?
+            && self.map.function_code(index)? == Some(code.as_slice())
+        {
+            return Ok(());
+        }
+        let ty = self.signature(&[], &[]);
+        let function = self.add_function(ty, code, Origin::Commit);
+        self.add_export(name, ExportKind::Function(function))
+    }
 }
 
-/// The limits of a memory as the format writes them.
-fn limits(memory: &Memory) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let ty = wasm_encoder::MemoryType {
-        minimum: memory.minimum,
-        maximum: memory.maximum,
-        memory64: memory.memory64,
-        shared: memory.shared,
-        page_size_log2: memory.page_size_log2,
+/// The types that sizes and addresses have, as a reader knows them.
+fn numeric(ty: &ValType) -> wasmparser::ValType {
+    match ty {
+        ValType::I64 => wasmparser::ValType::I64,
+        _ => wasmparser::ValType::I32,
+    }
+}
+
+/// The size that a memory shall have, in its own pages. Limits that are about to be overwritten
+/// are judged here, or nobody would.
+fn target(memory: &Memory, pages: u64) -> Result<u64, Error> {
+    let invalid = |message: String| {
+        Err(Error::Invalid {
+            offset: memory.offset,
+            message: format!("{}: {message}", memory.id),
+        })
     };
-    ty.encode(&mut bytes);
-    bytes
-}
-
-/// The number of items in a section, and the LEB128 that says it.
-fn count_field(map: &Map<'_>, section: &Section) -> Result<(u32, Range<usize>), Error> {
-    let mut reader = section.reader(map.wasm);
-    let count = reader
-        .read_var_u32()
-        .map_err(|error| Error::malformed(&error))?;
-    let end = reader.original_position() as usize;
-    Ok((count, section.content.start..end))
-}
-
-/// Whether the number of items takes more bytes once there are `added` more of them.
-fn count_widens(map: &Map<'_>, section: &Section, added: usize) -> Result<bool, Error> {
-    let (count, field) = count_field(map, section)?;
-    let sum = u64::from(count) + added as u64;
-    Ok(leb128(sum, field.len()).len() > field.len())
-}
-
-/// Changes some items of a section, appends others, and counts them.
-fn append<Item: AsRef<[u8]>>(
-    map: &Map<'_>,
-    section: &Section,
-    added: &[Item],
-    changed: Vec<(Range<usize>, Span)>,
-    content: &mut Span,
-) -> Result<(), Error> {
-    if !added.is_empty() {
-        let (count, field) = count_field(map, section)?;
-        let sum = u64::from(count) + added.len() as u64;
-        content.replace(field.clone(), leb128(sum, field.len()));
+    let most = memory.most_pages();
+    let minimum = memory.minimum;
+    let maximum = memory.maximum.unwrap_or(most);
+    if minimum > maximum {
+        return invalid(format!(
+            "its minimum of {minimum} pages exceeds its maximum of {maximum}"
+        ));
     }
-    for (length, item) in changed {
-        content.prefixed(length, item);
+    if maximum > most {
+        return invalid(format!("its maximum of {maximum} pages exceeds {most}"));
     }
-    for item in added {
-        content.append(item.as_ref().to_vec());
+    let Some(target) = memory.in_own_pages(pages).filter(|_| pages > 0) else {
+        let most = u128::from(most) << memory.page_log2() >> crate::WASM_PAGE_SIZE.ilog2();
+        return Err(Error::PagesOutOfRange {
+            memory: memory.id,
+            pages,
+            most: most as u64,
+        });
+    };
+    if minimum > target {
+        let bytes = u128::from(minimum) << memory.page_log2();
+        return Err(Error::MinimumExceedsTarget {
+            memory: memory.id,
+            offset: memory.offset,
+            pages,
+            least: bytes.div_ceil(crate::WASM_PAGE_SIZE.into()) as u64,
+        });
     }
-    Ok(())
-}
-
-/// A section that the module did not have.
-fn new_section(id: u8, items: &[Vec<u8>]) -> Vec<u8> {
-    let mut content = leb128(items.len() as u64, 1);
-    content.extend(items.concat());
-    let mut bytes = vec![id];
-    bytes.extend(leb128(content.len() as u64, 1));
-    bytes.extend(content);
-    bytes
+    Ok(target)
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::limits::Memory;
+use crate::limits::{Memory, MemoryId};
 use crate::scan::Sites;
 
 /// A rewritten module.
@@ -25,10 +25,11 @@ pub struct Report {
     pub bytes_before: usize,
     /// Length of the output in bytes.
     pub bytes_after: usize,
-    /// One entry a memory, in index order.
+    /// One entry a memory, in index order, module by module.
     pub memories: Vec<MemoryReport>,
-    /// Which functions' code stands elsewhere than before.
-    pub code_offsets: CodeOffsets,
+    /// One entry for each core module in which code stands elsewhere than before: empty where all
+    /// that DWARF, source maps and profiles say of code offsets still holds.
+    pub code_offsets: Vec<CodeOffsets>,
     /// What the caller may want to act on.
     pub warnings: Vec<Warning>,
 }
@@ -83,16 +84,29 @@ pub enum GrowthHandling {
     Kept,
 }
 
-/// Which code stands at another offset of the code section than before: what DWARF, source maps
-/// and profiles say of such code is no longer true. Functions are named by their index.
+/// Which code of a core module stands at another offset of the code section than before.
+/// Functions are named by their index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct CodeOffsets {
+    /// In a component, which core module it is.
+    pub module: Option<u32>,
+    /// Functions in which a few instructions stand up to four bytes from where they stood: room
+    /// was taken from a number that was written longer than it needs. Line tables still give the
+    /// right lines for such code, as a rule.
+    pub nudged: Vec<u32>,
     /// Functions whose code stands at the end of the section now, called from its old place.
     pub relocated: Vec<u32>,
     /// The first function from which on all code has moved; `None` where none has.
     pub shifted_from: Option<u32>,
+}
+
+impl CodeOffsets {
+    /// Whether all code stands where it stood.
+    pub(crate) fn are_kept(&self) -> bool {
+        self.nudged.is_empty() && self.relocated.is_empty() && self.shifted_from.is_none()
+    }
 }
 
 /// Something that was done as asked and may not be what is wanted. Displays as one line.
@@ -104,12 +118,12 @@ pub struct CodeOffsets {
 )]
 #[non_exhaustive]
 pub enum Warning {
-    /// The module has no memory, so nothing had to be done.
+    /// There is no memory, so nothing had to be done.
     NoMemory,
     /// `memory.grow` instructions are left, and the memory cannot grow.
     GrowthCanOnlyFail {
-        /// Index of the memory.
-        memory: u32,
+        /// The memory.
+        memory: MemoryId,
         /// How many instructions there are.
         sites: usize,
         /// Whether the input was pinned already, so that its natural minimum is lost.
@@ -117,15 +131,15 @@ pub enum Warning {
     },
     /// `memory.size` gives 65,536, which guests that compute a 32-bit byte size turn into 0.
     SizeWraps {
-        /// Index of the memory.
-        memory: u32,
+        /// The memory.
+        memory: MemoryId,
         /// How many instructions there are.
         sites: usize,
     },
     /// The module only measures its memory, so an embedder may grow it: its engine refuses now.
     EmbedderCannotGrow {
-        /// Index of the memory.
-        memory: u32,
+        /// The memory.
+        memory: MemoryId,
     },
 }
 
@@ -139,22 +153,22 @@ impl fmt::Display for Warning {
                 pinned_before: true,
             } => write!(
                 f,
-                "memory {memory} was pinned before, so its {sites} `memory.grow` can only fail; \
+                "{memory} was pinned before, so its {sites} `memory.grow` can only fail; \
                  `--emulate-from heap-base` helps where the allocator only grows the memory"
             ),
             Self::GrowthCanOnlyFail { memory, sites, .. } => write!(
                 f,
-                "memory {memory}: {sites} `memory.grow` are left and can only fail; \
+                "{memory}: {sites} `memory.grow` are left and can only fail; \
                  `--growth emulate` lets them succeed up to the declared maximum"
             ),
             Self::SizeWraps { memory, sites } => write!(
                 f,
-                "memory {memory}: {sites} `memory.size` give 65536, and its size in bytes wraps \
+                "{memory}: {sites} `memory.size` give 65536, and its size in bytes wraps \
                  to 0 in 32 bits; `--growth pregrown` makes them give 65535"
             ),
             Self::EmbedderCannotGrow { memory } => write!(
                 f,
-                "memory {memory} is measured but never grown by the module itself: it reads as \
+                "{memory} is measured but never grown by the module itself: it reads as \
                  grown already, and an embedder that calls the memory's `grow` is refused"
             ),
         }

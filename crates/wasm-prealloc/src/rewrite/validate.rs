@@ -1,33 +1,228 @@
-//! Validates modules, whole or in those parts that a rewrite has changed.
+//! Validates inputs and outputs, as much of them as is needed to know that the output is valid.
+//!
+//! An output's sections and the bodies that changed are validated as they stand. A body that did
+//! not change is valid because the input is, and because all that was added stands at the end of
+//! its index space: so for the whole output it suffices to validate the whole input, and to compare
+//! the bodies that should be its own with those that are. That is one pass over the code and not
+//! two.
 
-use wasmparser::{FuncValidatorAllocations, Parser, ValidPayload, Validator, WasmFeatures};
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use wasmparser::{
+    Encoding, FuncToValidate, FuncValidatorAllocations, FunctionBody, Parser, Payload,
+    ValidPayload, Validator, ValidatorResources, WasmFeatures,
+};
+
+/// Which bodies of a core module changed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Touched {
+    /// Functions that the input defines.
+    pub(crate) known: u32,
+    /// Those of them whose bodies change, by position among the defined ones, ascending.
+    pub(crate) bodies: Vec<u32>,
+}
 
 /// Whatever can be read can be rewritten, so every proposal is allowed.
 fn validator() -> Validator {
     Validator::new_with_features(WasmFeatures::all())
 }
 
-pub(crate) fn validate_all(wasm: &[u8]) -> wasmparser::Result<()> {
-    validator().validate_all(wasm).map(drop)
-}
+/// A function whose body is still to be validated.
+type Pending<'a> = (FuncToValidate<ValidatorResources>, FunctionBody<'a>);
 
-/// Validates everything but the bodies that are as they were: of the first `known` functions that
-/// the module defines, only those in `touched` (ascending) are looked into.
-pub(crate) fn validate_changed(wasm: &[u8], known: u32, touched: &[u32]) -> wasmparser::Result<()> {
+/// Validates a whole module or component, functions on all processors where there are threads.
+pub(crate) fn validate_all(wasm: &[u8]) -> wasmparser::Result<()> {
     let mut validator = validator();
-    let mut allocations = FuncValidatorAllocations::default();
-    let mut touched = touched.iter().copied().peekable();
-    let mut defined = 0;
+    let mut pending: VecDeque<Pending<'_>> = VecDeque::new();
     for payload in Parser::new(0).parse_all(wasm) {
         if let ValidPayload::Func(function, body) = validator.payload(&payload?)? {
-            let changed = touched.next_if_eq(&defined).is_some() || defined >= known;
-            defined += 1;
-            if changed {
+            pending.push_back((function, body));
+        }
+    }
+    validate_functions(pending)
+}
+
+/// Less code than this is validated faster than a thread is started.
+const BYTES_A_THREAD: usize = 256 << 10;
+
+fn validate_functions(pending: VecDeque<Pending<'_>>) -> wasmparser::Result<()> {
+    let bytes: usize = pending.iter().map(|(_, body)| body.as_bytes().len()).sum();
+    let threads = match cfg!(target_family = "wasm") {
+        true => 1,
+        false => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    let threads = threads.min(bytes / BYTES_A_THREAD).max(1);
+    let queue = Mutex::new(Queue {
+        pending,
+        first_error: None,
+    });
+    let work = || {
+        let mut allocations = FuncValidatorAllocations::default();
+        while let Some(batch) = next_batch(&queue) {
+            for (function, body) in batch {
                 let mut function = function.into_validator(allocations);
-                function.validate(&body)?;
+                let result = function.validate(&body);
                 allocations = function.into_allocations();
+                if let Err(error) = result {
+                    report(&queue, error);
+                    return;
+                }
             }
+        }
+    };
+    if threads == 1 {
+        work();
+    } else {
+        std::thread::scope(|scope| {
+            for _ in 1..threads {
+                scope.spawn(work);
+            }
+            work();
+        });
+    }
+    let queue = queue.into_inner().unwrap_or_else(PoisonError::into_inner);
+    queue.first_error.map_or(Ok(()), Err)
+}
+
+/// What the threads share.
+struct Queue<'a> {
+    pending: VecDeque<Pending<'a>>,
+    /// Of the errors found, that at the least offset.
+    first_error: Option<wasmparser::BinaryReaderError>,
+}
+
+/// Some functions to validate; `None` where there are no more.
+fn next_batch<'a>(queue: &Mutex<Queue<'a>>) -> Option<Vec<Pending<'a>>> {
+    const FUNCTIONS: usize = 64;
+    let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = queue.pending.len().min(FUNCTIONS);
+    let batch: Vec<_> = queue.pending.drain(..count).collect();
+    (!batch.is_empty()).then_some(batch)
+}
+
+/// Notes an error, and lets the others stop once what stands before it is done: batches are handed
+/// out in order, so the first error of all is among those noted.
+fn report(queue: &Mutex<Queue<'_>>, error: wasmparser::BinaryReaderError) {
+    let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+    queue.pending.clear();
+    let first = queue.first_error.as_ref();
+    if first.is_none_or(|first| error.offset() < first.offset()) {
+        queue.first_error = Some(error);
+    }
+}
+
+/// Validates what may have changed in an output: everything but the bodies that are as they were
+/// and, where the output is a core module, the data section. No edit touches data, its segments
+/// can be many, and each is an expression to validate; a component cannot go on without them. The
+/// core modules are given in order.
+pub(crate) fn validate_changed(wasm: &[u8], modules: &[Touched]) -> wasmparser::Result<()> {
+    let is_module = Parser::is_core_wasm(wasm);
+    let mut validator = validator();
+    let mut allocations = FuncValidatorAllocations::default();
+    let mut bodies = Bodies::new(modules);
+    for payload in Parser::new(0).parse_all(wasm) {
+        let payload = payload?;
+        bodies.see(&payload);
+        // The end compares the data segments with their announced number.
+        if is_module && matches!(payload, Payload::DataSection(_) | Payload::End(_)) {
+            continue;
+        }
+        if let ValidPayload::Func(function, body) = validator.payload(&payload)?
+            && bodies.next_is_changed()
+        {
+            let mut function = function.into_validator(allocations);
+            function.validate(&body)?;
+            allocations = function.into_allocations();
         }
     }
     Ok(())
+}
+
+/// The first body, by its offset in the output, that should be as it was in the input and is not.
+pub(crate) fn first_difference(
+    input: &[u8],
+    output: &[u8],
+    modules: &[Touched],
+) -> wasmparser::Result<Option<u64>> {
+    let mut originals = code_bodies(input);
+    let mut bodies = Bodies::new(modules);
+    for payload in Parser::new(0).parse_all(output) {
+        let payload = payload?;
+        bodies.see(&payload);
+        let Payload::CodeSectionEntry(body) = payload else {
+            continue;
+        };
+        let is_added = bodies.next_is_added();
+        let changed = bodies.next_is_changed();
+        if is_added {
+            continue;
+        }
+        let original = originals.next().transpose()?;
+        let same = original.is_some_and(|original| original.as_bytes() == body.as_bytes());
+        if !changed && !same {
+            return Ok(Some(body.range().start));
+        }
+    }
+    Ok(None)
+}
+
+fn code_bodies(wasm: &[u8]) -> impl Iterator<Item = wasmparser::Result<FunctionBody<'_>>> {
+    let payloads = Parser::new(0).parse_all(wasm);
+    payloads.filter_map(|payload| match payload {
+        Ok(Payload::CodeSectionEntry(body)) => Some(Ok(body)),
+        Ok(_) => None,
+        Err(error) => Some(Err(error)),
+    })
+}
+
+/// Tells, body by body in the order of an output, what is known of each.
+struct Bodies<'t> {
+    modules: std::slice::Iter<'t, Touched>,
+    known: u32,
+    touched: &'t [u32],
+    next: u32,
+}
+
+impl<'t> Bodies<'t> {
+    fn new(modules: &'t [Touched]) -> Self {
+        Self {
+            modules: modules.iter(),
+            known: 0,
+            touched: &[],
+            next: 0,
+        }
+    }
+
+    /// A new module begins its count anew.
+    fn see(&mut self, payload: &Payload<'_>) {
+        if let Payload::Version {
+            encoding: Encoding::Module,
+            ..
+        } = payload
+            && let Some(module) = self.modules.next()
+        {
+            self.known = module.known;
+            self.touched = &module.bodies;
+            self.next = 0;
+        }
+    }
+
+    /// Whether the next body is that of an added function.
+    fn next_is_added(&self) -> bool {
+        self.next >= self.known
+    }
+
+    /// Whether the next body is not as it was; counts it.
+    fn next_is_changed(&mut self) -> bool {
+        let index = self.next;
+        self.next += 1;
+        match self.touched.split_first() {
+            Some((first, rest)) if *first == index => {
+                self.touched = rest;
+                true
+            }
+            _ => index >= self.known,
+        }
+    }
 }

@@ -1,0 +1,2 @@
+;; RUN: rewrite %s -o %t
+(module (memory 100 (pagesize 1)))

@@ -1,2 +1,0 @@
-;; RUN: rewrite %s -o %t
-(component (core module (memory 1)))

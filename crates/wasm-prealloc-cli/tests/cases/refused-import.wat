@@ -1,2 +1,0 @@
-;; RUN: rewrite %s -o %t
-(module (import "env" "memory" (memory 1)))

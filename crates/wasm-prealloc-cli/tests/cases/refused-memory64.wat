@@ -1,2 +1,0 @@
-;; RUN: rewrite %s -o %t
-(module (memory i64 1))

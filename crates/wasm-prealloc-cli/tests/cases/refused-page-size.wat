@@ -1,2 +1,0 @@
-;; RUN: rewrite %s -o %t
-(module (memory 1 (pagesize 1)))

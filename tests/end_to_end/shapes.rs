@@ -1,0 +1,256 @@
+//! Every shape of module, rewritten and run: 64-bit and several memories, imported ones, custom
+//! page sizes, and the exported function that commits.
+
+use wasm_prealloc::{Error, Growth, MemoryImportPolicy, Options, rewrite, verify};
+use wasm_prealloc_host::resident_bytes;
+use wasmtime::{Config, Engine, Instance, Memory, MemoryType, Module, Store, Val};
+
+const PAGE: u64 = 65_536;
+
+fn engine() -> Engine {
+    let mut config = Config::new();
+    config
+        .wasm_custom_page_sizes(true)
+        .wasm_memory64(true)
+        .wasm_multi_memory(true);
+    Engine::new(&config).unwrap()
+}
+
+/// A module that is rewritten to 64 MiB, and its original.
+fn both(text: &str, change: impl FnOnce(&mut Options)) -> [Vec<u8>; 2] {
+    let original = wat::parse_str(text).unwrap();
+    let mut options = Options::default();
+    options.pages = 1024;
+    change(&mut options);
+    let rewritten = rewrite(&original, &options).unwrap().wasm.into_owned();
+    verify(&rewritten, 1024).unwrap();
+    [original, rewritten]
+}
+
+struct Running {
+    store: Store<()>,
+    instance: Instance,
+}
+
+impl Running {
+    fn new(wasm: &[u8]) -> Self {
+        let engine = engine();
+        let module = Module::new(&engine, wasm).unwrap();
+        let mut store = Store::new(&engine, ());
+        let instance = Instance::new(&mut store, &module, &[]).unwrap();
+        Self { store, instance }
+    }
+
+    /// Calls an export with at most one argument; gives its results as text.
+    fn call(&mut self, name: &str, args: &[Val]) -> String {
+        let function = self.instance.get_func(&mut self.store, name).unwrap();
+        let mut results = vec![Val::I32(0); function.ty(&self.store).results().len()];
+        match function.call(&mut self.store, args, &mut results) {
+            Ok(()) => format!("{results:?}"),
+            Err(error) => format!("{:?}", error.downcast_ref::<wasmtime::Trap>()),
+        }
+    }
+}
+
+/// Calls the same on both, and compares.
+fn compare([original, rewritten]: [Vec<u8>; 2], calls: &[(&str, Val)]) {
+    let (mut before, mut after) = (Running::new(&original), Running::new(&rewritten));
+    for (name, arg) in calls {
+        let args = [*arg];
+        let expected = before.call(name, &args);
+        assert_eq!(after.call(name, &args), expected, "{name}({arg:?})");
+    }
+}
+
+#[test]
+fn a_64_bit_memory_grows_as_before() {
+    let modules = both(
+        r#"(module (memory i64 1 100)
+            (func (export "grow") (param i64) (result i64 i64)
+              (memory.grow (local.get 0)) (memory.size)))"#,
+        |_| {},
+    );
+    let deltas = [0, 1, 50, 100, i64::MAX, i64::MIN, -1, 48, 1, 0];
+    compare(modules, &deltas.map(|delta| ("grow", Val::I64(delta))));
+}
+
+#[test]
+fn several_memories_grow_each_on_their_own() {
+    let modules = both(
+        r#"(module (memory $a 1 10) (memory $b 2 5) (memory $c i64 0 3) (memory $d 4 4)
+            (func (export "a") (param i32) (result i32) (memory.grow $a (local.get 0)))
+            (func (export "b") (param i32) (result i32) (memory.grow $b (local.get 0)))
+            (func (export "c") (param i64) (result i64) (memory.grow $c (local.get 0)))
+            (func (export "all") (param i32) (result i32 i32 i64)
+              (memory.size $a) (memory.size $b) (memory.size $c)))"#,
+        |_| {},
+    );
+    let calls = [
+        ("a", Val::I32(2)),
+        ("b", Val::I32(2)),
+        ("all", Val::I32(0)),
+        ("b", Val::I32(2)),
+        ("c", Val::I64(3)),
+        ("c", Val::I64(1)),
+        ("a", Val::I32(7)),
+        ("a", Val::I32(1)),
+        ("all", Val::I32(0)),
+    ];
+    compare(modules, &calls);
+}
+
+#[test]
+fn a_memory_of_single_bytes_grows_by_the_byte() {
+    let modules = both(
+        r#"(module (memory 3 5000 (pagesize 1))
+            (func (export "grow") (param i32) (result i32 i32)
+              (memory.grow (local.get 0)) (memory.size)))"#,
+        |_| {},
+    );
+    let deltas = [1, 4000, 996, 997, 0, -1, 1000, 996, 1];
+    compare(modules, &deltas.map(|delta| ("grow", Val::I32(delta))));
+}
+
+const IMPORTING: &str = r#"(module
+    (import "env" "memory" (memory 1 10))
+    (func (export "grow") (param i32) (result i32 i32)
+      (memory.grow (local.get 0)) (memory.size))
+    (data (i32.const 7) "\2a"))"#;
+
+#[test]
+fn an_imported_memory_is_counted_where_the_caller_says_that_nobody_else_does() {
+    let original = wat::parse_str(IMPORTING).unwrap();
+    let error = rewrite(&original, &Options::default()).unwrap_err();
+    assert!(
+        matches!(error, Error::ImportedMemoryGrows { .. }),
+        "{error}"
+    );
+
+    let [_, kept] = both(IMPORTING, |o| o.memory_import = MemoryImportPolicy::Keep);
+    let engine = engine();
+    let module = Module::new(&engine, kept).unwrap();
+    let mut store = Store::new(&engine, ());
+    let given = Memory::new(&mut store, MemoryType::new(1024, Some(1024))).unwrap();
+    let instance = Instance::new(&mut store, &module, &[given.into()]).unwrap();
+    let mut kept = Running { store, instance };
+    for (delta, expected) in [
+        (4, "[I32(1), I32(5)]"),
+        (6, "[I32(-1), I32(5)]"),
+        (5, "[I32(5), I32(10)]"),
+    ] {
+        assert_eq!(kept.call("grow", &[Val::I32(delta)]), expected);
+    }
+    assert_eq!(given.data(&kept.store)[7], 42);
+}
+
+#[test]
+fn an_imported_memory_becomes_the_modules_own() {
+    let text = r#"(module
+        (import "env" "f" (func))
+        (import "env" "first" (memory $first 1 10))
+        (import "env" "second" (memory $second 2 20))
+        (import "env" "g" (global i32))
+        (memory $own 3 30)
+        (export "first" (memory $first))
+        (func (export "sizes") (param i32) (result i32 i32 i32 i32)
+          (memory.grow $second (local.get 0))
+          (memory.size $first) (memory.size $second) (memory.size $own))
+        (data $second (i32.const 9) "\07"))"#
+        .replace("(data $second", "(data (memory $second)");
+    let [_, defined] = both(&text, |o| o.memory_import = MemoryImportPolicy::Define);
+    let engine = engine();
+    let module = Module::new(&engine, defined).unwrap();
+    let imports: Vec<_> = module
+        .imports()
+        .map(|import| import.name().to_owned())
+        .collect();
+    assert_eq!(imports, ["f", "g"]);
+    let mut store = Store::new(&engine, ());
+    let mut linker = wasmtime::Linker::new(&engine);
+    linker
+        .define_unknown_imports_as_default_values(&mut store, &module)
+        .unwrap();
+    let instance = linker.instantiate(&mut store, &module).unwrap();
+    let mut defined = Running { store, instance };
+    // What the module only measures reads as grown; what it grows starts as declared.
+    let sizes = defined.call("sizes", &[Val::I32(3)]);
+    assert_eq!(sizes, "[I32(2), I32(10), I32(5), I32(30)]");
+    for (name, address, byte) in [("first", 0, 0), ("second", 9, 7)] {
+        let memory = defined
+            .instance
+            .get_memory(&mut defined.store, name)
+            .unwrap();
+        assert_eq!(memory.size(&defined.store), 1024);
+        assert_eq!(memory.data(&defined.store)[address], byte);
+    }
+}
+
+#[test]
+fn the_exported_commit_touches_every_page_and_keeps_what_is_there() {
+    let text = r#"(module
+        (memory (export "a") 1 10) (memory (export "b") i64 1) (memory 0 4 (pagesize 1))
+        (data (i32.const 4095) "edge"))"#;
+    let export = |options: &mut Options| options.export_commit = Some("commit".to_owned());
+    let [_, wasm] = both(text, export);
+    let mut running = Running::new(&wasm);
+    let resident = |running: &mut Running, name: &str| {
+        let memory = running
+            .instance
+            .get_memory(&mut running.store, name)
+            .unwrap();
+        let data = memory.data(&running.store);
+        assert_eq!(data.len() as u64, 1024 * PAGE);
+        resident_bytes(data).unwrap()
+    };
+    for name in ["a", "b"] {
+        assert!(
+            resident(&mut running, name) < PAGE,
+            "nothing is committed yet"
+        );
+    }
+    assert_eq!(running.call("commit", &[]), "[]");
+    for name in ["a", "b"] {
+        assert_eq!(resident(&mut running, name), 1024 * PAGE);
+    }
+    let memory = running
+        .instance
+        .get_memory(&mut running.store, "a")
+        .unwrap();
+    let data = memory.data(&running.store);
+    assert_eq!(&data[4095..4099], b"edge");
+    assert!(data[4099..].iter().all(|byte| *byte == 0));
+
+    // A second rewrite finds the function there; another name for something else is refused.
+    let mut options = Options::default();
+    options.pages = 1024;
+    export(&mut options);
+    assert_eq!(rewrite(&wasm, &options).unwrap().wasm, wasm);
+    options.export_commit = Some("a".to_owned());
+    let error = rewrite(&wasm, &options).unwrap_err();
+    assert!(matches!(error, Error::ExportExists { .. }), "{error}");
+}
+
+#[test]
+fn threads_see_a_shared_memory_that_is_grown_for_them() {
+    let text = r#"(module (memory 1 20 shared) (func (export "size") (result i32) (memory.size)))"#;
+    let module = wat::parse_str(text).unwrap();
+    let rewritten = rewrite(&module, &Options::default()).unwrap();
+    let growth = &rewritten.report.memories[0].growth;
+    let wasm_prealloc::GrowthHandling::Pregrown { pages: 20, .. } = growth else {
+        panic!("{growth:?}");
+    };
+    let text = "(module (memory 1 20 shared) (func (drop (memory.grow (i32.const 1)))))";
+    let module = wat::parse_str(text).unwrap();
+    let mut options = Options::default();
+    for (growth, refused) in [
+        (Growth::Auto, true),
+        (Growth::Emulate, true),
+        (Growth::Pregrown, false),
+        (Growth::Keep, false),
+    ] {
+        options.growth = growth;
+        let result = rewrite(&module, &options);
+        let found = matches!(result, Err(Error::SharedMemoryGrows { .. }));
+        assert_eq!(found, refused, "{growth}: {result:?}");
+    }
+}
