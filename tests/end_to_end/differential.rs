@@ -39,7 +39,7 @@ fn generated(seed: u64) -> Option<Generated> {
 #[test]
 fn generated_modules_behave_as_their_rewrites() {
     let sum = Mutex::new(Tally::default());
-    each_seed(5_000, |seed| {
+    each_seed(3_600, |seed| {
         let Some(generated) = generated(seed) else {
             return;
         };
@@ -61,7 +61,7 @@ fn generated_modules_behave_as_their_rewrites() {
 #[test]
 fn mutations_of_generated_modules_are_refused_or_handled() {
     let rewritten = AtomicU64::new(0);
-    each_seed(10_000, |seed| {
+    each_seed(12_000, |seed| {
         let Some(generated) = generated(seed % 500) else {
             return;
         };

@@ -71,7 +71,8 @@ fn config(u: &mut Unstructured<'_>, pages: u64) -> Result<Config> {
         config.available_imports = Some(memory_import(u)?);
     }
 
-    config.min_funcs = 1;
+    config.min_types = 1;
+    config.min_funcs = 2;
     config.max_funcs = 6;
     config.max_types = 6;
     config.max_globals = 5;
@@ -234,13 +235,16 @@ impl Sowing {
         let all = usize_range(&body.range());
         let mut operators = body.get_operators_reader()?;
         let mut sown = wasm[all.start..operators.original_position() as usize].to_vec();
+        // The first place is always reached, the others often not.
+        let mut first = true;
         while !operators.eof() {
             let start = operators.original_position() as usize;
             operators.read()?;
-            if !memories.is_empty() && u.ratio(1, self.one_in)? {
+            if !memories.is_empty() && (first && u.ratio(2, 3)? || u.ratio(1, self.one_in)?) {
                 let memory = u.int_in_range(0..=memories.len() - 1)?;
                 self.instructions(memory as u32, &memories[memory], seen, u, &mut sown)?;
             }
+            first = false;
             sown.extend_from_slice(&wasm[start..operators.original_position() as usize]);
         }
         Ok(sown)
