@@ -237,11 +237,13 @@ fn check_one(
         may_run = matches!(end, End::Agreed);
     }
     let natural = options.emulate_from == EmulateFrom::Declared;
-    if natural && may_run && options.pages < 1000 {
-        if let Ok(theirs) = walrus_rewrite(wasm, options.pages, options.growth) {
-            tally.walrus += 1;
-            beside(&theirs, tally).context("beside walrus")?;
-        }
+    if natural
+        && may_run
+        && options.pages < 1000
+        && let Ok(theirs) = walrus_rewrite(wasm, options.pages, options.growth)
+    {
+        tally.walrus += 1;
+        beside(&theirs, tally).context("beside walrus")?;
     }
     Ok(())
 }

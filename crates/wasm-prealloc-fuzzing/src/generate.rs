@@ -45,6 +45,10 @@ impl Generated {
     }
 }
 
+#[expect(
+    clippy::field_reassign_with_default,
+    reason = "what is chosen and why reads in groups"
+)]
 fn config(u: &mut Unstructured<'_>, pages: u64) -> Result<Config> {
     let mut config = Config::default();
     // Addresses are checked against `memory.size` by the generated code itself then. The rest may
