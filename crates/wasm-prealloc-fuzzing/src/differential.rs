@@ -140,7 +140,7 @@ fn option_sets(memories: &Memories, pages: u64, calls: u64) -> Vec<Options> {
 
 /// Pages of the memory's own size that `pages` ordinary ones come to.
 fn own_pages(ty: &MemoryType, pages: u64) -> u64 {
-    pages * PAGE >> ty.page_size_log2.unwrap_or(16)
+    (pages * PAGE) >> ty.page_size_log2.unwrap_or(16)
 }
 
 /// The size, in its own pages, that a memory can grow to.
