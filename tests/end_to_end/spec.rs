@@ -121,8 +121,8 @@ fn write_list(differences: &BTreeMap<Place, String>) {
 /// All scripts, those with equal text once.
 fn files() -> Vec<TestFile<'static>> {
     let newest_first = SpecVersion::all().iter().rev();
-    let versions = newest_first.flat_map(|version| spec(version));
-    let proposals = Proposal::all().iter().flat_map(|p| proposal(p));
+    let versions = newest_first.flat_map(spec);
+    let proposals = Proposal::all().iter().flat_map(proposal);
     let mut known = HashSet::new();
     let only = std::env::var("SPEC").unwrap_or_default();
     versions

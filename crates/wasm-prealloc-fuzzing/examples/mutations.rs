@@ -41,7 +41,7 @@ fn main() -> Result<()> {
             let mutated = mutate(module, &mut random);
             let fate = check(&mutated).with_context(|| format!("mutation {number}"))?;
             rewritten.fetch_add(u64::from(fate == Fate::Rewritten), Ordering::Relaxed);
-            if number % 100_000 == 0 {
+            if number.is_multiple_of(100_000) {
                 println!("{number} after {:?}", started.elapsed());
             }
         }
