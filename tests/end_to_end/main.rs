@@ -4,12 +4,14 @@
 
 mod cells;
 mod clients;
+mod differential;
 mod engine;
 mod growth;
 mod low_memory;
 mod malformed;
 mod offsets;
 mod shapes;
+mod spec;
 mod stress;
 
 use std::path::PathBuf;

@@ -1,0 +1,328 @@
+//! Random modules that use their memories: wasm-smith makes them, and growth is sown into their
+//! bodies, because left to chance one instruction in hundreds would grow a memory.
+
+use std::ops::Range;
+
+use arbitrary::{Result, Unstructured};
+use wasm_encoder::Encode as _;
+use wasm_smith::{Config, InstructionKind, InstructionKinds, MemoryOffsetChoices};
+use wasmparser::{FunctionBody, MemoryType, Parser, Payload};
+
+/// How many calls and loop iterations a module has before it traps: it carries its own fuel, so
+/// that original and rewrite run out of it at the same point.
+const FUEL: u32 = 3_000;
+
+/// A module, and the size that its memories shall be given.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// The module. It exports all that it defines.
+    pub wasm: Vec<u8>,
+    /// The size asked of the rewriter, in 64 KiB pages.
+    pub pages: u64,
+    /// Chooses the calls that are made.
+    pub calls: u64,
+}
+
+impl Generated {
+    /// Makes a module of random bytes.
+    ///
+    /// # Errors
+    /// Where the bytes do not last, or chance did not make a module that fits its limits.
+    pub fn new(u: &mut Unstructured<'_>) -> Result<Self> {
+        // Few pages mostly: whole memories are compared, and a module that declares no maximum
+        // may grow up to this.
+        let pages = *u.choose(&[96, 128, 200, 65_536])?;
+        let calls = u.arbitrary()?;
+        let sowing = Sowing::new(u)?;
+        let config = config(u, pages)?;
+        let mut module = wasm_smith::Module::new(config, u)?;
+        let unfit = |_| arbitrary::Error::IncorrectFormat;
+        module.ensure_termination(FUEL).map_err(unfit)?;
+        let wasm = sowing
+            .sow(&module.to_bytes(), u)
+            .map_err(|_| arbitrary::Error::IncorrectFormat)?;
+        Ok(Self { wasm, pages, calls })
+    }
+}
+
+#[expect(
+    clippy::field_reassign_with_default,
+    reason = "what is chosen and why reads in groups"
+)]
+fn config(u: &mut Unstructured<'_>, pages: u64) -> Result<Config> {
+    let mut config = Config::default();
+    // Addresses are checked against `memory.size` by the generated code itself then. The rest may
+    // trap, and most do soon.
+    config.disallow_traps = u.ratio(4, 5)?;
+    config.memory_offset_choices = MemoryOffsetChoices(1, 0, 0);
+    config.canonicalize_nans = true;
+    config.export_everything = true;
+
+    config.max_memories = if u.ratio(1, 6)? { 3 } else { 1 };
+    config.min_memories = 1;
+    config.memory64_enabled = u.ratio(1, 8)?;
+    config.custom_page_sizes_enabled = u.ratio(1, 8)?;
+    // Small enough to be compared as a whole. Where a memory without a maximum could grow to
+    // 4 GiB, one is required.
+    config.max_memory32_bytes = 80 * 65_536;
+    config.max_memory64_bytes = 80 * 65_536;
+    config.memory_max_size_required = pages > 1000 || u.ratio(1, 2)?;
+    config.max_data_segments = 4;
+
+    config.max_imports = 0;
+    if u.ratio(1, 10)? {
+        config.max_imports = 1;
+        config.available_imports = Some(memory_import(u)?);
+    }
+
+    config.min_types = 1;
+    config.min_funcs = 2;
+    config.max_funcs = 6;
+    config.max_types = 6;
+    config.max_globals = 5;
+    config.max_instructions = *u.choose(&[30, 60, 120])?;
+    config.max_table_elements = 50;
+    config.table_max_size_required = true;
+    // Over-long index encodings: the instructions that are replaced are longer then.
+    config.min_uleb_size = *u.choose(&[1, 1, 1, 2, 5])?;
+    if u.ratio(1, 2)? {
+        use InstructionKind::{Control, Memory, Numeric, Parametric, Variable};
+        let kinds = [Control, Memory, Numeric, Parametric, Variable];
+        config.allowed_instructions = InstructionKinds::new(&kinds);
+    }
+    config.simd_enabled = u.ratio(1, 4)?;
+    config.relaxed_simd_enabled = false;
+    config.tail_call_enabled = u.arbitrary()?;
+
+    // What has nothing to do with memories, or would wait for another thread.
+    config.threads_enabled = false;
+    config.gc_enabled = false;
+    config.exceptions_enabled = false;
+    config.wide_arithmetic_enabled = false;
+    config.compact_imports_enabled = false;
+    Ok(config)
+}
+
+/// A module whose one import is a memory.
+fn memory_import(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    let minimum = u.int_in_range(0..=3)?;
+    let maximum = match u.ratio(3, 4)? {
+        true => Some(minimum + u.int_in_range(0..=60)?),
+        false => None,
+    };
+    let memory = wasm_encoder::MemoryType {
+        minimum,
+        maximum,
+        memory64: false,
+        shared: false,
+        page_size_log2: None,
+    };
+    let mut imports = wasm_encoder::ImportSection::new();
+    imports.import("env", "memory", memory);
+    let mut module = wasm_encoder::Module::new();
+    module.section(&imports);
+    Ok(module.finish())
+}
+
+/// What is added to a module that chance has made.
+struct Sowing {
+    /// One in so many places gets a growth instruction.
+    one_in: u32,
+    /// Of those, so many in six measure and do not grow.
+    measures: u32,
+    /// Globals and functions that do nothing, so that what the rewriter adds has an index of two
+    /// bytes and does not fit in place.
+    idle_globals: u32,
+    idle_functions: u32,
+}
+
+/// Sections of a module in the order of the format, as (id, content).
+type Sections = Vec<(u8, Vec<u8>)>;
+
+mod id {
+    pub(super) const TYPE: u8 = 1;
+    pub(super) const FUNCTION: u8 = 3;
+    pub(super) const GLOBAL: u8 = 6;
+    pub(super) const EXPORT: u8 = 7;
+    pub(super) const CODE: u8 = 10;
+}
+
+/// The export under which a module shows what its sown instructions gave.
+const SEEN: &str = "what the sown instructions gave";
+
+impl Sowing {
+    fn new(u: &mut Unstructured<'_>) -> Result<Self> {
+        Ok(Self {
+            one_in: *u.choose(&[3, 8, 20])?,
+            measures: *u.choose(&[1, 3, 6])?,
+            idle_globals: if u.ratio(1, 6)? { 130 } else { 0 },
+            idle_functions: if u.ratio(1, 12)? { 130 } else { 0 },
+        })
+    }
+
+    /// Adds a global that is exported, and instructions that grow or measure a memory and mix
+    /// what comes of it into that global. They leave the stack as it was, so that they can stand
+    /// between any two instructions.
+    fn sow(&self, wasm: &[u8], u: &mut Unstructured<'_>) -> anyhow::Result<Vec<u8>> {
+        let mut sections = Sections::new();
+        let mut bodies: Vec<FunctionBody<'_>> = Vec::new();
+        let mut memories: Vec<MemoryType> = Vec::new();
+        let (mut types, mut globals) = (0, 0);
+        for payload in Parser::new(0).parse_all(wasm) {
+            let payload = payload?;
+            if let Some((id, range)) = payload.as_section() {
+                sections.push((id, wasm[usize_range(&range)].to_vec()));
+            }
+            match payload {
+                Payload::TypeSection(reader) => types = reader.count(),
+                Payload::ImportSection(reader) => {
+                    for import in reader.into_imports() {
+                        if let wasmparser::TypeRef::Memory(ty) = import?.ty {
+                            memories.push(ty);
+                        }
+                    }
+                }
+                Payload::MemorySection(reader) => {
+                    memories.extend(reader.into_iter().collect::<wasmparser::Result<Vec<_>>>()?);
+                }
+                Payload::GlobalSection(reader) => globals = reader.count(),
+                Payload::CodeSectionEntry(body) => bodies.push(body),
+                _ => {}
+            }
+        }
+
+        for _ in 0..self.idle_globals {
+            append(&mut sections, id::GLOBAL, &i32_global(false))?;
+        }
+        let seen = globals + self.idle_globals;
+        append(&mut sections, id::GLOBAL, &i32_global(true))?;
+        let mut export = Vec::new();
+        SEEN.encode(&mut export);
+        export.push(wasm_encoder::ExportKind::Global as u8);
+        seen.encode(&mut export);
+        append(&mut sections, id::EXPORT, &export)?;
+
+        let mut code = wasm_encoder::CodeSection::new();
+        for body in &bodies {
+            code.raw(&self.sow_body(wasm, body, &memories, seen, u)?);
+        }
+        if self.idle_functions > 0 && !bodies.is_empty() {
+            const NOTHING_TO_NOTHING: [u8; 3] = [0x60, 0, 0];
+            append(&mut sections, id::TYPE, &NOTHING_TO_NOTHING)?;
+            let mut ty = Vec::new();
+            types.encode(&mut ty);
+            for _ in 0..self.idle_functions {
+                append(&mut sections, id::FUNCTION, &ty)?;
+                const NO_LOCALS_END: [u8; 2] = [0, 0x0b];
+                code.raw(&NO_LOCALS_END);
+            }
+        }
+
+        let mut module = wasm_encoder::Module::new();
+        for (id, content) in &sections {
+            match *id {
+                id::CODE => module.section(&code),
+                id => module.section(&wasm_encoder::RawSection { id, data: content }),
+            };
+        }
+        Ok(module.finish())
+    }
+
+    fn sow_body(
+        &self,
+        wasm: &[u8],
+        body: &FunctionBody<'_>,
+        memories: &[MemoryType],
+        seen: u32,
+        u: &mut Unstructured<'_>,
+    ) -> anyhow::Result<Vec<u8>> {
+        let all = usize_range(&body.range());
+        let mut operators = body.get_operators_reader()?;
+        let mut sown = wasm[all.start..operators.original_position() as usize].to_vec();
+        // The first place is always reached, the others often not.
+        let mut first = true;
+        while !operators.eof() {
+            let start = operators.original_position() as usize;
+            operators.read()?;
+            if !memories.is_empty() && (first && u.ratio(2, 3)? || u.ratio(1, self.one_in)?) {
+                let memory = u.int_in_range(0..=memories.len() - 1)?;
+                self.instructions(memory as u32, &memories[memory], seen, u, &mut sown)?;
+            }
+            first = false;
+            sown.extend_from_slice(&wasm[start..operators.original_position() as usize]);
+        }
+        Ok(sown)
+    }
+
+    fn instructions(
+        &self,
+        memory: u32,
+        ty: &MemoryType,
+        seen: u32,
+        u: &mut Unstructured<'_>,
+        sown: &mut Vec<u8>,
+    ) -> Result<()> {
+        let mut code = wasm_encoder::InstructionSink::new(sown);
+        code.global_get(seen).i32_const(31).i32_mul();
+        if u.ratio(self.measures, 6)? {
+            code.memory_size(memory);
+        } else {
+            // In pages of 64 KiB: mostly what succeeds a few times, then what cannot.
+            let delta = match ty.page_size_log2 {
+                Some(log2 @ 0..16) if u.ratio(3, 4)? => u.int_in_range(0..=3)? << (16 - log2),
+                _ => *u.choose(&[0, 0, 1, 1, 1, 2, 3, 5, 17, 65_535, -1, i64::MIN])?,
+            };
+            match ty.memory64 {
+                true => code.i64_const(delta),
+                false => code.i32_const(delta as i32),
+            };
+            code.memory_grow(memory);
+        }
+        if ty.memory64 {
+            code.i32_wrap_i64();
+        }
+        code.i32_add().global_set(seen);
+        Ok(())
+    }
+}
+
+/// A global holding 0.
+fn i32_global(mutable: bool) -> Vec<u8> {
+    let ty = wasm_encoder::GlobalType {
+        val_type: wasm_encoder::ValType::I32,
+        mutable,
+        shared: false,
+    };
+    let mut item = Vec::new();
+    ty.encode(&mut item);
+    wasm_encoder::ConstExpr::i32_const(0).encode(&mut item);
+    item
+}
+
+/// Appends an item to a section, which is added where there is none.
+fn append(sections: &mut Sections, id: u8, item: &[u8]) -> anyhow::Result<()> {
+    let at = match sections.iter().position(|(other, _)| *other == id) {
+        Some(at) => at,
+        None => {
+            // Of the ids that are added here, and of those behind them, all but the tags' ascend.
+            let behind = |(other, _): &(u8, Vec<u8>)| *other > id && *other != 13;
+            let at = sections.iter().position(behind).unwrap_or(sections.len());
+            sections.insert(at, (id, vec![0]));
+            at
+        }
+    };
+    let content = &mut sections[at].1;
+    let mut reader = wasmparser::BinaryReader::new(content, 0);
+    let count = reader.read_var_u32()?;
+    let items = content.split_off(reader.original_position() as usize);
+    content.clear();
+    (count + 1).encode(content);
+    content.extend(items);
+    content.extend_from_slice(item);
+    Ok(())
+}
+
+/// Offsets that a reader gives lie within the slice it reads, so they fit.
+pub(crate) fn usize_range(range: &Range<u64>) -> Range<usize> {
+    range.start as usize..range.end as usize
+}

@@ -1,0 +1,110 @@
+//! The same rewrite, written a second time and in another way: on walrus's instruction trees
+//! rather than on bytes. Where the two behave differently, one of them is wrong.
+
+use anyhow::{Result, ensure};
+use walrus::ir::{BinaryOp, Call, GlobalGet, Instr, InstrLocId, VisitorMut, dfs_pre_order_mut};
+use walrus::{
+    ConstExpr, FunctionBuilder, FunctionId, GlobalId, Module, ModuleConfig, ValType, ir::Value,
+};
+
+use wasm_prealloc::Growth;
+
+use crate::declare::Memories;
+
+/// Rewrites a module that defines one 32-bit memory of ordinary pages, all growth starting at its
+/// declared minimum. What `growth` means is what it means to [`wasm_prealloc::rewrite`].
+///
+/// # Errors
+/// Where walrus cannot read the module, or it is of another shape.
+pub fn walrus_rewrite(wasm: &[u8], pages: u64, growth: Growth) -> Result<Vec<u8>> {
+    let mut config = ModuleConfig::new();
+    config.generate_producers_section(false);
+    let mut module = config.parse(wasm)?;
+    ensure!(module.memories.len() == 1, "not one memory");
+    let memory = module.memories.iter().next().map(walrus::Memory::id);
+    let memory = module
+        .memories
+        .get_mut(memory.expect("there is one, as just counted"));
+    ensure!(memory.import.is_none(), "an imported memory");
+    ensure!(!memory.memory64, "a 64-bit memory");
+    ensure!(memory.page_size_log2.is_none(), "a custom page size");
+    ensure!(!memory.shared, "a shared memory");
+
+    let minimum = memory.initial;
+    let cap = memory.maximum.unwrap_or(pages).min(pages);
+    let pinned_at_size = memory.initial == pages && memory.maximum == Some(pages);
+    memory.initial = pages;
+    memory.maximum = Some(pages);
+
+    // Counted in the bytes: walrus drops what can never be reached, which may be all that grows.
+    let (sizes, grows) = Memories::read(wasm)?.sites[0];
+    let emulate = match growth {
+        Growth::Auto if pinned_at_size => return Ok(module.emit_wasm()),
+        Growth::Auto => grows > 0,
+        Growth::Emulate => true,
+        Growth::Pregrown => false,
+        Growth::Keep => return Ok(module.emit_wasm()),
+    };
+    if sizes + grows == 0 {
+        return Ok(module.emit_wasm());
+    }
+    let start = if emulate { minimum } else { cap.min(65_535) };
+    let size = ConstExpr::Value(Value::I32(start as u32 as i32));
+    let size = module.globals.add_local(ValType::I32, emulate, false, size);
+    let grow = emulate.then(|| grow_function(&mut module, size, cap));
+    each_function(&mut module, &mut Replace { size, grow });
+    Ok(module.emit_wasm())
+}
+
+/// A function that does to the global what `memory.grow` does to a memory's size.
+fn grow_function(module: &mut Module, size: GlobalId, cap: u64) -> FunctionId {
+    let mut builder = FunctionBuilder::new(&mut module.types, &[ValType::I32], &[ValType::I32]);
+    let delta = module.locals.add(ValType::I32);
+    // In 64 bits, where the sum cannot wrap.
+    builder
+        .func_body()
+        .global_get(size)
+        .unop(walrus::ir::UnaryOp::I64ExtendUI32)
+        .local_get(delta)
+        .unop(walrus::ir::UnaryOp::I64ExtendUI32)
+        .binop(BinaryOp::I64Add)
+        .i64_const(cap as i64)
+        .binop(BinaryOp::I64LeU)
+        .if_else(
+            ValType::I32,
+            |fits| {
+                // The old size is left on the stack below what is computed from it.
+                fits.global_get(size)
+                    .global_get(size)
+                    .local_get(delta)
+                    .binop(BinaryOp::I32Add)
+                    .global_set(size);
+            },
+            |full| {
+                full.i32_const(-1);
+            },
+        );
+    builder.finish(vec![delta], &mut module.funcs)
+}
+
+fn each_function(module: &mut Module, visitor: &mut impl VisitorMut) {
+    for (_, function) in module.funcs.iter_local_mut() {
+        let entry = function.entry_block();
+        dfs_pre_order_mut(visitor, function, entry);
+    }
+}
+
+struct Replace {
+    size: GlobalId,
+    grow: Option<FunctionId>,
+}
+
+impl VisitorMut for Replace {
+    fn visit_instr_mut(&mut self, instr: &mut Instr, _: &mut InstrLocId) {
+        match (&instr, self.grow) {
+            (Instr::MemorySize(_), _) => *instr = Instr::GlobalGet(GlobalGet { global: self.size }),
+            (Instr::MemoryGrow(_), Some(func)) => *instr = Instr::Call(Call { func }),
+            _ => {}
+        }
+    }
+}
