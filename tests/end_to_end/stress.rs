@@ -1,7 +1,7 @@
 //! The stress guest on the indexer host and in Node: an ordinary program with an ordinary
 //! allocator, up to the last hundred MiB of a 4 GiB memory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use wasm_prealloc::{Growth, Options, rewrite};
@@ -42,6 +42,16 @@ fn stored(database: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Somebody else's module, linked by cargo alone and then rewritten, in a folder.
+fn rewritten(growth: Growth, folder: &Path) -> PathBuf {
+    let natural = std::fs::read(&NATURAL.memory_stress).unwrap();
+    let mut options = Options::default();
+    options.growth = growth;
+    let module = folder.join("rewritten.wasm");
+    std::fs::write(&module, &rewrite(&natural, &options).unwrap().wasm).unwrap();
+    module
+}
+
 /// What must be stored for `BLOCKS`.
 fn expected() -> String {
     let lines = BLOCKS.iter().enumerate();
@@ -67,15 +77,12 @@ fn the_stress_guest_gets_all_of_its_memory() {
     );
 }
 
-/// Somebody else's module, linked by cargo alone: its growth starts at its declared minimum.
+/// Its growth starts at its declared minimum.
 #[test]
 fn a_module_that_was_linked_without_us_works_too() {
     let _machine = machine();
     let scratch = tempfile::tempdir().unwrap();
-    let natural = std::fs::read(&NATURAL.memory_stress).unwrap();
-    let rewritten = rewrite(&natural, &Options::default()).unwrap();
-    let module = scratch.path().join("rewritten.wasm");
-    std::fs::write(&module, &rewritten.wasm).unwrap();
+    let module = rewritten(Growth::Auto, scratch.path());
     let database = scratch.path().join("index.redb");
     let output = index(&module, &database, &[block(50, 20)]);
     assert!(
@@ -95,11 +102,7 @@ fn a_module_that_was_linked_without_us_works_too() {
 fn with_kept_growth_the_guest_cannot_allocate() {
     let _machine = machine();
     let scratch = tempfile::tempdir().unwrap();
-    let natural = std::fs::read(&NATURAL.memory_stress).unwrap();
-    let mut options = Options::default();
-    options.growth = Growth::Keep;
-    let module = scratch.path().join("kept.wasm");
-    std::fs::write(&module, &rewrite(&natural, &options).unwrap().wasm).unwrap();
+    let module = rewritten(Growth::Keep, scratch.path());
     let database = scratch.path().join("index.redb");
     let output = index(&module, &database, &[block(1, 1)]);
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -154,11 +157,7 @@ fn node_stores_what_the_indexer_stores() {
 fn with_kept_growth_the_guest_fails_in_node_too() {
     let _machine = machine();
     let scratch = tempfile::tempdir().unwrap();
-    let natural = std::fs::read(&NATURAL.memory_stress).unwrap();
-    let mut options = Options::default();
-    options.growth = Growth::Keep;
-    let module = scratch.path().join("kept.wasm");
-    std::fs::write(&module, &rewrite(&natural, &options).unwrap().wasm).unwrap();
+    let module = rewritten(Growth::Keep, scratch.path());
     if let Some(output) = in_node(&module, 0, &block(1, 1)) {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{stderr}");

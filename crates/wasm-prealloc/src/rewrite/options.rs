@@ -106,8 +106,7 @@ pub enum Validate {
     /// changed; that the rest is the input's, byte for byte, is checked.
     #[default]
     Full,
-    /// Of the output, everything but function bodies and data segments that are as they were. For
-    /// callers whose engine validates anyway.
+    /// Of the output, what changed and what that needs. For callers whose engine validates anyway.
     Changed,
 }
 

@@ -14,13 +14,15 @@ use wasmparser::{
     ValidPayload, Validator, ValidatorResources, WasmFeatures,
 };
 
-/// Which bodies of a core module changed.
+/// What of a core module changed, as far as validation asks.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Touched {
     /// Functions that the input defines.
     pub(crate) known: u32,
     /// Those of them whose bodies change, by position among the defined ones, ascending.
     pub(crate) bodies: Vec<u32>,
+    /// Whether exports are added.
+    pub(crate) exports_added: bool,
 }
 
 /// Whatever can be read can be rewritten, so every proposal is allowed.
@@ -112,20 +114,41 @@ fn report(queue: &Mutex<Queue<'_>>, error: wasmparser::BinaryReaderError) {
     }
 }
 
-/// Validates what may have changed in an output: everything but the bodies that are as they were
-/// and, where the output is a core module, the data section. No edit touches data, its segments
-/// can be many, and each is an expression to validate; a component cannot go on without them. The
-/// core modules are given in order.
+/// Validates what may have changed in an output: its sections, and the bodies that are not as they
+/// were. The core modules are given in order.
+///
+/// Of a core module, sections that no edit touches are first left out where changed bodies seldom
+/// need them; each of their entries would be looked at. Where that finds fault, the whole decides.
 pub(crate) fn validate_changed(wasm: &[u8], modules: &[Touched]) -> wasmparser::Result<()> {
-    let is_module = Parser::is_core_wasm(wasm);
+    let fast = Parser::is_core_wasm(wasm) && validate_sections(wasm, modules, is_needed).is_ok();
+    match fast {
+        true => Ok(()),
+        false => validate_sections(wasm, modules, |_, _| true),
+    }
+}
+
+/// Whether a part of a module is needed to validate bodies, or may have changed. The end compares
+/// data segments with their announced number.
+fn is_needed(payload: &Payload<'_>, modules: &[Touched]) -> bool {
+    match payload {
+        Payload::ExportSection(_) => modules.iter().any(|module| module.exports_added),
+        Payload::ElementSection(_) | Payload::DataSection(_) | Payload::End(_) => false,
+        _ => true,
+    }
+}
+
+fn validate_sections(
+    wasm: &[u8],
+    modules: &[Touched],
+    is_needed: impl Fn(&Payload<'_>, &[Touched]) -> bool,
+) -> wasmparser::Result<()> {
     let mut validator = validator();
     let mut allocations = FuncValidatorAllocations::default();
     let mut bodies = Bodies::new(modules);
     for payload in Parser::new(0).parse_all(wasm) {
         let payload = payload?;
         bodies.see(&payload);
-        // The end compares the data segments with their announced number.
-        if is_module && matches!(payload, Payload::DataSection(_) | Payload::End(_)) {
+        if !is_needed(&payload, modules) {
             continue;
         }
         if let ValidPayload::Func(function, body) = validator.payload(&payload)?
