@@ -32,9 +32,10 @@ pub use report::{CodeOffsets, GrowthHandling, MemoryReport, Report, Rewritten, W
 /// no longer traps.
 ///
 /// # Errors
-/// The input is refused where it is no valid core module, where it has a shape that cannot be
-/// handled ([`Error::Unsupported`]: a component; an imported, shared or 64-bit memory; custom page
-/// sizes; several memories), or where the options do not fit it.
+/// The input is refused where it is no valid module or component, where its growth cannot be counted
+/// in one place ([`Error::ImportedMemoryGrows`], [`Error::SharedMemoryGrows`],
+/// [`Error::ComponentSharesMemory`]), where it has a shape that cannot be handled
+/// ([`Error::Unsupported`]), or where the options do not fit it.
 ///
 /// ```
 /// use wasm_prealloc::{GrowthHandling, Options, rewrite};

@@ -1,6 +1,6 @@
 //! Validates inputs and outputs, as much of them as is needed to know that the output is valid.
 //!
-//! An output's sections and the bodies that changed are validated as they stand. A body that did
+//! What changed in an output is validated as it stands, with the sections that it needs. What did
 //! not change is valid because the input is, and because all that was added stands at the end of
 //! its index space: so for the whole output it suffices to validate the whole input, and to compare
 //! the bodies that should be its own with those that are. That is one pass over the code and not
