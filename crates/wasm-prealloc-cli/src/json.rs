@@ -5,6 +5,7 @@ use std::fmt::Display;
 
 use serde::Serialize;
 use wasm_prealloc::Error;
+use wasm_prealloc_host::MemoryPool;
 
 /// Changes when a field goes away or comes to mean something else; new fields may come any time.
 pub(crate) const SCHEMA: u32 = 1;
@@ -41,6 +42,32 @@ impl<T: Display> Told<T> {
     pub(crate) fn new(what: T) -> Self {
         let message = what.to_string();
         Self { what, message }
+    }
+}
+
+/// What was secured.
+#[derive(Debug, Serialize)]
+pub(crate) struct SecuredReport {
+    slots: usize,
+    slot_pages: u64,
+    resident_bytes: u64,
+    method: String,
+    seconds: f64,
+    pub(crate) message: String,
+}
+
+impl SecuredReport {
+    /// Nothing where the pool has no slots.
+    pub(crate) fn new(pool: &MemoryPool) -> Option<Self> {
+        let secured = pool.secured()?;
+        Some(Self {
+            slots: pool.statistics().slots,
+            slot_pages: pool.pages(),
+            resident_bytes: secured.resident_bytes,
+            method: secured.how.to_string(),
+            seconds: secured.elapsed.as_secs_f64(),
+            message: secured.to_string(),
+        })
     }
 }
 

@@ -8,6 +8,8 @@ mod folder;
 mod inspect;
 mod io;
 mod json;
+mod memory;
+mod preflight;
 mod rewrite;
 mod run;
 mod verify;
@@ -29,6 +31,7 @@ enum Command {
     Rewrite(rewrite::Opts),
     Verify(verify::Opts),
     Inspect(inspect::Opts),
+    Preflight(preflight::Opts),
     Run(run::Opts),
 }
 
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Command::Rewrite(opts) => rewrite::run(&opts),
         Command::Verify(opts) => verify::run(&opts),
         Command::Inspect(opts) => inspect::run(&opts),
+        Command::Preflight(opts) => preflight::run(&opts),
         Command::Run(opts) => run::run(&opts),
     };
     match result {

@@ -2,19 +2,21 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
-use wasm_prealloc::{MAX_PAGES, VerifyError, verify};
-use wasm_prealloc_host::{InstantiateError, Requirements, Secured, SecuredMemory};
+use wasm_prealloc::{MAX_PAGES, Memory, VerifyError, inspect, verify};
+use wasm_prealloc_host::{InstantiateError, MemoryPool, Policy};
 use wasmtime::{Config, Engine, ExternType, Instance, Linker, Module, Store, Val, ValType};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_sync};
 
 use crate::io::{Input, print_json};
-use crate::{exit, json};
+use crate::json::SecuredReport;
+use crate::{exit, json, memory};
 
 const EXAMPLES: &[&str] = &[
     "wasm-prealloc run program.wasm one two",
     "wasm-prealloc run --invoke add sum.wasm 1 2",
+    "wasm-prealloc run --policy commit-maximum untouched.wasm",
 ];
 
 /// The function that a program starts with.
@@ -41,9 +43,19 @@ pub(crate) struct Opts {
     #[arg(long, value_name = "NAME")]
     invoke: Option<String>,
 
-    /// The size that every memory must have, in 64 KiB pages
-    #[arg(long, value_name = "N", default_value_t = MAX_PAGES)]
-    pages: u64,
+    /// The size of each slot of committed memory, in 64 KiB pages. Under `declared` it is what
+    /// every memory must have, by default 65536; under `commit-maximum` the default is the largest
+    /// maximum of the module's memories
+    #[arg(long, value_name = "N")]
+    pages: Option<u64>,
+
+    /// What the module has to declare, and what it sees
+    #[arg(long, value_name = "POLICY", default_value = "declared")]
+    policy: PolicyName,
+
+    /// How many memories are committed [default: as many as the module has]
+    #[arg(long, value_name = "N")]
+    slots: Option<usize>,
 
     /// Do not say what was secured
     #[arg(short, long)]
@@ -62,6 +74,24 @@ pub(crate) struct Opts {
     args: Vec<String>,
 }
 
+/// A policy of the pool, by the name that it has on the command line.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum PolicyName {
+    /// Its minimum and its maximum are equal, and all of that is accessible
+    Declared,
+    /// It is as it came: its maximum is committed, and it sees its current size
+    CommitMaximum,
+}
+
+impl From<PolicyName> for Policy {
+    fn from(name: PolicyName) -> Policy {
+        match name {
+            PolicyName::Declared => Policy::Declared,
+            PolicyName::CommitMaximum => Policy::CommitMaximum,
+        }
+    }
+}
+
 /// How a run ended, as `--json` tells it.
 #[derive(Debug, Serialize)]
 struct Outcome {
@@ -69,26 +99,10 @@ struct Outcome {
     command: &'static str,
     exit: u8,
     module: String,
+    policy: String,
     secured: Option<SecuredReport>,
     results: Vec<String>,
     error: Option<json::Failure>,
-}
-
-#[derive(Debug, Serialize)]
-struct SecuredReport {
-    resident_bytes: u64,
-    method: String,
-    seconds: f64,
-}
-
-impl From<Secured> for SecuredReport {
-    fn from(secured: Secured) -> Self {
-        Self {
-            resident_bytes: secured.resident_bytes,
-            method: secured.how.to_string(),
-            seconds: secured.elapsed.as_secs_f64(),
-        }
-    }
 }
 
 /// Why there is no result, by whose fault it is.
@@ -101,14 +115,15 @@ enum Failure {
 }
 
 pub(crate) fn run(opts: &Opts) -> Result<u8> {
-    let secured = SecuredMemory::new(Requirements::of_pages(opts.pages));
-    let ran = execute(opts, &secured);
+    let mut secured = None;
+    let ran = execute(opts, &mut secured);
     let mut outcome = Outcome {
         schema: json::SCHEMA,
         command: "run",
         exit: exit::DONE,
         module: opts.module.name(),
-        secured: secured.last().map(SecuredReport::from),
+        policy: Policy::from(opts.policy).to_string(),
+        secured,
         results: Vec::new(),
         error: None,
     };
@@ -143,21 +158,47 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
     Ok(code)
 }
 
-/// Runs the module, and gives what the function that was called gives.
-fn execute(opts: &Opts, secured: &SecuredMemory) -> Result<Vec<String>, Failure> {
+/// Runs the module, and gives what the function that was called gives. What was secured for it is
+/// known even where that is an error.
+fn execute(opts: &Opts, secured: &mut Option<SecuredReport>) -> Result<Vec<String>, Failure> {
     let wasm = opts.module.read().map_err(Failure::Question)?.wasm;
-    verify(&wasm, opts.pages).map_err(|error| match error {
-        VerifyError::NotPinned(_) => Failure::No(NOT_PINNED, error.into()),
-        // The cause itself, so that what it is called and where it is can be told.
-        VerifyError::Unreadable(error) => Failure::Question(error.into()),
-        _ => Failure::Question(error.into()),
-    })?;
+    let policy = Policy::from(opts.policy);
+    let pages = opts.pages.unwrap_or(MAX_PAGES);
+    if policy == Policy::Declared {
+        verify(&wasm, pages).map_err(|error| match error {
+            VerifyError::NotPinned(_) => Failure::No(NOT_PINNED, error.into()),
+            // The cause itself, so that what it is called and where it is can be told.
+            VerifyError::Unreadable(error) => Failure::Question(error.into()),
+            _ => Failure::Question(error.into()),
+        })?;
+    }
+    let inspection = inspect(&wasm).map_err(|error| Failure::Question(error.into()))?;
+    let memories: Vec<_> = inspection
+        .memories()
+        .map(|inspected| &inspected.memory)
+        .collect();
+    let pages = match (policy, opts.pages) {
+        (Policy::CommitMaximum, None) => memories
+            .iter()
+            .map(|memory| maximum_pages(memory))
+            .max()
+            .unwrap_or(1),
+        _ => pages,
+    };
+    let mut builder = MemoryPool::builder()
+        .slots(opts.slots.unwrap_or(memories.len()))
+        .pages(pages)
+        .policy(policy);
+    if !opts.quiet {
+        builder = memory::shown(builder);
+    }
+    let prepared = builder.prepare();
     let mut config = Config::new();
-    secured.configure(&mut config);
+    prepared.configure(&mut config);
     let question = |error: wasmtime::Error| Failure::Question(from_engine(error));
     let engine = Engine::new(&config).map_err(question)?;
     let module = Module::new(&engine, &wasm).map_err(question)?;
-    secured
+    prepared
         .verify(&module)
         .map_err(|error| Failure::No(NOT_PINNED, error.into()))?;
     let mut linker: Linker<WasiP1Ctx> = Linker::new(&engine);
@@ -170,24 +211,32 @@ fn execute(opts: &Opts, secured: &SecuredMemory) -> Result<Vec<String>, Failure>
         .map_err(Failure::Question)?;
     let called = Call::read(opts, &module).map_err(Failure::Question)?;
 
+    let pool = prepared
+        .secure()
+        .map_err(|error| Failure::No(NOT_SECURED, error.into()))?;
+    *secured = SecuredReport::new(&pool);
+    if let (false, Some(report)) = (opts.quiet, &*secured) {
+        eprintln!("secured: {}", report.message);
+    }
     let mut wasi = WasiCtxBuilder::new();
     wasi.inherit_stdio()
         .arg(opts.module.name())
         .args(&opts.args);
     let mut store = Store::new(&engine, wasi.build_p1());
-    let instance =
-        secured
-            .instantiate(&linker, &mut store, &module)
-            .map_err(|error| match error {
-                InstantiateError::Engine(error) => Failure::No(TRAPPED, from_engine(error)),
-                refusal => Failure::No(NOT_SECURED, refusal.into()),
-            })?;
-    if let (false, Some(done)) = (opts.quiet, secured.last()) {
-        eprintln!("secured: {done}");
-    }
+    let instance = pool
+        .instantiate(&linker, &mut store, &module)
+        .map_err(|error| match error {
+            InstantiateError::Engine(error) => Failure::No(TRAPPED, from_engine(error)),
+            refusal => Failure::No(NOT_SECURED, refusal.into()),
+        })?;
     called
         .make(&mut store, instance)
         .map_err(|error| Failure::No(TRAPPED, error))
+}
+
+/// How large a memory can become, in 64 KiB pages. Not less than a slot can be.
+fn maximum_pages(memory: &Memory) -> u64 {
+    memory.maximum.unwrap_or(MAX_PAGES).max(1)
 }
 
 /// The call that the command line asks for.

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const SUBCOMMANDS: [&str; 4] = ["rewrite", "verify", "inspect", "run"];
+const SUBCOMMANDS: [&str; 5] = ["rewrite", "verify", "inspect", "preflight", "run"];
 
 fn doc(name: &str) -> PathBuf {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");

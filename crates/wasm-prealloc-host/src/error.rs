@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::limit::{Bytes, Limit, Reading};
+use crate::requirements::Backing;
 
 /// Memory was not secured. Nothing is left mapped.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +53,8 @@ pub enum Error {
     /// The module imports a memory, which would be one that nobody secured.
     #[error(
         "the module imports its memory ({module:?} {name:?}), which would not be secured; link it \
-         with a memory of its own (without `--import-memory`)"
+         with a memory of its own (without `--import-memory`), or run `wasm-prealloc rewrite \
+         --memory-import define` on it"
     )]
     ImportedMemory {
         /// The import's module name.
@@ -61,27 +63,11 @@ pub enum Error {
         name: String,
     },
 
-    /// The module's memory is of a kind that is not secured yet.
-    #[error(
-        "a {kind} memory cannot be secured; only unshared 32-bit memories with pages of 64 KiB can"
-    )]
+    /// The module's memory is of a kind that is not secured.
+    #[error("a {kind} memory cannot be secured; only unshared memories with pages of 64 KiB can")]
     UnsupportedMemory {
-        /// What it is: shared, 64-bit, or with a page size of its own.
+        /// What it is: shared, or with a page size of its own.
         kind: &'static str,
-    },
-
-    /// The engine was configured otherwise after
-    /// [`SecuredMemory::configure`](crate::SecuredMemory::configure).
-    #[error(
-        "the engine reserves {} for a memory of {}; call `SecuredMemory::configure` after \
-         other settings of the engine's memories",
-        Bytes(*.reserved_bytes), Bytes(*.needed_bytes)
-    )]
-    Reservation {
-        /// What the engine asks to be reserved.
-        reserved_bytes: u64,
-        /// What the memory needs.
-        needed_bytes: u64,
     },
 
     /// The number of pages required is not one that a 32-bit memory can have.
@@ -137,6 +123,84 @@ pub enum Error {
         resident_bytes: u64,
     },
 
+    /// [`Backing::Transparent`](crate::Backing::Transparent) was required, and there are not
+    /// enough transparent huge pages.
+    #[error(
+        "memory not secured: only {} of {} could be had in transparent huge pages; enable them \
+         (/sys/kernel/mm/transparent_hugepage/enabled: madvise or always), free memory that is \
+         less fragmented (echo 1 > /proc/sys/vm/compact_memory), or allow other pages \
+         (Backing::Auto)",
+        Bytes(*.collapsed_bytes), Bytes(*.needed_bytes)
+    )]
+    NoHugePages {
+        /// How much was had, and given back.
+        collapsed_bytes: u64,
+        /// How much was required.
+        needed_bytes: u64,
+    },
+
+    /// The backing is not to be had on this operating system, or not for such a size or policy.
+    #[error("memory cannot be backed by {backing:?}: {why}")]
+    Backing {
+        /// What was required.
+        backing: Backing,
+        /// Why not, and the way out.
+        why: &'static str,
+    },
+
+    /// Growth inside the committed memory could be refused, which
+    /// [`Policy::CommitMaximum`](crate::Policy::CommitMaximum) promises it is not.
+    #[error(
+        "growth cannot be assured under {}, which counts memory as it becomes accessible; lift \
+         the limit (ulimit -d unlimited), or rewrite the module and use Policy::Declared",
+        .limit
+    )]
+    GrowthNotAssured {
+        /// The limit that could refuse.
+        limit: Limit,
+    },
+
+    /// A module's memory can become larger than the pool's slots. Sizes are wasm pages of 64 KiB.
+    #[error(
+        "the module's memory has {}, and the pool's slots have {slot_pages} pages of 64 KiB; make \
+         the slots larger, or run `wasm-prealloc rewrite --pages {slot_pages}` on the module",
+        maximum_pages(.maximum)
+    )]
+    SlotTooSmall {
+        /// The maximum that the module declares, in pages.
+        maximum: Option<u64>,
+        /// What a slot has, in pages.
+        slot_pages: u64,
+    },
+
+    /// Every slot of the pool is lent. Where the pool waits, it has waited.
+    #[error(
+        "no memory is free: all {slots} slots of the pool are in use{}; drop an instance first, \
+         give the pool more slots, or let it wait (a module takes one slot for each memory that \
+         it defines)",
+        after(.waited)
+    )]
+    NoSlot {
+        /// How many slots the pool has.
+        slots: usize,
+        /// How long it waited for one.
+        waited: Duration,
+    },
+
+    /// The pool was prepared and its memory not secured yet.
+    #[error("the pool's memory is not secured yet; call `PreparedPool::secure` first")]
+    NotSecuredYet,
+
+    /// The engine's configuration would undo the commit, or pass the pool by.
+    #[error(
+        "the engine {what}, so its memories would not be secured; call `MemoryPool::configure` \
+         after every other setting that concerns memory"
+    )]
+    Engine {
+        /// What it does that it must not.
+        what: &'static str,
+    },
+
     /// A file of `/proc` or of a cgroup exists, or must, and cannot be understood.
     #[error("cannot read {}; without it the memory that is available is unknown", .path.display())]
     Unreadable {
@@ -151,6 +215,13 @@ fn maximum_pages(maximum: &Option<u64>) -> String {
     match maximum {
         Some(pages) => format!("a maximum of {pages} pages"),
         None => "no maximum".to_owned(),
+    }
+}
+
+fn after(waited: &Duration) -> String {
+    match waited.is_zero() {
+        true => String::new(),
+        false => format!(", and none came back in {:.1} s", waited.as_secs_f64()),
     }
 }
 
@@ -227,6 +298,16 @@ impl Shortfall {
             Limit::Overcommit => format!(
                 "raise CommitLimit to at least {enough} (sysctl vm.overcommit_kbytes={enough_kib}), \
                  or set vm.overcommit_memory=0"
+            ),
+            Limit::HugePages { page_bytes, pool } => format!(
+                "have at least {} of them: echo {} > {}",
+                self.sufficient_bytes().div_ceil(*page_bytes),
+                self.sufficient_bytes().div_ceil(*page_bytes),
+                pool.join("nr_hugepages").display()
+            ),
+            Limit::LockedMemory => format!(
+                "raise this limit to at least {enough}: ulimit -l {enough_kib}, or give the \
+                 process CAP_IPC_LOCK"
             ),
         }
     }

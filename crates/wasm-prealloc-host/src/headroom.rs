@@ -25,6 +25,12 @@ pub struct Need {
     pub address_space_bytes: u64,
     /// Under the data segment limit and strict overcommit: what is made writable.
     pub data_bytes: u64,
+    /// Under the machine's pool of huge pages of [`huge_page_bytes`](Need::huge_page_bytes).
+    pub huge_pool_bytes: u64,
+    /// The size of a huge page, where the need is for such; otherwise 0.
+    pub huge_page_bytes: u64,
+    /// Under the locked memory limit.
+    pub locked_bytes: u64,
 }
 
 impl Need {
@@ -46,6 +52,29 @@ impl Need {
                 .saturating_add(margin_bytes),
             address_space_bytes: 0,
             data_bytes: 0,
+            huge_pool_bytes: 0,
+            huge_page_bytes: 0,
+            locked_bytes: 0,
+        }
+    }
+
+    /// The same need, met by huge pages of the machine's pool, which cgroups and the machine's
+    /// available memory do not count.
+    pub fn in_huge_pages(self, page_bytes: u64, committed_bytes: u64, margin_bytes: u64) -> Need {
+        Need {
+            physical_bytes: margin_bytes,
+            data_bytes: 0,
+            huge_pool_bytes: committed_bytes,
+            huge_page_bytes: page_bytes,
+            ..self
+        }
+    }
+
+    /// The same need, with `locked_bytes` of it to be kept from being swapped out.
+    pub fn locked(self, locked_bytes: u64) -> Need {
+        Need {
+            locked_bytes,
+            ..self
         }
     }
 
@@ -57,6 +86,11 @@ impl Need {
             }
             Limit::AddressSpace => self.address_space_bytes,
             Limit::DataSegment | Limit::Overcommit => self.data_bytes,
+            Limit::HugePages { page_bytes, .. } if *page_bytes == self.huge_page_bytes => {
+                self.huge_pool_bytes
+            }
+            Limit::HugePages { .. } => 0,
+            Limit::LockedMemory => self.locked_bytes,
         }
     }
 }
@@ -72,14 +106,20 @@ pub struct Headroom {
 }
 
 impl Headroom {
-    /// Reads the limits of the running system.
+    /// Reads the limits of the running system. Elsewhere than on Linux none can be read, and
+    /// there are no readings.
     ///
     /// # Errors
     ///
     /// [`Error::Unreadable`] where a file of `/proc` is missing, or a file that is there cannot
     /// be read or understood. A system without memory cgroups is no error.
     pub fn read() -> Result<Headroom, Error> {
-        Headroom::read_from(&Files::default())
+        match cfg!(target_os = "linux") {
+            true => Headroom::read_from(&Files::default()),
+            false => Ok(Headroom {
+                readings: Vec::new(),
+            }),
+        }
     }
 
     /// Reads the limits from the files below another root.
@@ -108,6 +148,22 @@ impl Headroom {
             let in_use_bytes = meminfo.bytes("Committed_AS")?;
             let limit = Limit::Overcommit;
             readings.push(Reading::new(limit, limit_bytes, in_use_bytes, 0));
+        }
+        // Sandboxes leave this line out of the files that they make up, and need no lock.
+        if limits.contains("Max locked memory")
+            && !may_lock_memory(&status)
+            && let Some(limit_bytes) = soft_limit(limits_path, &limits, "Max locked memory")?
+        {
+            let in_use_bytes = status.bytes("VmLck")?;
+            readings.push(Reading::new(
+                Limit::LockedMemory,
+                limit_bytes,
+                in_use_bytes,
+                0,
+            ));
+        }
+        for page_bytes in HUGE_PAGES {
+            readings.extend(huge_pages(files, page_bytes)?);
         }
         Ok(Headroom { readings })
     }
@@ -162,6 +218,42 @@ fn machine(meminfo: &Table) -> Result<Reading, Error> {
             available.saturating_sub(free),
         )
     })
+}
+
+/// The sizes of huge pages that memory can be had in.
+const HUGE_PAGES: [u64; 2] = [2 << 20, 1 << 30];
+
+/// The machine's pool of huge pages of one size, where the machine has such.
+fn huge_pages(files: &Files, page_bytes: u64) -> Result<Option<Reading>, Error> {
+    let name = format!("hugepages-{}kB", page_bytes >> 10);
+    let pool = Path::new("/sys/kernel/mm/hugepages").join(name);
+    if !files.is_directory(&pool) {
+        return Ok(None);
+    }
+    let bytes = |name: &str| {
+        let path = pool.join(name);
+        let pages = files::number(&path, &files.read(&path)?)?;
+        Ok(pages.saturating_mul(page_bytes))
+    };
+    let all = bytes("nr_hugepages")?;
+    // Pages beyond the pool's own can be made when they are asked for, up to a number.
+    let limit_bytes = (all - bytes("surplus_hugepages")?.min(all))
+        .saturating_add(bytes("nr_overcommit_hugepages")?);
+    // A mapping takes its pages out of the pool when it is made, and uses them when touched.
+    let in_use_bytes =
+        (all - bytes("free_hugepages")?.min(all)).saturating_add(bytes("resv_hugepages")?);
+    let limit = Limit::HugePages { page_bytes, pool };
+    Ok(Some(Reading::new(limit, limit_bytes, in_use_bytes, 0)))
+}
+
+/// Whether the process has the capability to lock memory without a limit, see capabilities(7).
+fn may_lock_memory(status: &Table) -> bool {
+    const CAP_IPC_LOCK: u32 = 14;
+    let effective = status.text.lines().find_map(|line| {
+        let digits = line.strip_prefix("CapEff:")?;
+        u64::from_str_radix(digits.trim(), 16).ok()
+    });
+    effective.is_some_and(|bits| bits >> CAP_IPC_LOCK & 1 == 1)
 }
 
 /// The soft limit in bytes of one line of `/proc/self/limits`; nothing where it is unlimited.

@@ -11,18 +11,20 @@
 //! ```no_run
 //! # #[cfg(feature = "wasmtime")]
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use wasm_prealloc_host::{Requirements, SecuredMemory, deterministic};
+//! use wasm_prealloc_host::{MemoryPool, deterministic};
 //! use wasmtime::{Config, Engine, Linker, Module, Store};
 //!
-//! let secured = SecuredMemory::new(Requirements::default()); // 65,536 pages of 64 KiB
+//! // Here two memories of 4 GiB become resident, or the error says which limit to raise and by
+//! // how much.
+//! let pool = MemoryPool::builder().slots(2).pages(65_536).secure()?;
 //! let mut config = Config::new();
-//! secured.configure(&mut config);
 //! deterministic(&mut config);
+//! pool.configure(&mut config);
 //! let engine = Engine::new(&config)?;
 //! let module = Module::from_file(&engine, "guest.wasm")?;
 //! let mut store = Store::new(&engine, ());
-//! // Here 4 GiB become resident, or the error says which limit to raise and by how much.
-//! let instance = secured.instantiate(&Linker::new(&engine), &mut store, &module)?;
+//! // The instance takes one of them, and gives it back, zeroed, when the store is dropped.
+//! let instance = pool.instantiate(&Linker::new(&engine), &mut store, &module)?;
 //! let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
 //! start.call(&mut store, ())?;
 //! # Ok(())
@@ -31,8 +33,12 @@
 //! # fn main() {}
 //! ```
 //!
-//! Without an engine, [`SecuredRegion::secure`] commits a region and [`Headroom::read`] says what
-//! each limit leaves.
+//! With another engine, [`MemoryPool::lend`] gives out memories, and [`secure_in_place`] commits
+//! one that the engine has mapped itself. [`SecuredRegion::secure`] commits a region without a
+//! pool, and [`Headroom::read`] says what each limit leaves.
+//!
+//! Limits are read, huge pages asked for and writes tracked on Linux. Elsewhere each page of the
+//! operating system is touched, and everything is zeroed when a memory comes back.
 //!
 //! Sizes are in bytes unless a name says pages; a page is a wasm page of 64 KiB, and the
 //! operating system's page is always called that.
@@ -41,9 +47,6 @@
 // workspace may. Every block carries its reason.
 #![allow(unsafe_code)]
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("wasm-prealloc-host supports Linux only so far");
-
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("wasm-prealloc-host needs a 64-bit address space: a linear memory is 4 GiB");
 
@@ -51,26 +54,41 @@ mod cgroup;
 mod error;
 mod files;
 mod headroom;
+mod in_place;
 mod limit;
 mod lock;
+mod os;
+mod pool;
 mod populate;
 mod region;
+mod requirements;
+mod reset;
 mod secure;
+#[cfg(target_os = "linux")]
+mod track;
+#[cfg(not(target_os = "linux"))]
+#[path = "untracked.rs"]
+mod track;
 #[cfg(feature = "wasmtime")]
 mod wasmtime;
 
 pub use error::{Error, Shortfall};
 pub use files::Files;
 pub use headroom::{Headroom, Need};
+pub use in_place::secure_in_place;
 pub use limit::{CgroupVersion, Limit, Reading};
 pub use lock::LockOptions;
-pub use secure::{
-    Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, Method, Requirements, Secured, SecuredRegion,
-    WASM_PAGE_BYTES, resident_bytes,
+pub use pool::{
+    LentMemory, MemoryPool, MemoryPoolBuilder, Policy, PreparedPool, Statistics, Tracking,
+    WhenExhausted,
 };
+pub use requirements::{
+    Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, Requirements, WASM_PAGE_BYTES,
+};
+pub use secure::{Method, Progress, Secured, SecuredRegion, resident_bytes};
 
 #[cfg(feature = "wasmtime")]
-pub use crate::wasmtime::{InstantiateError, SecuredMemory, deterministic};
+pub use crate::wasmtime::{InstantiateError, deterministic};
 
 /// The README's program is compiled with the documentation's tests, so that it stays true.
 #[cfg(all(doctest, feature = "wasmtime"))]

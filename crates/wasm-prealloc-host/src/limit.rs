@@ -49,6 +49,16 @@ pub enum Limit {
     /// Strict overcommit accounting (`vm.overcommit_memory = 2`): `CommitLimit` and
     /// `Committed_AS` of `/proc/meminfo`.
     Overcommit,
+    /// The machine's pool of huge pages of one size, see hugetlbfs in the kernel's documentation.
+    HugePages {
+        /// The size of one of them, in bytes.
+        page_bytes: u64,
+        /// The directory that describes the pool.
+        pool: PathBuf,
+    },
+    /// The memory that the process may keep from being swapped out: `RLIMIT_MEMLOCK`, see
+    /// setrlimit(2).
+    LockedMemory,
 }
 
 impl fmt::Display for Limit {
@@ -65,6 +75,12 @@ impl fmt::Display for Limit {
             Limit::DataSegment => f.write_str("the data segment limit (RLIMIT_DATA, ulimit -d)"),
             Limit::Overcommit => {
                 f.write_str("strict overcommit accounting (vm.overcommit_memory = 2)")
+            }
+            Limit::HugePages { pool, .. } => {
+                write!(f, "the pool of huge pages {}", pool.display())
+            }
+            Limit::LockedMemory => {
+                f.write_str("the locked memory limit (RLIMIT_MEMLOCK, ulimit -l)")
             }
         }
     }

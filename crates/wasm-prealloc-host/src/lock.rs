@@ -4,7 +4,8 @@
 //! `secure`.
 
 use std::fs::{File, TryLockError};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,8 @@ pub struct LockOptions {
     ///
     /// The default is the directory `/`: it is there on read-only systems too, is the same for
     /// services with a private `/tmp`, and nothing is left behind. Containers each have a `/` of
-    /// their own; where several share one memory limit, point them all at a shared volume.
+    /// their own; where several share one memory limit, point them all at a shared volume. On
+    /// Windows it is the file `wasm-prealloc.lock` in the user's folder for temporary files.
     pub path: PathBuf,
     /// How long to wait for other committers. A 4 GiB commit takes half a second on warm memory,
     /// but on a virtual machine that uses its memory for the first time it has taken 15 s: the
@@ -31,7 +33,7 @@ pub struct LockOptions {
 impl Default for LockOptions {
     fn default() -> Self {
         LockOptions {
-            path: PathBuf::from("/"),
+            path: default_path(),
             timeout: Duration::from_secs(120),
         }
     }
@@ -50,7 +52,7 @@ impl CommitLock {
             path: options.path.clone(),
             source,
         };
-        let file = File::open(&options.path).map_err(refused)?;
+        let file = open(&options.path).map_err(refused)?;
         let start = Instant::now();
         loop {
             match file.try_lock() {
@@ -68,6 +70,28 @@ impl CommitLock {
             thread::sleep(POLL.min(options.timeout - waited));
         }
     }
+}
+
+#[cfg(not(windows))]
+fn default_path() -> PathBuf {
+    PathBuf::from("/")
+}
+
+#[cfg(not(windows))]
+fn open(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
+
+/// Windows locks no directories, so a file is made where there is none.
+#[cfg(windows)]
+fn default_path() -> PathBuf {
+    std::env::temp_dir().join("wasm-prealloc.lock")
+}
+
+#[cfg(windows)]
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false).open(path)
 }
 
 #[cfg(test)]

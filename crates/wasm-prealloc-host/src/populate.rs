@@ -1,32 +1,47 @@
-//! Makes writable memory resident, and counts what is: the madvise(2) and mincore(2) calls in
-//! the order that was found to get nobody killed.
+//! Makes writable memory resident, whatever it holds: the madvise(2) calls in the order that was
+//! found to get nobody killed. Where there are none, each page is touched.
 //!
 //! Nothing here unmaps; `secure` does, as soon as anything here fails. So no failure allocates.
 
 use std::io;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::error::Error;
 use crate::headroom::{Headroom, Need};
-use crate::region::{HUGE_PAGE_BYTES, os_page_bytes};
+use crate::os;
+#[cfg(target_os = "linux")]
+use crate::region::HUGE_PAGE_BYTES;
 use crate::secure::Method;
 
 /// Not in every C library's headers yet. Since Linux 6.1.
+#[cfg(target_os = "linux")]
 const MADV_COLLAPSE: libc::c_int = 25;
 /// Since Linux 5.14.
+#[cfg(target_os = "linux")]
 const MADV_POPULATE_WRITE: libc::c_int = 23;
 
 /// How much is populated between two headroom checks, in bytes.
 const CHUNK_BYTES: usize = 64 << 20;
 
+/// Hears how many bytes from the base on are done. It must not need much memory itself.
+pub(crate) type Progress<'a> = &'a mut dyn FnMut(usize);
+
 /// How often a huge page is asked for that the kernel says to ask for again.
+#[cfg(target_os = "linux")]
 const ATTEMPTS: u32 = 8;
 
 /// Why memory did not become resident, in a form that allocates nothing.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// A cgroup at its limit refused a huge page.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "Linux has cgroups")
+    )]
     CgroupFull { committed_bytes: u64 },
+    /// Huge pages were required, and there are none for all of it.
+    NoHugePages { collapsed_bytes: u64 },
     /// A system call failed.
     System {
         call: &'static str,
@@ -57,9 +72,13 @@ impl Failure {
 ///
 /// # Safety
 ///
-/// `bytes` from `base` on are mapped, writable and zero, `base` is aligned to a huge page, and
-/// nobody else reads or writes there.
-pub(crate) unsafe fn collapse(base: NonNull<u8>, bytes: usize) -> Result<usize, Failure> {
+/// `bytes` from `base` on are mapped and writable, and `base` is aligned to a huge page.
+#[cfg(target_os = "linux")]
+pub(crate) unsafe fn collapse(
+    base: NonNull<u8>,
+    bytes: usize,
+    progress: Progress<'_>,
+) -> Result<usize, Failure> {
     let whole = bytes - bytes % HUGE_PAGE_BYTES;
     if whole == 0 || !has_huge_pages() {
         return Ok(0);
@@ -71,16 +90,16 @@ pub(crate) unsafe fn collapse(base: NonNull<u8>, bytes: usize) -> Result<usize, 
     if unsafe { advise(base, whole, libc::MADV_NOHUGEPAGE) } != 0 {
         return Ok(0);
     }
-    for offset in (0..bytes).step_by(HUGE_PAGE_BYTES) {
-        // SAFETY: the offset lies in the caller's range. The byte is zero and stays so; a
-        // volatile write is not optimised away.
-        unsafe { base.add(offset).write_volatile(0) };
-    }
+    // SAFETY: the caller's range.
+    unsafe { touch(base, bytes, HUGE_PAGE_BYTES) };
     // SAFETY: as for the advice before.
     if unsafe { advise(base, whole, libc::MADV_HUGEPAGE) } != 0 {
         return Ok(0);
     }
     for offset in (0..whole).step_by(HUGE_PAGE_BYTES) {
+        if offset > 0 && offset % CHUNK_BYTES == 0 {
+            progress(offset);
+        }
         let mut attempts = 0;
         loop {
             // SAFETY: the offset lies in the caller's range, and collapsing keeps contents.
@@ -107,7 +126,22 @@ pub(crate) unsafe fn collapse(base: NonNull<u8>, bytes: usize) -> Result<usize, 
     Ok(whole)
 }
 
+/// Elsewhere nothing can be collapsed.
+///
+/// # Safety
+///
+/// None is asked for; the function is unsafe where there is something to do.
+#[cfg(not(target_os = "linux"))]
+pub(crate) unsafe fn collapse(
+    _base: NonNull<u8>,
+    _bytes: usize,
+    _progress: Progress<'_>,
+) -> Result<usize, Failure> {
+    Ok(0)
+}
+
 /// Whether the kernel's huge pages are of the size that is built in here.
+#[cfg(target_os = "linux")]
 fn has_huge_pages() -> bool {
     let path = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
     match std::fs::read_to_string(path) {
@@ -122,24 +156,32 @@ fn has_huge_pages() -> bool {
 ///
 /// # Safety
 ///
-/// `bytes` from `base` on are mapped and writable, `from` is a multiple of the operating system's
-/// page, from there on everything is zero, and nobody else reads or writes there.
+/// `bytes` from `base` on are mapped and writable, and `base` and `from` are multiples of the
+/// operating system's page.
 pub(crate) unsafe fn in_chunks(
     base: NonNull<u8>,
     from: usize,
     bytes: usize,
     margin_bytes: u64,
+    progress: Progress<'_>,
 ) -> Result<Method, Failure> {
     let missing = |from: usize, to: usize| {
-        let resident = resident(base.as_ptr().wrapping_add(from), to - from)
+        let resident = os::resident(base.as_ptr().wrapping_add(from), to - from)
             .map_err(|source| Failure::system("mincore", to - from, &source))?;
         Ok((to - from) as u64 - resident)
     };
     // Writes before a collapse that was not to be may have made much of it resident already.
     let mut remaining_bytes = missing(from, bytes)?;
-    let mut method = Method::Populated;
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(unused_mut, reason = "there is but one")
+    )]
+    let mut method = FIRST_METHOD;
     let mut at = from;
     while at < bytes {
+        if at > from {
+            progress(at);
+        }
         let end = bytes.min(at + CHUNK_BYTES);
         let missing_bytes = missing(at, end)?;
         if missing_bytes > 0 {
@@ -148,6 +190,7 @@ pub(crate) unsafe fn in_chunks(
                 .and_then(|headroom| headroom.check(&need))
                 .map_err(Failure::Known)?;
         }
+        #[cfg(target_os = "linux")]
         if method == Method::Populated {
             // SAFETY: the chunk lies in the caller's range; populating keeps contents.
             match unsafe { populate_write(base.add(at), end - at) } {
@@ -155,7 +198,7 @@ pub(crate) unsafe fn in_chunks(
                 libc::EINVAL => method = Method::Touched,
                 errno => {
                     return Err(Failure::System {
-                        call: "madvise(MADV_POPULATE_WRITE)",
+                        call: POPULATE_WRITE,
                         bytes: end - at,
                         errno,
                     });
@@ -163,8 +206,8 @@ pub(crate) unsafe fn in_chunks(
             }
         }
         if method == Method::Touched {
-            // SAFETY: the chunk lies in the caller's range, all of it zero and nobody else's.
-            unsafe { touch(base.add(at), end - at) };
+            // SAFETY: the chunk lies in the caller's range.
+            unsafe { touch(base.add(at), end - at, os::page_bytes()) };
         }
         remaining_bytes = remaining_bytes.saturating_sub(missing_bytes);
         at = end;
@@ -172,9 +215,52 @@ pub(crate) unsafe fn in_chunks(
     Ok(method)
 }
 
+#[cfg(target_os = "linux")]
+const FIRST_METHOD: Method = Method::Populated;
+#[cfg(not(target_os = "linux"))]
+const FIRST_METHOD: Method = Method::Touched;
+
+#[cfg(target_os = "linux")]
+const POPULATE_WRITE: &str = "madvise(MADV_POPULATE_WRITE)";
+
+/// Populates pages of the machine's pool of huge pages. A page fault there can end in SIGBUS, so
+/// they are never touched.
+///
+/// # Safety
+///
+/// `bytes` from `base` on are such pages, mapped and writable.
+#[cfg(target_os = "linux")]
+pub(crate) unsafe fn huge_pages(
+    base: NonNull<u8>,
+    bytes: usize,
+    page_bytes: usize,
+    progress: Progress<'_>,
+) -> Result<(), Failure> {
+    let chunk_bytes = CHUNK_BYTES.max(page_bytes);
+    for at in (0..bytes).step_by(chunk_bytes) {
+        if at > 0 {
+            progress(at);
+        }
+        let chunk = chunk_bytes.min(bytes - at);
+        // SAFETY: the chunk lies in the caller's range; populating keeps contents.
+        match unsafe { populate_write(base.add(at), chunk) } {
+            0 => {}
+            errno => {
+                return Err(Failure::System {
+                    call: POPULATE_WRITE,
+                    bytes: chunk,
+                    errno,
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
 /// # Safety
 ///
 /// `bytes` from `start` on are mapped.
+#[cfg(target_os = "linux")]
 unsafe fn populate_write(start: NonNull<u8>, bytes: usize) -> i32 {
     loop {
         // SAFETY: the caller's range; populating changes nothing that can be read.
@@ -186,17 +272,34 @@ unsafe fn populate_write(start: NonNull<u8>, bytes: usize) -> i32 {
     }
 }
 
-/// Writes one byte in each of the operating system's pages.
+/// Writes one byte in every `step` as it already is.
 ///
 /// # Safety
 ///
-/// `bytes` from `start` on are mapped, writable and zero, and nobody else reads or writes there.
-unsafe fn touch(start: NonNull<u8>, bytes: usize) {
-    for offset in (0..bytes).step_by(os_page_bytes()) {
-        // SAFETY: the offset lies in the caller's range. The byte is zero and stays so; a
-        // volatile write is not optimised away.
-        unsafe { start.add(offset).write_volatile(0) };
+/// `bytes` from `start` on are mapped and writable.
+unsafe fn touch(start: NonNull<u8>, bytes: usize, step: usize) {
+    for offset in (0..bytes).step_by(step) {
+        // SAFETY: the offset lies in the caller's range, and any byte is aligned. The operation is
+        // atomic, so that what another thread writes at the same time is not undone.
+        let byte = unsafe { AtomicU8::from_ptr(start.add(offset).as_ptr()) };
+        byte.fetch_or(0, Ordering::Relaxed);
     }
+}
+
+/// Keeps a range out of the children that fork(2) makes: a write after a fork would copy pages,
+/// which takes memory that nobody has secured. A kernel that cannot is left to itself.
+///
+/// # Safety
+///
+/// `bytes` from `start` on are mapped and the caller's own.
+pub(crate) unsafe fn keep_from_children(start: NonNull<u8>, bytes: usize) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: the caller's range; the advice concerns other processes only.
+    unsafe {
+        advise(start, bytes, libc::MADV_DONTFORK);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, bytes);
 }
 
 /// madvise(2): 0, or what `errno` says.
@@ -204,6 +307,7 @@ unsafe fn touch(start: NonNull<u8>, bytes: usize) {
 /// # Safety
 ///
 /// `bytes` from `start` on are mapped, and the caller may give `advice` on them.
+#[cfg(target_os = "linux")]
 unsafe fn advise(start: NonNull<u8>, bytes: usize, advice: libc::c_int) -> i32 {
     // SAFETY: the caller's promise.
     match unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) } {
@@ -215,52 +319,16 @@ unsafe fn advise(start: NonNull<u8>, bytes: usize, advice: libc::c_int) -> i32 {
     }
 }
 
-/// How many of `bytes` from `start` on are resident.
-pub(crate) fn resident(start: *const u8, bytes: usize) -> io::Result<u64> {
-    const PAGES_AT_ONCE: usize = 16 << 10;
-    let page = os_page_bytes();
-    let end = start as usize + bytes;
-    let mut at = start as usize - start as usize % page;
-    let mut sum: u64 = 0;
-    let mut vector = [0_u8; PAGES_AT_ONCE];
-    while at < end {
-        let stop = end.min(at + PAGES_AT_ONCE * page);
-        let pages = (stop - at).div_ceil(page);
-        // SAFETY: mincore reads no memory of the range, and fails where nothing is mapped; the
-        // vector has a byte for each page.
-        let result = unsafe {
-            libc::mincore(
-                at as *mut libc::c_void,
-                stop - at,
-                vector.as_mut_ptr().cast(),
-            )
-        };
-        if result != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        for (index, _) in vector[..pages]
-            .iter()
-            .enumerate()
-            .filter(|(_, state)| **state & 1 == 1)
-        {
-            let first = (at + index * page).max(start as usize);
-            let last = (at + (index + 1) * page).min(end);
-            sum += (last - first) as u64;
-        }
-        at = stop;
-    }
-    Ok(sum)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::region::{Extent, Region};
+    use crate::region::{Extent, HUGE_PAGE_BYTES, Region};
 
     fn writable(bytes: usize) -> Region {
         let mut region = Region::reserve(Extent {
             reservation_bytes: bytes,
             guard_bytes: 1 << 16,
+            alignment_bytes: HUGE_PAGE_BYTES,
         })
         .unwrap();
         region.make_writable(bytes).unwrap();
@@ -268,16 +336,18 @@ mod tests {
     }
 
     #[test]
-    fn touching_makes_every_page_resident() {
+    fn touching_makes_every_page_resident_and_keeps_what_it_holds() {
         let bytes = 3 << 20;
         let region = writable(bytes);
-        assert_eq!(resident(region.base().as_ptr(), bytes).unwrap(), 0);
-        // SAFETY: the range is writable, zero, and this test's own.
-        unsafe { touch(region.base(), bytes) };
-        assert_eq!(
-            resident(region.base().as_ptr(), bytes).unwrap(),
-            bytes as u64
-        );
+        let base = region.base().as_ptr();
+        assert_eq!(os::resident(base, bytes).unwrap(), 0);
+        // SAFETY: the range is writable and this test's own.
+        unsafe {
+            base.add(os::page_bytes()).write(7);
+            touch(region.base(), bytes, os::page_bytes());
+            assert_eq!(base.add(os::page_bytes()).read(), 7);
+        }
+        assert_eq!(os::resident(base, bytes).unwrap(), bytes as u64);
     }
 
     #[test]
@@ -285,11 +355,14 @@ mod tests {
         let bytes = CHUNK_BYTES + (3 << 20);
         let region = writable(bytes);
         let from = 1 << 20;
-        // SAFETY: the range is writable, zero, and this test's own.
-        let method = unsafe { in_chunks(region.base(), from, bytes, 0) }.unwrap();
-        assert_eq!(method, Method::Populated);
+        let mut heard = Vec::new();
+        let mut progress = |done| heard.push(done);
+        // SAFETY: the range is writable and this test's own.
+        let method = unsafe { in_chunks(region.base(), from, bytes, 0, &mut progress) }.unwrap();
+        assert_eq!(method, FIRST_METHOD);
+        assert_eq!(heard, [from + CHUNK_BYTES]);
         assert_eq!(
-            resident(region.base().as_ptr(), bytes).unwrap(),
+            os::resident(region.base().as_ptr(), bytes).unwrap(),
             (bytes - from) as u64
         );
     }
@@ -297,10 +370,10 @@ mod tests {
     #[test]
     fn residency_is_cut_to_the_range() {
         let region = writable(1 << 20);
-        // SAFETY: the range is writable, zero, and this test's own.
-        unsafe { touch(region.base(), 8192) };
+        // SAFETY: the range is writable and this test's own.
+        unsafe { touch(region.base(), 8192, os::page_bytes()) };
         let inside = region.base().as_ptr().wrapping_add(100);
-        assert_eq!(resident(inside, 1000).unwrap(), 1000);
-        assert_eq!(resident(inside, 1 << 19).unwrap(), 8192 - 100);
+        assert_eq!(os::resident(inside, 1000).unwrap(), 1000);
+        assert_eq!(os::resident(inside, 1 << 19).unwrap(), 8192 - 100);
     }
 }

@@ -4,9 +4,12 @@
 //! Whether any of it is resident is not known here; that is `secure`.
 
 use std::io;
-use std::ptr::{self, NonNull};
+use std::ops::Range;
+use std::ptr::NonNull;
 
-/// The size and the alignment of a huge page, in bytes.
+use crate::os;
+
+/// The size and the alignment of a transparent huge page, in bytes.
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// How much address space to reserve, in bytes.
@@ -16,6 +19,8 @@ pub(crate) struct Extent {
     pub(crate) reservation_bytes: usize,
     /// Inaccessible before the base, and again after the reservation.
     pub(crate) guard_bytes: usize,
+    /// What the base is a multiple of: the size of some huge page.
+    pub(crate) alignment_bytes: usize,
 }
 
 impl Extent {
@@ -24,8 +29,8 @@ impl Extent {
         self.guard_bytes
             .checked_mul(2)?
             .checked_add(self.reservation_bytes)?
-            .checked_add(HUGE_PAGE_BYTES)?
-            .checked_next_multiple_of(os_page_bytes())
+            .checked_add(self.alignment_bytes)?
+            .checked_next_multiple_of(os::page_bytes())
     }
 }
 
@@ -45,36 +50,17 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// Reserves `extent`, with nothing accessible and the base aligned to a huge page.
+    /// Reserves `extent`, with nothing accessible and the base aligned.
     pub(crate) fn reserve(extent: Extent) -> io::Result<Region> {
-        let mapping_bytes = extent
-            .mapping_bytes()
-            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
-        // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
-        let mapping = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                mapping_bytes,
-                libc::PROT_NONE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if mapping == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        // The extra huge page leaves room to align; both its parts just make the guards larger.
-        let first = mapping.cast::<u8>();
-        let offset = (first as usize + extent.guard_bytes).next_multiple_of(HUGE_PAGE_BYTES)
-            - first as usize;
-        let (Some(mapping), Some(base)) = (
-            NonNull::new(first),
-            NonNull::new(first.wrapping_add(offset)),
-        ) else {
-            // The kernel gives out address 0 only to those who ask for it.
-            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
-        };
+        let no_room = || io::Error::from_raw_os_error(os::errno::ENOMEM);
+        let mapping_bytes = extent.mapping_bytes().ok_or_else(no_room)?;
+        let mapping = os::reserve(mapping_bytes)?;
+        // The extra room is there to align the base; both its parts just make the guards larger.
+        let first = mapping.as_ptr() as usize;
+        let base = (first + extent.guard_bytes).next_multiple_of(extent.alignment_bytes);
+        // SAFETY: the mapping is longer than both guards, the reservation and the alignment
+        // together, so the base lies in it.
+        let base = unsafe { mapping.add(base - first) };
         Ok(Region {
             mapping,
             mapping_bytes,
@@ -85,21 +71,63 @@ impl Region {
 
     /// Makes the first `bytes` of the reservation readable and writable. They read as zero.
     pub(crate) fn make_writable(&mut self, bytes: usize) -> io::Result<()> {
-        assert!(
-            bytes <= self.reservation_bytes,
-            "outside of the reservation"
-        );
-        let access = libc::PROT_READ | libc::PROT_WRITE;
-        // SAFETY: the range lies in this value's own mapping, as was just asserted.
-        match unsafe { libc::mprotect(self.base.as_ptr().cast(), bytes, access) } {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
+        let range = self.inside(0..bytes);
+        // SAFETY: the range lies in this value's own mapping.
+        unsafe { os::make_writable(self.base, range.len()) }
+    }
+
+    /// Puts huge pages of the machine's pool in place of the first `bytes` of the reservation:
+    /// readable, writable, and zero. `log2` is the logarithm of the huge page's size.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn map_huge_pages(&mut self, bytes: usize, log2: u32) -> io::Result<()> {
+        let range = self.inside(0..bytes);
+        // SAFETY: the range lies in this value's own mapping, is aligned by the caller's extent,
+        // and is known to nobody else, so what it held before can go.
+        let mapped = unsafe {
+            libc::mmap(
+                self.base.as_ptr().cast(),
+                range.len(),
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE
+                    | libc::MAP_ANONYMOUS
+                    | libc::MAP_FIXED
+                    | libc::MAP_HUGETLB
+                    | (log2 << libc::MAP_HUGE_SHIFT).cast_signed(),
+                -1,
+                0,
+            )
+        };
+        match mapped == libc::MAP_FAILED {
+            true => Err(io::Error::last_os_error()),
+            false => Ok(()),
         }
+    }
+
+    /// Makes a range that was once made writable accessible or not; contents and residency stay.
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses what becomes inaccessible.
+    pub(crate) unsafe fn protect(&self, range: Range<usize>, accessible: bool) -> io::Result<()> {
+        let range = self.inside(range);
+        if range.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the range lies in this value's own mapping; for the rest the caller answers.
+        unsafe { os::protect(self.base.add(range.start), range.len(), accessible) }
     }
 
     /// The first byte of the reservation.
     pub(crate) fn base(&self) -> NonNull<u8> {
         self.base
+    }
+
+    fn inside(&self, range: Range<usize>) -> Range<usize> {
+        assert!(
+            range.start <= range.end && range.end <= self.reservation_bytes,
+            "outside of the reservation"
+        );
+        range
     }
 }
 
@@ -107,17 +135,8 @@ impl Drop for Region {
     fn drop(&mut self) {
         // SAFETY: the mapping is this value's own, and whoever was lent an address of it borrowed
         // this value or was told not to outlive it.
-        let result = unsafe { libc::munmap(self.mapping.as_ptr().cast(), self.mapping_bytes) };
-        debug_assert_eq!(result, 0, "munmap of an own mapping");
+        unsafe { os::release(self.mapping, self.mapping_bytes) };
     }
-}
-
-/// The size of the operating system's page, in bytes.
-pub(crate) fn os_page_bytes() -> usize {
-    // SAFETY: sysconf reads a constant.
-    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    // It cannot fail for this name; 4 KiB divides every page size there is.
-    usize::try_from(bytes).unwrap_or(4096)
 }
 
 #[cfg(test)]
@@ -129,6 +148,7 @@ mod tests {
         let extent = Extent {
             reservation_bytes: 8 << 20,
             guard_bytes: 1 << 20,
+            alignment_bytes: HUGE_PAGE_BYTES,
         };
         let mut region = Region::reserve(extent).unwrap();
         region.make_writable(1 << 20).unwrap();
@@ -143,6 +163,7 @@ mod tests {
         let extent = Extent {
             reservation_bytes: 4 << 20,
             guard_bytes: 1 << 20,
+            alignment_bytes: HUGE_PAGE_BYTES,
         };
         let mut region = Region::reserve(extent).unwrap();
         region.make_writable(2 << 20).unwrap();
@@ -170,6 +191,7 @@ mod tests {
         let extent = Extent {
             reservation_bytes: usize::MAX - 10,
             guard_bytes: 1 << 20,
+            alignment_bytes: HUGE_PAGE_BYTES,
         };
         assert!(Region::reserve(extent).is_err());
     }

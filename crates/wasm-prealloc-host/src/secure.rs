@@ -1,5 +1,5 @@
-//! Commits a region: lock, headroom check, reserve, populate in a way that the kernel can refuse,
-//! read back. Whatever fails, the region is unmapped before anything else happens.
+//! Commits regions: lock, headroom check, reserve, populate in a way that the kernel can refuse,
+//! read back. Whatever fails, all of them are unmapped before anything else happens.
 //!
 //! The populating itself is in `populate`, the mapping in `region`, the limits in `headroom`.
 
@@ -10,90 +10,24 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::headroom::{Headroom, Need};
 use crate::limit::Bytes;
-use crate::lock::{CommitLock, LockOptions};
+use crate::lock::CommitLock;
+use crate::os;
 use crate::populate::{self, Failure};
-use crate::region::{Extent, HUGE_PAGE_BYTES, Region, os_page_bytes};
-
-/// The bytes of a wasm page.
-pub const WASM_PAGE_BYTES: u64 = 64 << 10;
-
-/// The pages of a full 32-bit linear memory: 65,536 of 64 KiB are 4 GiB.
-pub const DEFAULT_PAGES: u64 = 1 << 16;
-
-/// The margin that a commit leaves by default: 32 MiB.
-///
-/// In a quiet cgroup none is needed. This covers what the same group still allocates between the
-/// check and the end of the block: compiled code, tables and stacks of the engine, a few MiB, and
-/// the charges that the kernel makes in advance, up to 256 KiB for each processor.
-pub const DEFAULT_MARGIN_BYTES: u64 = 32 << 20;
-
-/// How pages are obtained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Backing {
-    /// Huge pages, which are fastest and which a cgroup can refuse without killing anybody.
-    /// Where the kernel has none to give, as for [`Backing::Base`].
-    #[default]
-    Auto,
-    /// Pages of the operating system's base size, with a headroom check for every 64 MiB.
-    Base,
-}
-
-/// What is to be secured, and how carefully.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Requirements {
-    /// The size of each memory, in wasm pages of 64 KiB.
-    pub pages: u64,
-    /// What each limit on physical memory must leave beyond the need, in bytes.
-    pub margin_bytes: u64,
-    /// How committers on one machine wait for each other.
-    pub lock: LockOptions,
-    /// How pages are obtained.
-    pub backing: Backing,
-}
-
-impl Default for Requirements {
-    fn default() -> Self {
-        Requirements::of_pages(DEFAULT_PAGES)
-    }
-}
-
-impl Requirements {
-    /// Memories of `pages` wasm pages of 64 KiB, and the default for everything else.
-    pub fn of_pages(pages: u64) -> Self {
-        Requirements {
-            pages,
-            margin_bytes: DEFAULT_MARGIN_BYTES,
-            lock: LockOptions::default(),
-            backing: Backing::default(),
-        }
-    }
-
-    /// The size of each memory in bytes.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::PageCount`] unless the number of pages is from 1 to 65,536.
-    pub fn bytes(&self) -> Result<usize, Error> {
-        let pages = self.pages;
-        if !(1..=DEFAULT_PAGES).contains(&pages) {
-            return Err(Error::PageCount { pages });
-        }
-        usize::try_from(pages * WASM_PAGE_BYTES).map_err(|_| Error::PageCount { pages })
-    }
-}
+use crate::region::{Extent, HUGE_PAGE_BYTES, Region};
+use crate::requirements::{Backing, Requirements, WASM_PAGE_BYTES};
 
 /// How a region was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Method {
-    /// Huge pages throughout, `madvise(MADV_COLLAPSE)`.
+    /// Transparent huge pages throughout, `madvise(MADV_COLLAPSE)`.
     Collapsed,
     /// `madvise(MADV_POPULATE_WRITE)`, for at least a part of the region.
     Populated,
     /// One write to each of the operating system's pages, for at least a part of the region.
     Touched,
+    /// Huge pages of the machine's pool.
+    HugePool,
 }
 
 impl fmt::Display for Method {
@@ -102,6 +36,7 @@ impl fmt::Display for Method {
             Method::Collapsed => "huge pages (MADV_COLLAPSE)",
             Method::Populated => "populating (MADV_POPULATE_WRITE)",
             Method::Touched => "touching each page of the operating system",
+            Method::HugePool => "huge pages of the machine's pool (MAP_HUGETLB)",
         })
     }
 }
@@ -130,6 +65,17 @@ impl fmt::Display for Secured {
     }
 }
 
+/// How far a commit has come. Memory that a virtual machine uses for the first time can take 15 s
+/// for 4 GiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// What is committed so far, in bytes.
+    pub committed_bytes: u64,
+    /// What is to be committed, in bytes.
+    pub total_bytes: u64,
+}
+
 /// Committed memory, zero at first, given back when dropped.
 #[derive(Debug)]
 pub struct SecuredRegion {
@@ -147,54 +93,10 @@ impl SecuredRegion {
     /// could not be asked for, or was refused although every limit allows it. Nothing stays
     /// mapped.
     pub fn secure(requirements: &Requirements) -> Result<SecuredRegion, Error> {
-        let extent = Extent {
-            reservation_bytes: requirements.bytes()?,
-            guard_bytes: os_page_bytes().max(WASM_PAGE_BYTES as usize),
-        };
-        SecuredRegion::secure_within(requirements, extent)
-    }
-
-    /// Commits the pages required at the start of a larger reservation.
-    pub(crate) fn secure_within(
-        requirements: &Requirements,
-        extent: Extent,
-    ) -> Result<SecuredRegion, Error> {
+        let guard_bytes = os::page_bytes().max(WASM_PAGE_BYTES as usize);
         let bytes = requirements.bytes()?;
-        let mapping_bytes = extent.mapping_bytes().unwrap_or(usize::MAX);
-        let need = Need::commit(
-            bytes as u64,
-            mapping_bytes as u64,
-            requirements.margin_bytes,
-        );
-
-        let _lock = CommitLock::acquire(&requirements.lock)?;
-        let start = Instant::now();
-        Headroom::read()?.check(&need)?;
-        let mut region = Region::reserve(extent)
-            .map_err(|source| refused("mmap", mapping_bytes, source, &need))?;
-        let outcome = match region.make_writable(bytes) {
-            Ok(()) => commit(&region, bytes, requirements),
-            Err(source) => Err(Failure::system("mprotect", bytes, &source)),
-        };
-        let (how, resident_bytes) = match outcome {
-            Ok(done) => done,
-            Err(failure) => {
-                // At a limit every further page can get somebody killed, and even making the
-                // message of an error takes memory.
-                drop(region);
-                return Err(explain(failure, &need));
-            }
-        };
-        let secured = Secured {
-            how,
-            elapsed: start.elapsed(),
-            resident_bytes,
-        };
-        Ok(SecuredRegion {
-            region,
-            bytes,
-            secured,
-        })
+        let mut regions = secure_many(requirements, bytes, guard_bytes, 1, &mut |_| {})?;
+        Ok(regions.pop().expect("as many regions as were asked for"))
     }
 
     /// What the commit did.
@@ -216,43 +118,145 @@ impl SecuredRegion {
         unsafe { std::slice::from_raw_parts_mut(self.region.base().as_ptr(), self.bytes) }
     }
 
-    /// The first byte, for an engine that owns this value and reads and writes through addresses.
-    #[cfg(feature = "wasmtime")]
-    pub(crate) fn as_ptr(&self) -> *mut u8 {
-        self.region.base().as_ptr()
+    /// The mapping, for a pool that lends this memory and changes its protection.
+    pub(crate) fn region(&self) -> &Region {
+        &self.region
     }
 
     /// How many bytes there are.
-    #[cfg(feature = "wasmtime")]
     pub(crate) fn len(&self) -> usize {
         self.bytes
     }
 }
 
-/// Populates the writable part of `region` and reads back what became resident.
-fn commit(
-    region: &Region,
-    bytes: usize,
+/// Commits `count` regions, each at the start of a reservation with guards around it, or none.
+///
+/// `progress` is called under the lock, near whatever limit there is: it must not need memory.
+pub(crate) fn secure_many(
     requirements: &Requirements,
-) -> Result<(Method, u64), Failure> {
-    let base = region.base();
-    let mut how = Method::Collapsed;
-    let mut collapsed = 0;
-    if requirements.backing == Backing::Auto {
-        // SAFETY: the first `bytes` from the base are mapped, writable, still zero, and known to
-        // nobody else.
-        collapsed = unsafe { populate::collapse(base, bytes) }?;
-    }
-    if collapsed < bytes {
-        let margin = requirements.margin_bytes;
-        // SAFETY: as above; touching and collapsing left every byte zero.
-        let used = unsafe { populate::in_chunks(base, collapsed, bytes, margin) }?;
-        // A tail shorter than a huge page does not change how the region was had.
-        if bytes - collapsed >= HUGE_PAGE_BYTES || collapsed == 0 {
-            how = used;
+    reservation_bytes: usize,
+    guard_bytes: usize,
+    count: usize,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Vec<SecuredRegion>, Error> {
+    let bytes = requirements.bytes()?;
+    let extent = extent(requirements, reservation_bytes, guard_bytes)?;
+    let need = need_of_many(requirements, &extent, count)?;
+    let span = tracing::info_span!("secure", regions = count, pages = requirements.pages);
+    let _entered = span.enter();
+
+    // Under the lock, and before anything is committed: at a limit there may be no memory left
+    // to make room for what is had.
+    let mut regions = Vec::with_capacity(count);
+    let _lock = CommitLock::acquire(&requirements.lock)?;
+    Headroom::read()?.check(&need)?;
+    let total_bytes = (bytes as u64).saturating_mul(count as u64);
+    for done in 0..count {
+        let before = (bytes as u64).saturating_mul(done as u64);
+        let mut progress = |within: usize| {
+            progress(Progress {
+                committed_bytes: before + within as u64,
+                total_bytes,
+            });
+        };
+        match commit(requirements, bytes, extent, &mut progress) {
+            Ok(region) => {
+                progress(bytes);
+                regions.push(region);
+            }
+            Err(failure) => {
+                // At a limit every further page can get somebody killed, and even making the
+                // message of an error takes memory.
+                drop(regions);
+                let error = explain(failure, &need);
+                tracing::warn!(%error, "memory was not secured");
+                return Err(error);
+            }
         }
     }
-    let resident_bytes = populate::resident(base.as_ptr(), bytes)
+    for region in &regions {
+        tracing::info!(
+            how = %region.secured.how,
+            bytes = region.secured.resident_bytes,
+            elapsed = ?region.secured.elapsed,
+            "memory is resident"
+        );
+    }
+    Ok(regions)
+}
+
+/// The address space of one region, if its pages can be had as required at all.
+pub(crate) fn extent(
+    requirements: &Requirements,
+    reservation_bytes: usize,
+    guard_bytes: usize,
+) -> Result<Extent, Error> {
+    let bytes = requirements.bytes()?;
+    requirements.backing.check(bytes)?;
+    let pool_page = requirements.backing.pool_page_log2();
+    Ok(Extent {
+        reservation_bytes: reservation_bytes.max(bytes),
+        guard_bytes,
+        alignment_bytes: pool_page.map_or(HUGE_PAGE_BYTES, |log2| 1 << log2),
+    })
+}
+
+/// What `count` regions need together.
+pub(crate) fn need_of_many(
+    requirements: &Requirements,
+    extent: &Extent,
+    count: usize,
+) -> Result<Need, Error> {
+    let all = |bytes: u64| bytes.saturating_mul(count as u64);
+    let committed_bytes = all(requirements.bytes()? as u64);
+    let reserved_bytes = all(extent.mapping_bytes().unwrap_or(usize::MAX) as u64);
+    let margin_bytes = requirements.margin_bytes;
+    let mut need = Need::commit(committed_bytes, reserved_bytes, margin_bytes);
+    if let Some(log2) = requirements.backing.pool_page_log2() {
+        need = need.in_huge_pages(1 << log2, committed_bytes, margin_bytes);
+    }
+    if requirements.lock_memory {
+        need = need.locked(committed_bytes);
+    }
+    Ok(need)
+}
+
+/// Commits one region. Whatever fails, it is unmapped.
+fn commit(
+    requirements: &Requirements,
+    bytes: usize,
+    extent: Extent,
+    progress: populate::Progress<'_>,
+) -> Result<SecuredRegion, Failure> {
+    let start = Instant::now();
+    let mapping_bytes = extent.mapping_bytes().unwrap_or(usize::MAX);
+    let mut region = Region::reserve(extent)
+        .map_err(|source| Failure::system("mmap", mapping_bytes, &source))?;
+    let how = match requirements.backing.pool_page_log2() {
+        #[cfg(target_os = "linux")]
+        Some(log2) => {
+            region
+                .map_huge_pages(bytes, log2)
+                .map_err(|source| Failure::system("mmap(MAP_HUGETLB)", bytes, &source))?;
+            // SAFETY: the range was just mapped as such pages.
+            unsafe { populate::huge_pages(region.base(), bytes, 1 << log2, progress) }?;
+            Method::HugePool
+        }
+        _ => {
+            region
+                .make_writable(bytes)
+                .map_err(|source| Failure::system("mprotect", bytes, &source))?;
+            populate(&region, bytes, requirements, progress)?
+        }
+    };
+    // SAFETY: the range is the region's own.
+    unsafe { populate::keep_from_children(region.base(), bytes) };
+    if requirements.lock_memory {
+        // SAFETY: the range is the region's own, and resident.
+        unsafe { os::lock(region.base(), bytes) }
+            .map_err(|source| Failure::system("mlock", bytes, &source))?;
+    }
+    let resident_bytes = os::resident(region.base().as_ptr(), bytes)
         .map_err(|source| Failure::system("mincore", bytes, &source))?;
     if resident_bytes < bytes as u64 {
         return Err(Failure::NotResident {
@@ -260,13 +264,56 @@ fn commit(
             resident_bytes,
         });
     }
-    Ok((how, resident_bytes))
+    Ok(SecuredRegion {
+        region,
+        bytes,
+        secured: Secured {
+            how,
+            elapsed: start.elapsed(),
+            resident_bytes,
+        },
+    })
 }
 
-/// The error of a failure, with the limits read afresh. The region is gone by now.
-fn explain(failure: Failure, need: &Need) -> Error {
+/// Populates the writable part of `region`.
+fn populate(
+    region: &Region,
+    bytes: usize,
+    requirements: &Requirements,
+    progress: populate::Progress<'_>,
+) -> Result<Method, Failure> {
+    let base = region.base();
+    let mut how = Method::Collapsed;
+    let mut collapsed = 0;
+    if requirements.backing != Backing::Base {
+        // SAFETY: the first `bytes` from the base are mapped and writable, and the base is aligned.
+        collapsed = unsafe { populate::collapse(base, bytes, &mut *progress) }?;
+    }
+    if requirements.backing == Backing::Transparent && bytes - collapsed >= HUGE_PAGE_BYTES {
+        return Err(Failure::NoHugePages {
+            collapsed_bytes: collapsed as u64,
+        });
+    }
+    if collapsed < bytes {
+        let margin = requirements.margin_bytes;
+        // SAFETY: as above.
+        let used = unsafe { populate::in_chunks(base, collapsed, bytes, margin, progress) }?;
+        // A tail shorter than a huge page does not change how the region was had.
+        if bytes - collapsed >= HUGE_PAGE_BYTES || collapsed == 0 {
+            how = used;
+        }
+    }
+    Ok(how)
+}
+
+/// The error of a failure, with the limits read afresh. Nothing is mapped any more.
+pub(crate) fn explain(failure: Failure, need: &Need) -> Error {
     match failure {
         Failure::Known(error) => error,
+        Failure::NoHugePages { collapsed_bytes } => Error::NoHugePages {
+            collapsed_bytes,
+            needed_bytes: need.data_bytes.max(collapsed_bytes),
+        },
         Failure::CgroupFull { committed_bytes } => match Headroom::read() {
             Ok(headroom) => match headroom.shortfall(need) {
                 Some(shortfall) => Error::Shortfall(shortfall),
@@ -297,7 +344,7 @@ fn explain(failure: Failure, need: &Need) -> Error {
 
 /// ENOMEM has a limit behind it more often than not: name it where it can be found.
 fn refused(call: &'static str, bytes: usize, source: io::Error, need: &Need) -> Error {
-    if source.raw_os_error() == Some(libc::ENOMEM)
+    if source.raw_os_error() == Some(os::errno::ENOMEM)
         && let Some(shortfall) = Headroom::read().ok().and_then(|now| now.shortfall(need))
     {
         return Error::Shortfall(shortfall);
@@ -316,7 +363,7 @@ fn refused(call: &'static str, bytes: usize, source: io::Error, need: &Need) -> 
 ///
 /// What mincore(2) says.
 pub fn resident_bytes(memory: &[u8]) -> io::Result<u64> {
-    populate::resident(memory.as_ptr(), memory.len())
+    os::resident(memory.as_ptr(), memory.len())
 }
 
 #[cfg(test)]

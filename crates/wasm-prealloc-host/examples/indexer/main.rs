@@ -1,5 +1,5 @@
-//! An indexer host: runs a guest once for each block and stores what it flushes, a block whole or
-//! not at all. With `--unsecured` it behaves as a host without this crate.
+//! An indexer host: runs a guest once for each block, in a memory of a pool, and stores what it
+//! flushes, a block whole or not at all. With `--unsecured` it behaves as a host without this crate.
 //!
 //! The functions that a guest can call are in `abi`, the database is in `store`.
 
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use clap::Parser;
-use wasm_prealloc_host::{DEFAULT_PAGES, InstantiateError, Requirements, SecuredMemory};
+use wasm_prealloc_host::{DEFAULT_PAGES, InstantiateError, MemoryPool, Policy};
 use wasmtime::{Config, Engine, ExternType, Linker, Module, Store};
 
 use crate::abi::Guest;
@@ -33,6 +33,7 @@ block is stored; 2 usage, or unreadable or invalid input.
 Examples:
   indexer guest.wasm --block 3200000014000000 --db index.redb
   indexer guest.wasm --block block-7.bin --height 7 --db index.redb --log
+  indexer guest.wasm --chain blocks.txt --db index.redb --policy commit-maximum
   indexer --dump --db index.redb";
 
 /// Index blocks with a wasm guest whose memory is secured before it runs.
@@ -46,9 +47,12 @@ struct Opts {
     #[arg(
         long = "block",
         value_name = "HEX|FILE",
-        required_unless_present = "dump"
+        required_unless_present_any = ["dump", "chain"]
     )]
     blocks: Vec<String>,
+    /// A file of blocks, one a line, in hexadecimal; empty lines and those after `#` are skipped
+    #[arg(long, value_name = "FILE", conflicts_with = "blocks")]
+    chain: Option<PathBuf>,
     /// The database, created when it is missing
     #[arg(long)]
     db: PathBuf,
@@ -58,6 +62,9 @@ struct Opts {
     /// The size that the guest's memory must have, in wasm pages of 64 KiB
     #[arg(long, default_value_t = DEFAULT_PAGES)]
     pages: u64,
+    /// Whether the guest has to declare that size as minimum and maximum, or is as it came
+    #[arg(long, value_parser = policy, default_value_t = Policy::Declared, value_name = "declared|commit-maximum")]
+    policy: Policy,
     /// Neither verify nor commit the guest's memory
     #[arg(long)]
     unsecured: bool,
@@ -65,8 +72,15 @@ struct Opts {
     #[arg(long)]
     log: bool,
     /// Print every stored key and value instead of indexing
-    #[arg(long, conflicts_with_all = ["module", "blocks", "height", "unsecured", "log"])]
+    #[arg(long, conflicts_with_all = ["module", "blocks", "chain", "height", "unsecured", "log"])]
     dump: bool,
+}
+
+fn policy(name: &str) -> Result<Policy, String> {
+    [Policy::Declared, Policy::CommitMaximum]
+        .into_iter()
+        .find(|policy| policy.to_string() == name)
+        .ok_or_else(|| "choose declared or commit-maximum".to_owned())
 }
 
 /// Why indexing stopped, by exit status.
@@ -95,12 +109,11 @@ fn main() -> ExitCode {
 }
 
 fn index(opts: &Opts) -> Result<(), Failure> {
-    let blocks = opts
-        .blocks
-        .iter()
-        .map(|block| read_block(block))
-        .collect::<anyhow::Result<Vec<_>>>()
-        .map_err(Failure::Input)?;
+    let blocks = match &opts.chain {
+        Some(path) => read_chain(path),
+        None => opts.blocks.iter().map(|block| read_block(block)).collect(),
+    };
+    let blocks = blocks.map_err(Failure::Input)?;
     let host = Host::new(opts)?;
     let index = Index::create(&opts.db).map_err(Failure::Input)?;
     let mut height = match opts.height {
@@ -129,6 +142,8 @@ fn index(opts: &Opts) -> Result<(), Failure> {
             .map_err(Failure::Input)?;
         say(&format!("block {height}: {} values stored", flushed.len()));
     }
+    let root = index.state_root().map_err(Failure::Input)?;
+    say(&format!("state root {root}"));
     Ok(())
 }
 
@@ -137,23 +152,26 @@ struct Host {
     engine: Engine,
     linker: Linker<Guest>,
     module: Module,
-    secured: Option<SecuredMemory>,
+    /// What the guest's memory is taken from, block by block.
+    pool: Option<MemoryPool>,
 }
 
 impl Host {
     fn new(opts: &Opts) -> Result<Host, Failure> {
         let mut config = Config::new();
-        let secured =
-            (!opts.unsecured).then(|| SecuredMemory::new(Requirements::of_pages(opts.pages)));
-        if let Some(secured) = &secured {
-            secured.configure(&mut config);
+        let prepared = (!opts.unsecured).then(|| {
+            let builder = MemoryPool::builder().pages(opts.pages).policy(opts.policy);
+            builder.prepare()
+        });
+        if let Some(prepared) = &prepared {
             wasm_prealloc_host::deterministic(&mut config);
+            prepared.configure(&mut config);
         }
         let engine = Engine::new(&config).map_err(|error| Failure::Input(from_engine(error)))?;
         let path = opts.module.as_deref().unwrap_or(Path::new(""));
         let module = load(&engine, path).map_err(Failure::Input)?;
-        if let Some(secured) = &secured {
-            let verified = secured.verify(&module);
+        if let Some(prepared) = &prepared {
+            let verified = prepared.verify(&module);
             verified
                 .with_context(|| format!("{} is not verified", path.display()))
                 .map_err(Failure::Refused)?;
@@ -167,30 +185,36 @@ impl Host {
             .map_err(from_engine)
             .with_context(|| format!("{} does not fit this host", path.display()))
             .map_err(Failure::Input)?;
+        let pool = match prepared {
+            Some(prepared) => {
+                let pool = prepared.secure().context("no block was begun");
+                let pool = pool.map_err(Failure::Refused)?;
+                if let Some(done) = pool.secured() {
+                    eprintln!("secured: {done}");
+                }
+                Some(pool)
+            }
+            None => None,
+        };
         Ok(Host {
             engine,
             linker,
             module,
-            secured,
+            pool,
         })
     }
 
-    /// Runs one block in an instance of its own, and returns what it flushed.
+    /// Runs one block in an instance of its own, and returns what it flushed. The instance's
+    /// memory goes back to the pool with the store.
     fn run(&self, guest: Guest) -> anyhow::Result<abi::Flushed> {
         let mut store = Store::new(&self.engine, guest);
-        let instance = match &self.secured {
-            Some(secured) => {
-                let instance = secured
-                    .instantiate(&self.linker, &mut store, &self.module)
-                    .map_err(|error| match error {
-                        InstantiateError::Engine(error) => from_engine(error),
-                        refusal => refusal.into(),
-                    })?;
-                if let Some(done) = secured.last() {
-                    eprintln!("secured: {done}");
-                }
-                instance
-            }
+        let instance = match &self.pool {
+            Some(pool) => pool
+                .instantiate(&self.linker, &mut store, &self.module)
+                .map_err(|error| match error {
+                    InstantiateError::Engine(error) => from_engine(error),
+                    refusal => refusal.into(),
+                })?,
             None => self
                 .linker
                 .instantiate(&mut store, &self.module)
@@ -225,7 +249,29 @@ fn read_block(block: &str) -> anyhow::Result<Vec<u8>> {
     if Path::new(block).is_file() {
         return std::fs::read(block).with_context(|| format!("cannot read {block}"));
     }
-    let digits = block.strip_prefix("0x").unwrap_or(block).as_bytes();
+    from_hexadecimal(block)
+        .ok_or_else(|| anyhow!("the block {block:?} is neither a file nor hexadecimal"))
+}
+
+/// The blocks of a file, one a line.
+fn read_chain(path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let lines = text.lines().enumerate().map(|(number, line)| {
+        let block = line.split('#').next().unwrap_or_default().trim();
+        (number + 1, block)
+    });
+    let blocks = lines.filter(|(_, block)| !block.is_empty());
+    blocks
+        .map(|(number, block)| {
+            from_hexadecimal(block)
+                .ok_or_else(|| anyhow!("{}:{number}: not hexadecimal", path.display()))
+        })
+        .collect()
+}
+
+fn from_hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let digits = text.strip_prefix("0x").unwrap_or(text).as_bytes();
     let pairs = digits.chunks(2).map(|pair| match pair {
         [high, low] => {
             let digit = |byte: u8| char::from(byte).to_digit(16);
@@ -234,9 +280,7 @@ fn read_block(block: &str) -> anyhow::Result<Vec<u8>> {
         }
         _ => None,
     });
-    pairs
-        .collect::<Option<Vec<u8>>>()
-        .ok_or_else(|| anyhow!("the block {block:?} is neither a file nor hexadecimal"))
+    pairs.collect()
 }
 
 fn dump(path: &Path) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
+use sha2::{Digest, Sha256};
 
 use crate::abi::Flushed;
 
@@ -79,6 +80,21 @@ impl Index {
             all.push((key.value().to_vec(), value.value().to_vec()));
         }
         Ok(all)
+    }
+
+    /// The SHA-256 of every key and value, in the order of keys, each after its length in bytes as
+    /// a u64 (little-endian): two indexers agree on it if, and only if, they stored the same.
+    pub(crate) fn state_root(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        for entry in self.snapshot()?.values.iter()? {
+            let (key, value) = entry?;
+            for bytes in [key.value(), value.value()] {
+                hash.update((bytes.len() as u64).to_le_bytes());
+                hash.update(bytes);
+            }
+        }
+        let digest = hash.finalize();
+        Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
 

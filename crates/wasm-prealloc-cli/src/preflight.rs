@@ -1,0 +1,277 @@
+//! `wasm-prealloc preflight`: can this machine secure the memory that a host will ask for, and
+//! which limit says no?
+
+use std::io::Write as _;
+
+use anyhow::Result;
+use comfy_table::presets::ASCII_MARKDOWN;
+use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
+use wasm_prealloc::MAX_PAGES;
+use wasm_prealloc_host::{
+    Backing, CgroupVersion, DEFAULT_MARGIN_BYTES, Headroom, Limit, MemoryPool, MemoryPoolBuilder,
+    Need, Reading,
+};
+
+use crate::io::print_json;
+use crate::json::{Failure, SCHEMA, SecuredReport};
+use crate::{exit, memory};
+
+const EXAMPLES: &[&str] = &[
+    "wasm-prealloc preflight --instances 2",
+    "wasm-prealloc preflight --pages 16384 --instances 8 --commit",
+];
+
+const NOT_SECURED: &str = "not-secured";
+
+/// Say whether this machine can secure N memories of N pages, and which limit says no
+///
+/// Every limit is looked at, and nothing is committed unless `--commit` asks for it. The answer
+/// holds for the process's own cgroup and limits: ask where the host will run.
+#[derive(Debug, clap::Args)]
+#[command(after_help = exit::help_with(EXAMPLES))]
+pub(crate) struct Opts {
+    /// The size of each memory, in 64 KiB pages
+    #[arg(long, value_name = "N", default_value_t = MAX_PAGES)]
+    pages: u64,
+
+    /// How many memories there are at a time
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    instances: usize,
+
+    /// Really commit the memory, and give it back
+    #[arg(long)]
+    commit: bool,
+
+    /// How pages are obtained
+    #[arg(long, value_name = "BACKING", default_value = "auto")]
+    backing: BackingName,
+
+    /// What the need must leave under each limit on physical memory, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MARGIN_BYTES)]
+    margin_bytes: u64,
+
+    /// The memory is also kept from being swapped out
+    #[arg(long)]
+    lock_memory: bool,
+
+    /// Say nothing but errors
+    #[arg(short, long, conflicts_with = "json")]
+    quiet: bool,
+
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A backing by the name that it has on the command line.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum BackingName {
+    /// Transparent huge pages where there are any
+    Auto,
+    /// The operating system's base pages
+    Base,
+    /// Transparent huge pages, or none
+    Transparent,
+    /// The machine's pool of 2 MiB pages
+    #[value(name = "hugetlb-2m")]
+    HugeTlb2M,
+    /// The machine's pool of 1 GiB pages
+    #[value(name = "hugetlb-1g")]
+    HugeTlb1G,
+}
+
+impl From<BackingName> for Backing {
+    fn from(name: BackingName) -> Backing {
+        match name {
+            BackingName::Auto => Backing::Auto,
+            BackingName::Base => Backing::Base,
+            BackingName::Transparent => Backing::Transparent,
+            BackingName::HugeTlb2M => Backing::HugeTlb2M,
+            BackingName::HugeTlb1G => Backing::HugeTlb1G,
+        }
+    }
+}
+
+/// The answer, as `--json` tells it.
+#[derive(Debug, Serialize)]
+struct Answer {
+    schema: u32,
+    command: &'static str,
+    exit: u8,
+    pages: u64,
+    instances: usize,
+    limits: Vec<Row>,
+    secured: Option<SecuredReport>,
+    error: Option<Failure>,
+}
+
+/// A limit, and what is needed under it.
+#[derive(Debug, Serialize)]
+struct Row {
+    kind: &'static str,
+    limit: String,
+    limit_bytes: u64,
+    in_use_bytes: u64,
+    reclaimable_bytes: u64,
+    available_bytes: u64,
+    needed_bytes: u64,
+    sufficient: bool,
+}
+
+impl Row {
+    fn new(reading: &Reading, need: &Need) -> Self {
+        let needed_bytes = need.under(&reading.limit);
+        Self {
+            kind: kind(&reading.limit),
+            limit: reading.limit.to_string(),
+            limit_bytes: reading.limit_bytes,
+            in_use_bytes: reading.in_use_bytes,
+            reclaimable_bytes: reading.reclaimable_bytes,
+            available_bytes: reading.available_bytes,
+            needed_bytes,
+            sufficient: needed_bytes <= reading.available_bytes,
+        }
+    }
+}
+
+fn kind(limit: &Limit) -> &'static str {
+    match limit {
+        Limit::Cgroup {
+            version: CgroupVersion::V1,
+            ..
+        } => "cgroup-v1",
+        Limit::Cgroup { .. } => "cgroup-v2",
+        Limit::CgroupHidden { .. } => "cgroup-hidden",
+        Limit::Machine => "machine",
+        Limit::AddressSpace => "address-space",
+        Limit::DataSegment => "data-segment",
+        Limit::Overcommit => "overcommit",
+        Limit::HugePages { .. } => "huge-pages",
+        Limit::LockedMemory => "locked-memory",
+        // The library may come to know more limits than this command has names for.
+        _ => "other",
+    }
+}
+
+pub(crate) fn run(opts: &Opts) -> Result<u8> {
+    let builder = MemoryPool::builder()
+        .slots(opts.instances)
+        .pages(opts.pages)
+        .margin_bytes(opts.margin_bytes)
+        .backing(opts.backing.into())
+        .lock_memory(opts.lock_memory);
+    let mut answer = Answer {
+        schema: SCHEMA,
+        command: "preflight",
+        exit: exit::DONE,
+        pages: opts.pages,
+        instances: opts.instances,
+        limits: Vec::new(),
+        secured: None,
+        error: None,
+    };
+    let need = match builder.need() {
+        Ok(need) => need,
+        Err(error) => {
+            answer.exit = exit::BAD_QUESTION;
+            answer.error = Some(Failure::of_kind("refused", error.to_string()));
+            return tell(opts, &answer);
+        }
+    };
+    if let Err(error) = look(opts, builder, &need, &mut answer) {
+        answer.exit = exit::NO;
+        answer.error = Some(Failure::of_kind(
+            NOT_SECURED,
+            format!("{:#}", anyhow::Error::new(error)),
+        ));
+    }
+    tell(opts, &answer)
+}
+
+/// Reads every limit, and commits where that is asked for.
+fn look(
+    opts: &Opts,
+    builder: MemoryPoolBuilder,
+    need: &Need,
+    answer: &mut Answer,
+) -> Result<(), wasm_prealloc_host::Error> {
+    let headroom = Headroom::read()?;
+    let readings = headroom.readings.iter();
+    answer.limits = readings.map(|reading| Row::new(reading, need)).collect();
+    headroom.check(need)?;
+    if opts.commit {
+        let pool = memory::shown(builder).secure()?;
+        answer.secured = SecuredReport::new(&pool);
+    }
+    Ok(())
+}
+
+fn tell(opts: &Opts, answer: &Answer) -> Result<u8> {
+    if let Some(failure) = &answer.error {
+        failure.print();
+    }
+    let told = match (opts.json, opts.quiet) {
+        (true, _) => print_json(answer),
+        (false, true) => Ok(()),
+        (false, false) => print(answer).map_err(Into::into),
+    };
+    exit::unless_unheard(told)?;
+    Ok(answer.exit)
+}
+
+fn print(answer: &Answer) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    if !answer.limits.is_empty() {
+        writeln!(stdout, "{}", table(&answer.limits))?;
+    }
+    if answer.error.is_some() {
+        return Ok(());
+    }
+    let (instances, pages) = (answer.instances, answer.pages);
+    match &answer.secured {
+        None => writeln!(
+            stdout,
+            "{instances} x {pages} pages can be secured now; --commit would prove it"
+        ),
+        Some(secured) => writeln!(
+            stdout,
+            "{instances} x {pages} pages were secured, and given back: {}",
+            secured.message
+        ),
+    }
+}
+
+fn table(rows: &[Row]) -> Table {
+    const TITLES: [&str; 7] = [
+        "limit",
+        "MiB",
+        "in use",
+        "reclaimable",
+        "available",
+        "needed",
+        "enough",
+    ];
+    let mut table = Table::new();
+    table.load_style(ASCII_MARKDOWN);
+    table.set_header(TITLES);
+    for row in rows {
+        table.add_row([
+            row.limit.clone(),
+            mib(row.limit_bytes),
+            mib(row.in_use_bytes),
+            mib(row.reclaimable_bytes),
+            mib(row.available_bytes),
+            mib(row.needed_bytes),
+            if row.sufficient { "yes" } else { "no" }.to_owned(),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1 << 20))
+}

@@ -1,0 +1,2 @@
+;; RUN: preflight --pages 33 --backing hugetlb-2m
+(module)

@@ -1,0 +1,2 @@
+;; RUN: preflight --pages 65537
+(module)
