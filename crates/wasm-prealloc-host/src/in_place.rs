@@ -85,6 +85,14 @@ pub unsafe fn secure_in_place(
         need = need.locked((end - first) as u64);
     }
     Headroom::read()?.check(&need)?;
+    if missing(already) == 0 && !requirements.lock_memory && requirements.backing == Backing::Auto {
+        // Huge pages would have to be copied together, for no gain in what is asked for.
+        return Ok(Secured {
+            how: Method::Populated,
+            elapsed: since.elapsed(),
+            resident_bytes: bytes as u64,
+        });
+    }
     // SAFETY: the pages hold a part of the caller's range, so they are mapped and writable.
     let committed = unsafe { commit(base, end - first, requirements) };
     let how = committed.map_err(|failure| explain(failure, &need))?;

@@ -1,0 +1,70 @@
+//! Another engine: wasmi, which allocates its memories itself and knows nothing of this crate. The
+//! limits are asked before it does, because it fills what it allocates with zeros, and where there
+//! is too little that gets somebody killed. Then the memory is secured where it lies, data segments
+//! and all, before any of the guest runs.
+//!
+//! ```console
+//! $ cargo run --example any_engine -- target/wasm/minimal.wasm
+//! ```
+
+// To commit memory in place is to vouch for a range of addresses.
+#![allow(unsafe_code)]
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use wasm_prealloc_host::{
+    DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, Headroom, Need, Requirements, WASM_PAGE_BYTES,
+    resident_bytes, secure_in_place,
+};
+use wasmi::{Engine, Linker, Module, Store};
+
+fn main() -> ExitCode {
+    let Some(path) = std::env::args_os().nth(1) else {
+        eprintln!("usage: any_engine MODULE (pinned, without imports, its memory exported)");
+        return ExitCode::from(2);
+    };
+    match run(path.as_ref()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(path: &std::path::Path) -> Result<()> {
+    let wasm = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let engine = Engine::default();
+    let module = Module::new(&engine, &wasm)?;
+    let mut store = Store::new(&engine, ());
+    let needed_bytes = DEFAULT_PAGES * WASM_PAGE_BYTES;
+    let need = Need::commit(needed_bytes, needed_bytes, DEFAULT_MARGIN_BYTES);
+    Headroom::read()?.check(&need)?;
+    let instance = Linker::new(&engine).instantiate_and_start(&mut store, &module)?;
+    let memory = instance
+        .exports(&store)
+        .find_map(|export| export.into_memory())
+        .context("the module exports no memory")?;
+
+    let bytes = memory.data(&store);
+    ensure!(
+        bytes.len() as u64 == needed_bytes,
+        "the module's memory has {} bytes; run `wasm-prealloc rewrite` on it",
+        bytes.len()
+    );
+    println!(
+        "resident after instantiation: {} bytes",
+        resident_bytes(bytes)?
+    );
+    let (start, len) = (memory.data_ptr(&store), bytes.len());
+    // SAFETY: the store owns the memory, and is neither dropped nor used meanwhile. A pinned
+    // memory does not grow, so wasmi has no reason to move it later either.
+    let secured = unsafe { secure_in_place(start, len, &Requirements::default()) }?;
+    println!("secured: {secured}");
+
+    let start = instance.get_typed_func::<(), ()>(&store, "_start")?;
+    start.call(&mut store, ())?;
+    println!("ran `_start`");
+    Ok(())
+}

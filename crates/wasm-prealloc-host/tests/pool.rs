@@ -1,0 +1,430 @@
+//! The pool without an engine: what is refused, what is lent, what comes back, and who waits.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use wasm_prealloc_host::{
+    Backing, Error, LentMemory, Limit, MemoryPool, Method, Policy, Tracking, WhenExhausted,
+    resident_bytes,
+};
+use wasm_prealloc_tests::skipped;
+
+const MIB: usize = 1 << 20;
+
+/// Much memory at a time, whatever the number of test threads.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    let (pages, rest) = bytes.as_chunks::<4096>();
+    pages.iter().all(|page| *page == [0; 4096]) && rest.iter().all(|&byte| byte == 0)
+}
+
+fn lend(pool: &MemoryPool) -> LentMemory {
+    pool.lend(pool.pages(), Some(pool.pages())).unwrap()
+}
+
+#[test]
+fn every_way_of_resetting_leaves_zeros_that_are_resident() {
+    let _turn = one_at_a_time();
+    for (policy, tracking) in [
+        (Policy::Declared, Tracking::Auto),
+        (Policy::Declared, Tracking::Off),
+        (Policy::CommitMaximum, Tracking::Auto),
+    ] {
+        let pool = MemoryPool::builder()
+            .pages(1024)
+            .policy(policy)
+            .tracking(tracking)
+            .secure()
+            .unwrap();
+        let mut random = fastrand::Rng::with_seed(1);
+        for block in 0..40 {
+            let minimum = match policy {
+                Policy::Declared => 1024,
+                _ => random.u64(0..500),
+            };
+            let mut memory = pool.lend(minimum, Some(1024)).unwrap();
+            let more = memory.len() + (random.usize(0..=(1024 - minimum as usize)) << 16);
+            memory.grow_to(more).unwrap();
+            assert!(
+                is_zero(memory.bytes()),
+                "{policy} {tracking:?} block {block}"
+            );
+            // Blocks of all sizes, some of them scattered.
+            let end = random.usize(0..=more);
+            match block % 3 {
+                0 => memory.bytes_mut()[..end].fill(0xa5),
+                1 => memory.bytes_mut()[end..]
+                    .iter_mut()
+                    .step_by(9973)
+                    .for_each(|b| *b = 1),
+                _ => {}
+            }
+        }
+        let memory = pool.lend(
+            if policy == Policy::Declared { 1024 } else { 0 },
+            Some(1024),
+        );
+        let mut memory = memory.unwrap();
+        memory.grow_to(1024 << 16).unwrap();
+        assert!(is_zero(memory.bytes()));
+        assert_eq!(resident_bytes(memory.bytes()).unwrap(), 1024 << 16);
+        drop(memory);
+        let statistics = pool.statistics();
+        let by = [
+            statistics.watermark_resets,
+            statistics.full_resets,
+            statistics.high_water_resets,
+        ];
+        match (policy, tracking) {
+            (Policy::Declared, Tracking::Auto) if by == [0, 41, 0] => {
+                skipped("writes cannot be tracked here; everything was zeroed");
+            }
+            (Policy::Declared, Tracking::Auto) => assert_eq!(by, [41, 0, 0]),
+            (Policy::Declared, _) => assert_eq!(by, [0, 41, 0]),
+            _ => assert_eq!(by, [0, 0, 41]),
+        }
+        assert_eq!(
+            (statistics.slots, statistics.lent, statistics.retired),
+            (1, 0, 0)
+        );
+    }
+}
+
+#[test]
+fn eight_threads_share_three_slots_and_see_nothing_of_each_other() {
+    let _turn = one_at_a_time();
+    for policy in [Policy::Declared, Policy::CommitMaximum] {
+        let pool = MemoryPool::builder()
+            .slots(3)
+            .pages(64)
+            .policy(policy)
+            .when_exhausted(WhenExhausted::Wait(Duration::from_secs(120)))
+            .secure()
+            .unwrap();
+        let lent = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..8_u8 {
+                let (pool, lent) = (&pool, &lent);
+                scope.spawn(move || {
+                    let mut random = fastrand::Rng::with_seed(u64::from(thread));
+                    for _ in 0..200 {
+                        let minimum = match policy {
+                            Policy::Declared => 64,
+                            _ => random.u64(0..=64),
+                        };
+                        let mut memory = pool.lend(minimum, Some(64)).unwrap();
+                        assert!(lent.fetch_add(1, Ordering::SeqCst) < 3);
+                        memory.grow_to(random.usize(0..=64) << 16).unwrap();
+                        assert!(is_zero(memory.bytes()));
+                        let end = random.usize(0..=memory.len());
+                        memory.bytes_mut()[..end].fill(thread + 1);
+                        assert!(memory.bytes()[..end].iter().all(|&byte| byte == thread + 1));
+                        lent.fetch_sub(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        let statistics = pool.statistics();
+        assert_eq!((statistics.loans, statistics.lent), (8 * 200, 0));
+    }
+}
+
+#[test]
+fn a_pool_without_a_free_slot_fails_or_waits_as_it_was_told() {
+    let pool = MemoryPool::builder().pages(1).secure().unwrap();
+    let first = lend(&pool);
+    match pool.lend(1, Some(1)) {
+        Err(Error::NoSlot { slots: 1, waited }) => assert_eq!(waited, Duration::ZERO),
+        other => panic!("{other:?}"),
+    }
+    drop(first);
+    drop(lend(&pool));
+
+    let wait = Duration::from_millis(60);
+    let builder = MemoryPool::builder().pages(1);
+    let pool = builder
+        .when_exhausted(WhenExhausted::Wait(wait))
+        .secure()
+        .unwrap();
+    let first = lend(&pool);
+    match pool.lend(1, Some(1)) {
+        Err(Error::NoSlot { waited, .. }) => assert!(waited >= wait),
+        other => panic!("{other:?}"),
+    }
+    drop(first);
+
+    let builder = MemoryPool::builder().pages(1);
+    let wait = WhenExhausted::Wait(Duration::from_secs(60));
+    let pool = builder.when_exhausted(wait).secure().unwrap();
+    let first = lend(&pool);
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| lend(&pool).len());
+        std::thread::sleep(Duration::from_millis(20));
+        drop(first);
+        assert_eq!(second.join().unwrap(), 1 << 16);
+    });
+}
+
+#[test]
+fn limits_that_do_not_suit_the_policy_are_refused() {
+    let pool = MemoryPool::builder().pages(4).secure().unwrap();
+    for (minimum, maximum) in [(4, None), (3, Some(4)), (5, Some(5)), (0, Some(4))] {
+        let refused = pool.lend(minimum, maximum);
+        assert!(
+            matches!(refused, Err(Error::NotPinned { expected: 4, .. })),
+            "{refused:?}"
+        );
+    }
+    let pool = MemoryPool::builder().pages(4).policy(Policy::CommitMaximum);
+    let pool = pool.secure().unwrap();
+    for (minimum, maximum) in [(0, None), (3, Some(5)), (4, Some(3))] {
+        let refused = pool.lend(minimum, maximum);
+        assert!(
+            matches!(refused, Err(Error::SlotTooSmall { .. })),
+            "{refused:?}"
+        );
+    }
+    let mut memory = pool.lend(1, Some(3)).unwrap();
+    assert_eq!((memory.len(), memory.maximum_bytes()), (1 << 16, 3 << 16));
+    assert!(matches!(
+        memory.grow_to((3 << 16) + 1),
+        Err(Error::SlotTooSmall { .. })
+    ));
+    memory.grow_to(3 << 16).unwrap();
+    memory.grow_to(0).unwrap();
+    assert_eq!(memory.len(), 3 << 16);
+}
+
+#[test]
+fn progress_is_told_in_order_and_to_the_end() {
+    let _turn = one_at_a_time();
+    for backing in [Backing::Auto, Backing::Base] {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let hear = Arc::clone(&told);
+        let pool = MemoryPool::builder()
+            .slots(2)
+            .pages(3 << 10)
+            .backing(backing)
+            .on_progress(move |progress| hear.lock().unwrap().push(progress))
+            .secure()
+            .unwrap();
+        let told = told.lock().unwrap();
+        let bytes: Vec<u64> = told
+            .iter()
+            .map(|progress| progress.committed_bytes)
+            .collect();
+        let steps: Vec<u64> = (1..=6).map(|step| step * 64 * MIB as u64).collect();
+        assert_eq!(bytes, steps, "{backing:?}");
+        assert!(
+            told.iter()
+                .all(|progress| progress.total_bytes == 384 * MIB as u64)
+        );
+        assert_eq!(pool.secured().unwrap().resident_bytes, 384 * MIB as u64);
+    }
+}
+
+#[test]
+fn clones_and_loans_keep_the_memory() {
+    let pool = MemoryPool::builder().pages(1).secure().unwrap();
+    let clone = pool.clone();
+    let mut memory = lend(&pool);
+    drop(pool);
+    assert_eq!(clone.statistics().lent, 1);
+    drop(clone);
+    memory.bytes_mut().fill(1);
+    assert_eq!(resident_bytes(memory.bytes()).unwrap(), 1 << 16);
+}
+
+#[test]
+fn a_pool_of_no_slots_secures_nothing_and_lends_nothing() {
+    let pool = MemoryPool::builder().slots(0).secure().unwrap();
+    assert_eq!(pool.secured(), None);
+    let refused = pool.lend(65_536, Some(65_536));
+    assert!(
+        matches!(refused, Err(Error::NoSlot { slots: 0, .. })),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn all_slots_count_against_a_limit_together() {
+    let one = MemoryPool::builder().pages(1024).need().unwrap();
+    let three = MemoryPool::builder().pages(1024).slots(3).need().unwrap();
+    let margin = wasm_prealloc_host::DEFAULT_MARGIN_BYTES;
+    assert_eq!(
+        three.physical_bytes - margin,
+        3 * (one.physical_bytes - margin)
+    );
+    // More slots than any machine has memory for, none of which is committed first.
+    let since = Instant::now();
+    match MemoryPool::builder().slots(100_000).secure() {
+        Err(Error::Shortfall(shortfall)) => assert!(shortfall.missing_bytes() > 0),
+        other => panic!("{other:?}"),
+    }
+    assert!(since.elapsed() < Duration::from_secs(30));
+}
+
+/// The machine's pool of huge pages while a test uses it; as it was afterwards.
+struct HugePages {
+    file: String,
+    before: String,
+}
+
+impl HugePages {
+    fn reserve_or_skip(kib: u64, pages: u64) -> Option<HugePages> {
+        let file = format!("/sys/kernel/mm/hugepages/hugepages-{kib}kB/nr_hugepages");
+        let before = std::fs::read_to_string(&file).ok();
+        let huge = HugePages {
+            before: before.clone().unwrap_or_default(),
+            file,
+        };
+        let had: u64 = before
+            .as_deref()
+            .unwrap_or_default()
+            .trim()
+            .parse()
+            .unwrap_or(0);
+        let written = std::fs::write(&huge.file, (had + pages).to_string());
+        let now = std::fs::read_to_string(&huge.file).unwrap_or_default();
+        if written.is_err() || now.trim().parse() != Ok(had + pages) {
+            skipped(&format!(
+                "{pages} huge pages of {kib} KiB cannot be had here"
+            ));
+            return None;
+        }
+        Some(huge)
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::write(&self.file, &self.before) {
+            eprintln!("{} was {:?}: {error}", self.file, self.before);
+        }
+    }
+}
+
+#[test]
+fn the_machines_pool_of_huge_pages_backs_slots_or_is_named() {
+    let _turn = one_at_a_time();
+    let pool = |slots| {
+        let builder = MemoryPool::builder().slots(slots).pages(1024);
+        builder.backing(Backing::HugeTlb2M).secure()
+    };
+    let Some(_huge) = HugePages::reserve_or_skip(2048, 64) else {
+        return;
+    };
+    let lender = pool(2).unwrap();
+    assert_eq!(lender.secured().unwrap().how, Method::HugePool);
+    for round in 0..3 {
+        let mut memory = lend(&lender);
+        assert!(is_zero(memory.bytes()), "round {round}");
+        assert_eq!(resident_bytes(memory.bytes()).unwrap(), 64 * MIB as u64);
+        memory.bytes_mut()[..40 * MIB].fill(7);
+        memory.bytes_mut()[60 * MIB] = 7;
+    }
+    match pool(1) {
+        Err(Error::Shortfall(shortfall)) => {
+            assert!(matches!(
+                shortfall.limit,
+                Limit::HugePages {
+                    page_bytes: 2097152,
+                    ..
+                }
+            ));
+            assert_eq!(shortfall.needed_bytes, 64 * MIB as u64);
+            let advice = shortfall.advice();
+            assert!(advice.contains("nr_hugepages"), "{advice}");
+        }
+        other => panic!("{other:?}"),
+    }
+    drop(lender);
+    pool(2).unwrap();
+}
+
+#[test]
+fn pages_of_1_gib_back_a_slot_or_are_named() {
+    let _turn = one_at_a_time();
+    let builder = || {
+        MemoryPool::builder()
+            .pages(16_384)
+            .backing(Backing::HugeTlb1G)
+    };
+    match builder().secure() {
+        Err(Error::Shortfall(shortfall)) => {
+            assert!(matches!(
+                shortfall.limit,
+                Limit::HugePages {
+                    page_bytes: 1073741824,
+                    ..
+                }
+            ));
+        }
+        Err(Error::System { .. }) => return skipped("this machine has no pages of 1 GiB"),
+        other => panic!("{other:?}"),
+    }
+    let Some(_huge) = HugePages::reserve_or_skip(1 << 20, 1) else {
+        return;
+    };
+    let pool = builder().secure().unwrap();
+    let mut memory = lend(&pool);
+    assert_eq!(memory.as_ptr() as usize % (1 << 30), 0);
+    memory.bytes_mut()[MIB..2 * MIB].fill(7);
+    drop(memory);
+    assert!(is_zero(lend(&pool).bytes()));
+}
+
+#[test]
+fn backings_that_do_not_fit_are_refused_with_the_way_out() {
+    for (pages, backing, policy, text) in [
+        (33, Backing::HugeTlb2M, Policy::Declared, "multiple of 32"),
+        (
+            32,
+            Backing::HugeTlb1G,
+            Policy::Declared,
+            "multiple of 16384",
+        ),
+        (
+            32,
+            Backing::HugeTlb2M,
+            Policy::CommitMaximum,
+            "exactly to 64 KiB",
+        ),
+    ] {
+        let builder = MemoryPool::builder().pages(pages).backing(backing);
+        match builder.policy(policy).secure() {
+            Err(error @ Error::Backing { .. }) => {
+                assert!(error.to_string().contains(text), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn locked_memory_is_locked() {
+    let _turn = one_at_a_time();
+    let locked_kib = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
+        let number = line.unwrap().trim().strip_suffix(" kB").unwrap();
+        number.parse::<u64>().unwrap()
+    };
+    let before = locked_kib();
+    match MemoryPool::builder().pages(256).lock_memory(true).secure() {
+        Ok(pool) => {
+            assert_eq!(locked_kib() - before, 16 << 10);
+            drop(pool);
+            assert_eq!(locked_kib(), before);
+        }
+        // Without root and its capability the limit may be lower than this.
+        Err(Error::Shortfall(shortfall)) => assert_eq!(shortfall.limit, Limit::LockedMemory),
+        Err(other) => panic!("{other}"),
+    }
+}
