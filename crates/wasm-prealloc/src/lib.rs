@@ -26,6 +26,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod candidates;
 mod component;
 mod data;
 mod error;
@@ -37,6 +38,7 @@ mod provenance;
 mod rewrite;
 mod scan;
 mod skip;
+mod stride;
 mod types;
 mod verify;
 
@@ -47,7 +49,7 @@ pub use limits::{MAX_PAGES, Memory, MemoryId, MemoryImport, WASM_PAGE_SIZE};
 pub use provenance::Declared;
 pub use rewrite::{
     CodeOffsets, EmulateFrom, Growth, GrowthHandling, MemoryImportPolicy, MemoryReport, Options,
-    Report, Rewritten, UnknownValue, Validate, Warning, rewrite,
+    Report, Rewritten, UnknownValue, Validate, Warning, rewrite, rewrite_into,
 };
 pub use scan::Sites;
 pub use verify::{VerifyError, Violation, ViolationKind, Violations, verify, verify_deep};

@@ -8,18 +8,27 @@ use std::ops::Range;
 
 use wasmparser::{BinaryReader, FunctionBody, VisitOperator, VisitSimdOperator};
 
+use crate::candidates::Candidates;
 use crate::error::Error;
-use crate::map::{Map, id, to_range};
+use crate::map::{Map, id, reader, to_range};
 use crate::skip;
-
-const MEMORY_SIZE: u8 = 0x3f;
-const MEMORY_GROW: u8 = 0x40;
+use crate::stride::{Suspect, step_through};
 
 /// Which of the two instructions stands at a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SiteKind {
     Size,
     Grow,
+}
+
+impl SiteKind {
+    pub(crate) fn of_opcode(opcode: u8) -> Option<Self> {
+        match opcode {
+            0x3f => Some(Self::Size),
+            0x40 => Some(Self::Grow),
+            _ => None,
+        }
+    }
 }
 
 /// One `memory.size` or `memory.grow`.
@@ -89,16 +98,49 @@ fn scan(
     mut reader: BinaryReader<'_>,
     memories: usize,
 ) -> wasmparser::Result<Vec<Body>> {
-    let mut bodies = Vec::new();
     let count = reader.read_var_u32()?;
     let end = reader.range().end as usize;
-    let mut candidates =
-        Candidates::new(&wasm[..end], reader.original_position() as usize, memories);
+    let start = reader.original_position() as usize;
+    let wasm = &wasm[..end];
+    let mut suspects = suspects(wasm, start, count, memories)?;
+    step_through(wasm, &mut suspects);
+    let mut bodies = Vec::new();
+    for suspect in suspects {
+        let sites = match suspect.sites {
+            Some(sites) => sites,
+            None => decode(wasm, &suspect.content, suspect.last)?,
+        };
+        if !sites.is_empty() {
+            bodies.push(Body {
+                defined: suspect.defined,
+                length: suspect.length..suspect.content.start,
+                content: suspect.content,
+                sites,
+            });
+        }
+    }
+    Ok(bodies)
+}
+
+/// The bodies that hold a place that may be a site. `wasm` ends where the code section does, and
+/// its first body begins at `at`.
+fn suspects(
+    wasm: &[u8],
+    mut at: usize,
+    count: u32,
+    memories: usize,
+) -> wasmparser::Result<Vec<Suspect>> {
+    let mut suspects = Vec::new();
+    let mut candidates = Candidates::new(wasm, at, memories);
     let mut candidate = candidates.next();
     for defined in 0..count {
-        let length = reader.original_position() as usize;
-        let body = reader.read_reader()?;
-        let content = to_range(&body.range());
+        let length = at;
+        let content = match skip::sized(wasm, at) {
+            Some(content) => content,
+            // The parser has the words for what is wrong with it.
+            None => to_range(&reader(wasm, at..wasm.len()).read_reader()?.range()),
+        };
+        at = content.end;
         // A pair may straddle two bodies or lie in a length: it is no instruction then.
         while candidate.is_some_and(|at| at < content.start) {
             candidate = candidates.next();
@@ -108,58 +150,21 @@ fn scan(
             last = Some(at);
             candidate = candidates.next();
         }
-        let Some(last) = last else { continue };
-        let sites = sites_of(wasm, &FunctionBody::new(body), last)?;
-        if !sites.is_empty() {
-            bodies.push(Body {
-                defined,
-                length: length..content.start,
-                content,
-                sites,
-            });
+        if let Some(last) = last {
+            suspects.push(Suspect::new(defined, length, content, last));
         }
     }
-    Ok(bodies)
-}
-
-/// The sites of a body, up to the last place that can be one.
-fn sites_of(wasm: &[u8], body: &FunctionBody<'_>, last: usize) -> wasmparser::Result<Vec<Site>> {
-    let start = body.get_binary_reader_for_operators()?.original_position() as usize;
-    let end = body.range().end as usize;
-    match step(&wasm[..end], start, last) {
-        Some(sites) => Ok(sites),
-        None => decode(body, last),
-    }
-}
-
-/// As [`decode`], by stepping over instructions; `None` where there is one that cannot be.
-fn step(wasm: &[u8], start: usize, last: usize) -> Option<Vec<Site>> {
-    let mut sites = Vec::new();
-    let mut at = start;
-    while at <= last && at < wasm.len() {
-        let next = skip::instruction(wasm, at)?;
-        let kind = match wasm[at] {
-            MEMORY_SIZE => Some(SiteKind::Size),
-            MEMORY_GROW => Some(SiteKind::Grow),
-            _ => None,
-        };
-        if let Some(kind) = kind {
-            let memory = BinaryReader::new(&wasm[at + 1..next], 0).read_var_u32();
-            let memory = memory.ok()?;
-            sites.push(Site {
-                kind,
-                memory,
-                at: at..next,
-            });
-        }
-        at = next;
-    }
-    Some(sites)
+    Ok(suspects)
 }
 
 /// Decodes a body up to the last place that can be a site.
-fn decode(body: &FunctionBody<'_>, last: usize) -> wasmparser::Result<Vec<Site>> {
+fn decode(
+    wasm: &[u8],
+    content: &Range<usize>,
+    last: usize,
+) -> wasmparser::Result<Vec<Site>> {
     let mut sites = Vec::new();
+    let body = FunctionBody::new(reader(wasm, content.clone()));
     let mut operators = body.get_operators_reader()?;
     while !operators.eof() {
         let start = operators.original_position() as usize;
@@ -212,119 +217,4 @@ impl<'a> VisitOperator<'a> for SiteVisitor {
 
 impl<'a> VisitSimdOperator<'a> for SiteVisitor {
     wasmparser::for_each_visit_simd_operator!(visit);
-}
-
-/// Offsets of byte pairs that may be a `memory.size` or `memory.grow`.
-struct Candidates<'a> {
-    wasm: &'a [u8],
-    at: usize,
-    /// How many memories there are, as far as the first seven bits of an index tell.
-    indices: u8,
-}
-
-impl<'a> Candidates<'a> {
-    /// Bytes looked at together.
-    const BLOCK: usize = 256;
-
-    fn new(wasm: &'a [u8], from: usize, memories: usize) -> Self {
-        Self {
-            wasm,
-            at: from,
-            indices: memories.min(0x80) as u8,
-        }
-    }
-
-    /// Whether two bytes may be an opcode and the first group of an index. Of an index that takes
-    /// several groups, the lowest seven bits must be those of an index too, where there are no more
-    /// memories than seven bits can tell.
-    fn matches(&self, opcode: u8, group: u8) -> bool {
-        ((opcode == MEMORY_SIZE) | (opcode == MEMORY_GROW)) & ((group & 0x7f) < self.indices)
-    }
-
-    /// Whether the groups behind the first are those of an index. Padding is all that they can be,
-    /// where there are no more memories than the first group can tell.
-    fn is_index(&self, groups: &[u8]) -> bool {
-        const LONGEST: usize = 5;
-        let last = groups
-            .iter()
-            .take(LONGEST)
-            .position(|group| group & 0x80 == 0);
-        match last {
-            None => false,
-            Some(_) if self.indices == 0x80 => true,
-            Some(last) => groups[..=last]
-                .iter()
-                .skip(1)
-                .all(|group| group & 0x7f == 0),
-        }
-    }
-}
-
-impl Iterator for Candidates<'_> {
-    type Item = usize;
-
-    fn next(&mut self) -> Option<usize> {
-        loop {
-            // No early exit within a block, so that it can be compared at once.
-            while let Some(block) = self.wasm.get(self.at..self.at + Self::BLOCK + 1) {
-                let pairs = block.iter().zip(&block[1..]);
-                if pairs.fold(false, |hit, (&a, &b)| hit | self.matches(a, b)) {
-                    break;
-                }
-                self.at += Self::BLOCK;
-            }
-            let rest = self.wasm.get(self.at..)?;
-            let found = rest
-                .windows(2)
-                .position(|pair| self.matches(pair[0], pair[1]))?;
-            let at = self.at + found;
-            self.at = at + 1;
-            if self.is_index(&self.wasm[at + 1..]) {
-                return Some(at);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The candidates are the pairs that a byte-by-byte search finds, wherever they lie relative to
-    /// the blocks.
-    #[test]
-    fn candidates_are_what_a_plain_search_finds() {
-        let mut random = fastrand::Rng::with_seed(7);
-        for length in 0..300_usize {
-            let pool = [0x3f, 0x40, 0x00, 0x01, 0x02, 0x7f, 0x80, 0xff];
-            let sparse = random.bool();
-            let bytes: Vec<u8> = (0..length)
-                .map(|_| match sparse && random.u8(..) > 8 {
-                    true => 0x41,
-                    false => pool[random.usize(..pool.len())],
-                })
-                .collect();
-            for memories in [1, 2, 3, 500] {
-                for from in [0, 1, 63, 64, 65].into_iter().filter(|&f| f <= length) {
-                    let plain: Vec<usize> = (from..length.saturating_sub(1))
-                        .filter(|&i| {
-                            let mut index = BinaryReader::new(&bytes[i + 1..], 0);
-                            let index = index.read_var_u32();
-                            matches!(bytes[i], 0x3f | 0x40)
-                                && index.is_ok_and(|index| (index as usize) < memories)
-                        })
-                        .collect();
-                    let found: Vec<usize> = Candidates::new(&bytes, from, memories).collect();
-                    let place = format!("{bytes:?} from {from}, {memories} memories");
-                    for at in &plain {
-                        assert!(found.contains(at), "{at} is missed in {place}");
-                    }
-                    // Where the first group cannot tell all memories apart, more may be found.
-                    if memories < 128 {
-                        assert_eq!(found, plain, "{place}");
-                    }
-                }
-            }
-        }
-    }
 }
