@@ -1,8 +1,8 @@
 //! Finds the instructions that grow or measure a memory, decoding as few bodies as it can.
 //!
 //! `memory.size` and `memory.grow` are one byte each, followed by a memory index. A search for
-//! such byte pairs, which compilers turn into vector instructions, clears almost all bodies;
-//! only those that hold a pair are stepped through, and only up to the last one.
+//! such byte pairs (`candidates`) clears almost all bodies; only those that hold a pair are
+//! stepped through (`stride`), and only up to the last one.
 
 use std::ops::Range;
 
@@ -10,8 +10,7 @@ use wasmparser::{BinaryReader, FunctionBody, VisitOperator, VisitSimdOperator};
 
 use crate::candidates::Candidates;
 use crate::error::Error;
-use crate::map::{Map, id, reader, to_range};
-use crate::skip;
+use crate::map::{Map, id, reader, sized};
 use crate::stride::{Suspect, step_through};
 
 /// Which of the two instructions stands at a site.
@@ -102,7 +101,8 @@ fn scan(
     let end = reader.range().end as usize;
     let start = reader.original_position() as usize;
     let wasm = &wasm[..end];
-    let mut suspects = suspects(wasm, start, count, memories)?;
+    let mut suspects = Vec::new();
+    let walked = find_suspects(wasm, start, count, memories, &mut suspects);
     step_through(wasm, &mut suspects);
     let mut bodies = Vec::new();
     for suspect in suspects {
@@ -119,50 +119,41 @@ fn scan(
             });
         }
     }
+    // What is wrong with the bodies before comes first.
+    walked?;
     Ok(bodies)
 }
 
-/// The bodies that hold a place that may be a site. `wasm` ends where the code section does, and
-/// its first body begins at `at`.
-fn suspects(
+/// Adds the bodies that hold a place that may be a site. `wasm` ends where the code section does,
+/// and its first body begins at `at`.
+fn find_suspects(
     wasm: &[u8],
     mut at: usize,
     count: u32,
     memories: usize,
-) -> wasmparser::Result<Vec<Suspect>> {
-    let mut suspects = Vec::new();
-    let mut candidates = Candidates::new(wasm, at, memories);
-    let mut candidate = candidates.next();
+    suspects: &mut Vec<Suspect>,
+) -> wasmparser::Result<()> {
+    let candidates = Candidates::new(wasm, memories);
+    let mut candidate = candidates.first(at);
     for defined in 0..count {
         let length = at;
-        let content = match skip::sized(wasm, at) {
-            Some(content) => content,
-            // The parser has the words for what is wrong with it.
-            None => to_range(&reader(wasm, at..wasm.len()).read_reader()?.range()),
-        };
+        let content = sized(wasm, at)?;
         at = content.end;
-        // A pair may straddle two bodies or lie in a length: it is no instruction then.
-        while candidate.is_some_and(|at| at < content.start) {
-            candidate = candidates.next();
+        // Bytes may straddle two bodies or lie in a length: they are no instruction then.
+        if candidate.is_some_and(|candidate| candidate < content.start) {
+            candidate = candidates.first(content.start);
         }
-        let mut last = None;
-        while let Some(at) = candidate.filter(|at| content.contains(at)) {
-            last = Some(at);
-            candidate = candidates.next();
-        }
-        if let Some(last) = last {
+        if let Some(first) = candidate.filter(|candidate| content.contains(candidate)) {
+            let last = candidates.last(first..content.end).unwrap_or(first);
+            candidate = candidates.first(content.end);
             suspects.push(Suspect::new(defined, length, content, last));
         }
     }
-    Ok(suspects)
+    Ok(())
 }
 
 /// Decodes a body up to the last place that can be a site.
-fn decode(
-    wasm: &[u8],
-    content: &Range<usize>,
-    last: usize,
-) -> wasmparser::Result<Vec<Site>> {
+fn decode(wasm: &[u8], content: &Range<usize>, last: usize) -> wasmparser::Result<Vec<Site>> {
     let mut sites = Vec::new();
     let body = FunctionBody::new(reader(wasm, content.clone()));
     let mut operators = body.get_operators_reader()?;
@@ -217,4 +208,110 @@ impl<'a> VisitOperator<'a> for SiteVisitor {
 
 impl<'a> VisitSimdOperator<'a> for SiteVisitor {
     wasmparser::for_each_visit_simd_operator!(visit);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::leb128::leb128;
+
+    /// Instructions of every shape, many of which hold the bytes that are looked for.
+    const INSTRUCTIONS: &[&[u8]] = &[
+        &[0x40, 0x00],
+        &[0x3f, 0x00],
+        &[0x40, 0x80, 0x80, 0x00],
+        &[0x3f, 0x01],
+        &[0x45],
+        &[0x1a],
+        &[0x04, 0x40],
+        &[0x02, 0x7f],
+        &[0x03, 0x63, 0x70],
+        &[0x20, 0x40],
+        &[0x20, 0xc0, 0x00],
+        &[0x41, 0xc0, 0x80, 0x80, 0x80, 0x00],
+        &[
+            0x42, 0x80, 0x80, 0xc0, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x7f,
+        ],
+        &[0x43, 0x40, 0x00, 0x40, 0x00],
+        &[0x44, 0x00, 0x3f, 0x00, 0x40, 0x00, 0x40, 0x00, 0x40],
+        &[0x28, 0x02, 0x40],
+        &[0x36, 0x40, 0x00, 0x40],
+        &[0x11, 0x40, 0x00],
+        &[0x0e, 0x02, 0x40, 0x00, 0x00],
+        &[0xfc, 0x0a, 0x00, 0x00],
+        &[
+            0xfd, 0x0c, 0x40, 0, 0x40, 0, 0x3f, 0, 0, 0, 0, 0, 0x40, 0, 0, 0, 0x40, 0,
+        ],
+        &[0x1c, 0x01, 0x7f],
+        &[0xd0, 0x70],
+        &[0x0b],
+    ];
+
+    /// A code section's content with random bodies, of which some end within an instruction.
+    fn random_code(random: &mut fastrand::Rng) -> Vec<u8> {
+        let count = random.u64(..12);
+        let mut code = leb128(count, 1);
+        let choice = random.usize(1..=INSTRUCTIONS.len());
+        for _ in 0..count {
+            let mut body = vec![0x00];
+            for _ in 0..random.usize(..60) {
+                body.extend(INSTRUCTIONS[random.usize(..choice)]);
+            }
+            if random.u8(..) < 2 {
+                body.pop();
+            }
+            code.extend(leb128(body.len() as u64, random.usize(1..=5)));
+            code.extend(body);
+        }
+        code
+    }
+
+    type Found = (u32, Range<usize>, Vec<Site>);
+
+    /// Decodes every body to its end; `None` where the parser refuses one.
+    fn full_decode(code: &[u8]) -> Option<Vec<Found>> {
+        let mut bodies = BinaryReader::new(code, 0);
+        let count = bodies.read_var_u32().unwrap();
+        let decode = |defined| {
+            let content = crate::map::to_range(&bodies.read_reader().unwrap().range());
+            let sites = decode(code, &content, usize::MAX).ok()?;
+            Some((defined, content, sites))
+        };
+        (0..count).map(decode).collect()
+    }
+
+    /// Leaves out sites of memories that there are none of: nothing looks for them.
+    fn of_memories(memories: usize, bodies: impl Iterator<Item = Found>) -> Vec<Found> {
+        let bodies = bodies.map(|(defined, content, mut sites)| {
+            sites.retain(|site| (site.memory as usize) < memories);
+            (defined, content, sites)
+        });
+        bodies.filter(|(_, _, sites)| !sites.is_empty()).collect()
+    }
+
+    /// Whatever is skipped and stepped over, the sites are those that the parser finds when it
+    /// decodes everything. What it refuses may stand behind the last place that is looked at.
+    #[test]
+    fn sites_are_what_a_full_decode_finds() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let (mut found, mut refused) = (0, 0);
+        for _ in 0..10_000 {
+            let code = random_code(&mut random);
+            for memories in [1, 2] {
+                let scanned = scan(&code, BinaryReader::new(&code, 0), memories);
+                let Some(full) = full_decode(&code) else {
+                    refused += 1;
+                    continue;
+                };
+                let bodies = scanned.unwrap().into_iter();
+                let bodies = bodies.map(|body| (body.defined, body.content, body.sites));
+                let bodies = of_memories(memories, bodies);
+                let full = of_memories(memories, full.into_iter());
+                assert_eq!(format!("{bodies:?}"), format!("{full:?}"), "{code:x?}");
+                found += bodies.len();
+            }
+        }
+        assert!(found > 10_000, "{found}");
+        assert!(refused > 100, "{refused}");
+    }
 }

@@ -3,8 +3,6 @@
 //! It knows the common instructions by the shape of what follows their opcode; at any other it
 //! gives up, and the caller decodes the body with the parser instead. It validates nothing.
 
-use std::ops::Range;
-
 /// The offset behind the instruction at an offset, or `None` where the instruction is not known or
 /// the bytes end within it.
 pub(crate) fn instruction(wasm: &[u8], at: usize) -> Option<usize> {
@@ -181,20 +179,6 @@ pub(crate) fn common(wasm: &[u8], at: usize) -> usize {
     usize::from(LENGTHS[place & (LENGTHS.len() - 1)])
 }
 
-/// What a LEB128 that stands at an offset says to be long; `None` where there is not that much, or
-/// it is written as lengths seldom are.
-pub(crate) fn sized(wasm: &[u8], at: usize) -> Option<Range<usize>> {
-    let mut length = 0;
-    for (position, group) in wasm.get(at..)?.iter().take(4).enumerate() {
-        length |= usize::from(group & 0x7f) << (7 * position);
-        if *group < 0x80 {
-            let start = at + position + 1;
-            return (length <= wasm.len() - start).then(|| start..start + length);
-        }
-    }
-    None
-}
-
 /// The offset behind a LEB128.
 fn number(wasm: &[u8], at: usize) -> Option<usize> {
     const LONGEST: usize = 10;
@@ -312,6 +296,35 @@ mod tests {
         assert!(known > 120, "{known}");
         // Typed select, a block with a type of two parts, ref.null.
         assert_eq!(unknown, [0x1c, 0x02, 0xd0]);
+    }
+
+    /// Wherever the quick look knows a length, the closer one gives the same, whatever the bytes
+    /// are and however few are left.
+    #[test]
+    fn the_quick_look_agrees_with_the_closer_one() {
+        let mut random = fastrand::Rng::with_seed(11);
+        let mut seen = [false; 256];
+        for _ in 0..200_000 {
+            let mut bytes = [0; 10].map(|_: u8| random.u8(..));
+            if random.bool() {
+                // Numbers of several groups.
+                bytes[1..].fill_with(|| random.u8(..) | (random.u8(..4).min(1) << 7));
+            }
+            let bytes = &bytes[..random.usize(8..=bytes.len())];
+            let length = common(bytes, 0);
+            seen[usize::from(bytes[0])] |= length > 0;
+            if length > 0 && length <= bytes.len() {
+                assert_eq!(instruction(bytes, 0), Some(length), "{bytes:x?}");
+            }
+            assert!(length <= bytes.len() || bytes[0] == 0x44, "{bytes:x?}");
+        }
+        // All but br_table, what is looked for, and what has a prefix.
+        let known = (0..=0xff).filter(|&opcode| instruction(&[opcode; 32], 0).is_some());
+        let rare: Vec<u8> = known.filter(|&opcode| !seen[usize::from(opcode)]).collect();
+        assert_eq!(rare, [0x0e, 0x3f, 0x40]);
+        assert_eq!(common(&[0x01; 7], 0), 0);
+        assert_eq!(common(&[0x01; 8], 9), 0);
+        assert_eq!(common(&[0x01; 8], usize::MAX), 0);
     }
 
     #[test]

@@ -89,11 +89,7 @@ pub fn rewrite<'a>(wasm: &'a [u8], options: &Options) -> Result<Rewritten<'a>, E
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub fn rewrite_into(
-    wasm: &[u8],
-    options: &Options,
-    output: &mut Vec<u8>,
-) -> Result<Report, Error> {
+pub fn rewrite_into(wasm: &[u8], options: &Options, output: &mut Vec<u8>) -> Result<Report, Error> {
     output.clear();
     let planned = plan_checked(wasm, options)?;
     if planned.edits.is_unchanged() {
