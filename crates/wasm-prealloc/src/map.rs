@@ -377,6 +377,16 @@ impl<'a> Map<'a> {
         self.sections.iter().find(|s| s.id == id)
     }
 
+    /// The number of items in a section, and the LEB128 that says it.
+    pub(crate) fn count_field(&self, section: &Section) -> Result<(u32, Range<usize>), Error> {
+        let mut reader = section.reader(self.wasm);
+        let count = reader
+            .read_var_u32()
+            .map_err(|error| Error::malformed(&error))?;
+        let end = reader.original_position() as usize;
+        Ok((count, section.content.start..end))
+    }
+
     /// The value of an exported global, or of one with that name in the name section, where it is
     /// a constant that never changes. The value is an address, so it is read as unsigned.
     pub(crate) fn landmark(&self, name: &str) -> Result<Option<u64>, Error> {

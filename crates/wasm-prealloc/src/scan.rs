@@ -89,15 +89,12 @@ pub(crate) fn growth_sites(map: &Map<'_>) -> Result<Vec<Body>, Error> {
     let (Some(section), 1..) = (map.section(id::CODE), memories) else {
         return Ok(Vec::new());
     };
-    scan(map.wasm, section.reader(map.wasm), memories).map_err(|error| Error::malformed(&error))
+    scan(map.wasm, section.reader(map.wasm), memories)
 }
 
-fn scan(
-    wasm: &[u8],
-    mut reader: BinaryReader<'_>,
-    memories: usize,
-) -> wasmparser::Result<Vec<Body>> {
-    let count = reader.read_var_u32()?;
+fn scan(wasm: &[u8], mut reader: BinaryReader<'_>, memories: usize) -> Result<Vec<Body>, Error> {
+    let malformed = |error| Error::malformed(&error);
+    let count = reader.read_var_u32().map_err(malformed)?;
     let end = reader.range().end as usize;
     let start = reader.original_position() as usize;
     let wasm = &wasm[..end];
@@ -108,7 +105,7 @@ fn scan(
     for suspect in suspects {
         let sites = match suspect.sites {
             Some(sites) => sites,
-            None => decode(wasm, &suspect.content, suspect.last)?,
+            None => decode(wasm, &suspect.content, suspect.last).map_err(malformed)?,
         };
         if !sites.is_empty() {
             bodies.push(Body {
@@ -132,12 +129,12 @@ fn find_suspects(
     count: u32,
     memories: usize,
     suspects: &mut Vec<Suspect>,
-) -> wasmparser::Result<()> {
+) -> Result<(), Error> {
     let candidates = Candidates::new(wasm, memories);
     let mut candidate = candidates.first(at);
     for defined in 0..count {
         let length = at;
-        let content = sized(wasm, at)?;
+        let content = sized(wasm, at).map_err(|error| Error::malformed(&error))?;
         at = content.end;
         // Bytes may straddle two bodies or lie in a length: they are no instruction then.
         if candidate.is_some_and(|candidate| candidate < content.start) {
@@ -149,7 +146,14 @@ fn find_suspects(
             suspects.push(Suspect::new(defined, length, content, last));
         }
     }
-    Ok(())
+    // A body that is added would stand behind these bytes, where no parser would find it.
+    match at == wasm.len() {
+        true => Ok(()),
+        false => Err(Error::Malformed {
+            offset: at as u64,
+            message: "the code section does not end behind its last function body".to_owned(),
+        }),
+    }
 }
 
 /// Decodes a body up to the last place that can be a site.

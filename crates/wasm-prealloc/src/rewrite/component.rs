@@ -84,6 +84,7 @@ pub(crate) fn plan_input(input: &Input<'_>, options: &Options) -> Result<Planned
         planned.touched.push(Touched {
             known: map.defined_functions,
             bodies: plan.patched.touched.clone(),
+            gaps: plan.patched.gaps(map)?,
             exports_added: !plan.exports.is_empty(),
         });
     }

@@ -39,6 +39,11 @@ impl Span {
         }
     }
 
+    /// The stretch of the input that it is.
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
     pub(crate) fn is_unchanged(&self) -> bool {
         self.edits.is_empty()
     }

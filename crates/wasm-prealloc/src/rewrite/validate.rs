@@ -24,6 +24,8 @@ pub(crate) struct Touched {
     pub(crate) known: u32,
     /// Those of them whose bodies change, by position among the defined ones, ascending.
     pub(crate) bodies: Vec<u32>,
+    /// Bytes of other bodies in front of each of them, and behind the last.
+    pub(crate) gaps: Vec<usize>,
     /// Whether exports are added.
     pub(crate) exports_added: bool,
 }
@@ -163,8 +165,9 @@ fn is_valid_module(wasm: &[u8], module: &Touched) -> wasmparser::Result<bool> {
     }
 }
 
-/// Whether those bodies of a code section that are not as they were are found valid. Of all others
-/// only the lengths are read: millions of bodies are not told to the validator one by one.
+/// Whether those bodies of a code section that are not as they were are found valid. All others are
+/// passed over: not even their lengths are read, because what was just written is far from the
+/// processor, and there are tens of thousands.
 fn are_valid_bodies(
     validator: &mut Validator,
     wasm: &[u8],
@@ -174,15 +177,15 @@ fn are_valid_bodies(
     let mut reader = map::reader(wasm, section.clone());
     let count = reader.read_var_u32()?;
     let mut at = reader.original_position() as usize;
-    let mut touched = module.bodies.iter().copied().peekable();
+    let mut gaps = module.gaps.iter();
     let mut first = None;
     let mut allocations = FuncValidatorAllocations::default();
-    for defined in 0..count {
+    for defined in module.bodies.iter().copied().chain(module.known..count) {
+        if let Some(gap) = gaps.next() {
+            at = at.saturating_add(*gap);
+        }
         let content = sized(&wasm[..section.end], at)?;
         at = content.end;
-        if touched.next_if_eq(&defined).is_none() && defined < module.known {
-            continue;
-        }
         let body = FunctionBody::new(map::reader(wasm, content));
         // The validator takes the first that it is shown for the first of all.
         let first: &FuncToValidate<_> = match &first {
@@ -203,7 +206,7 @@ fn are_valid_bodies(
         function.validate(&body)?;
         allocations = function.into_allocations();
     }
-    Ok(at == section.end)
+    Ok(gaps.fold(at, |at, gap| at.saturating_add(*gap)) == section.end)
 }
 
 /// Whether a part of a module is needed to validate bodies, or may have changed. The end compares
