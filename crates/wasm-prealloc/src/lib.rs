@@ -7,7 +7,8 @@
 //! - [`verify`]: is every memory pinned at the size that the host commits?
 //! - [`inspect`]: what memories are there, who grows them, and what would a rewrite do?
 //! - [`rewrite`]: pin the memory, and make `memory.grow` and `memory.size` answer as they did
-//!   when the memory could still grow.
+//!   when the memory could still grow. For many modules, [`rewrite_into`] saves the time that a
+//!   fresh buffer takes for each.
 //!
 //! The crate works on bytes alone: no I/O, no unsafe code, no engine, and no panics on any input.
 //!
