@@ -7,7 +7,8 @@
 //! - [`verify`]: is every memory pinned at the size that the host commits?
 //! - [`inspect`]: what memories are there, who grows them, and what would a rewrite do?
 //! - [`rewrite`]: pin the memory, and make `memory.grow` and `memory.size` answer as they did
-//!   when the memory could still grow.
+//!   when the memory could still grow. For many modules, [`rewrite_into`] saves the time that a
+//!   fresh buffer takes for each.
 //!
 //! The crate works on bytes alone: no I/O, no unsafe code, no engine, and no panics on any input.
 //!
@@ -26,6 +27,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod candidates;
 mod component;
 mod data;
 mod error;
@@ -37,6 +39,7 @@ mod provenance;
 mod rewrite;
 mod scan;
 mod skip;
+mod stride;
 mod types;
 mod verify;
 
@@ -47,7 +50,7 @@ pub use limits::{MAX_PAGES, Memory, MemoryId, MemoryImport, WASM_PAGE_SIZE};
 pub use provenance::Declared;
 pub use rewrite::{
     CodeOffsets, EmulateFrom, Growth, GrowthHandling, MemoryImportPolicy, MemoryReport, Options,
-    Report, Rewritten, UnknownValue, Validate, Warning, rewrite,
+    Report, Rewritten, UnknownValue, Validate, Warning, rewrite, rewrite_into,
 };
 pub use scan::Sites;
 pub use verify::{VerifyError, Violation, ViolationKind, Violations, verify, verify_deep};

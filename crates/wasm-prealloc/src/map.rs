@@ -81,6 +81,25 @@ pub(crate) fn to_range(range: &Range<u64>) -> Range<usize> {
     range.start as usize..range.end as usize
 }
 
+/// The content whose length stands before it at an offset. `wasm` ends where it has to end.
+pub(crate) fn sized(wasm: &[u8], at: usize) -> wasmparser::Result<Range<usize>> {
+    let mut length = 0;
+    let groups = wasm.get(at..).unwrap_or_default();
+    for (position, group) in groups.iter().take(4).enumerate() {
+        length |= usize::from(group & 0x7f) << (7 * position);
+        if *group < 0x80 {
+            let start = at + position + 1;
+            if length <= wasm.len() - start {
+                return Ok(start..start + length);
+            }
+            break;
+        }
+    }
+    // Lengths of five bytes are rare, and for all else the parser has the words.
+    let rest = reader(wasm, at.min(wasm.len())..wasm.len()).read_reader()?;
+    Ok(to_range(&rest.range()))
+}
+
 /// What the first eight bytes say that follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -356,6 +375,16 @@ impl<'a> Map<'a> {
 
     pub(crate) fn section(&self, id: u8) -> Option<&Section> {
         self.sections.iter().find(|s| s.id == id)
+    }
+
+    /// The number of items in a section, and the LEB128 that says it.
+    pub(crate) fn count_field(&self, section: &Section) -> Result<(u32, Range<usize>), Error> {
+        let mut reader = section.reader(self.wasm);
+        let count = reader
+            .read_var_u32()
+            .map_err(|error| Error::malformed(&error))?;
+        let end = reader.original_position() as usize;
+        Ok((count, section.content.start..end))
     }
 
     /// The value of an exported global, or of one with that name in the name section, where it is

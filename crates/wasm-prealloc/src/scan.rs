@@ -1,25 +1,33 @@
 //! Finds the instructions that grow or measure a memory, decoding as few bodies as it can.
 //!
 //! `memory.size` and `memory.grow` are one byte each, followed by a memory index. A search for
-//! such byte pairs, which compilers turn into vector instructions, clears almost all bodies;
-//! only those that hold a pair are stepped through, and only up to the last one.
+//! such byte pairs (`candidates`) clears almost all bodies; only those that hold a pair are
+//! stepped through (`stride`), and only up to the last one.
 
 use std::ops::Range;
 
 use wasmparser::{BinaryReader, FunctionBody, VisitOperator, VisitSimdOperator};
 
+use crate::candidates::Candidates;
 use crate::error::Error;
-use crate::map::{Map, id, to_range};
-use crate::skip;
-
-const MEMORY_SIZE: u8 = 0x3f;
-const MEMORY_GROW: u8 = 0x40;
+use crate::map::{Map, id, reader, sized};
+use crate::stride::{Suspect, step_through};
 
 /// Which of the two instructions stands at a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SiteKind {
     Size,
     Grow,
+}
+
+impl SiteKind {
+    pub(crate) fn of_opcode(opcode: u8) -> Option<Self> {
+        match opcode {
+            0x3f => Some(Self::Size),
+            0x40 => Some(Self::Grow),
+            _ => None,
+        }
+    }
 }
 
 /// One `memory.size` or `memory.grow`.
@@ -81,85 +89,77 @@ pub(crate) fn growth_sites(map: &Map<'_>) -> Result<Vec<Body>, Error> {
     let (Some(section), 1..) = (map.section(id::CODE), memories) else {
         return Ok(Vec::new());
     };
-    scan(map.wasm, section.reader(map.wasm), memories).map_err(|error| Error::malformed(&error))
+    scan(map.wasm, section.reader(map.wasm), memories)
 }
 
-fn scan(
-    wasm: &[u8],
-    mut reader: BinaryReader<'_>,
-    memories: usize,
-) -> wasmparser::Result<Vec<Body>> {
-    let mut bodies = Vec::new();
-    let count = reader.read_var_u32()?;
+fn scan(wasm: &[u8], mut reader: BinaryReader<'_>, memories: usize) -> Result<Vec<Body>, Error> {
+    let malformed = |error| Error::malformed(&error);
+    let count = reader.read_var_u32().map_err(malformed)?;
     let end = reader.range().end as usize;
-    let mut candidates =
-        Candidates::new(&wasm[..end], reader.original_position() as usize, memories);
-    let mut candidate = candidates.next();
-    for defined in 0..count {
-        let length = reader.original_position() as usize;
-        let body = reader.read_reader()?;
-        let content = to_range(&body.range());
-        // A pair may straddle two bodies or lie in a length: it is no instruction then.
-        while candidate.is_some_and(|at| at < content.start) {
-            candidate = candidates.next();
-        }
-        let mut last = None;
-        while let Some(at) = candidate.filter(|at| content.contains(at)) {
-            last = Some(at);
-            candidate = candidates.next();
-        }
-        let Some(last) = last else { continue };
-        let sites = sites_of(wasm, &FunctionBody::new(body), last)?;
+    let start = reader.original_position() as usize;
+    let wasm = &wasm[..end];
+    let mut suspects = Vec::new();
+    let walked = find_suspects(wasm, start, count, memories, &mut suspects);
+    step_through(wasm, &mut suspects);
+    let mut bodies = Vec::new();
+    for suspect in suspects {
+        let sites = match suspect.sites {
+            Some(sites) => sites,
+            None => decode(wasm, &suspect.content, suspect.last).map_err(malformed)?,
+        };
         if !sites.is_empty() {
             bodies.push(Body {
-                defined,
-                length: length..content.start,
-                content,
+                defined: suspect.defined,
+                length: suspect.length..suspect.content.start,
+                content: suspect.content,
                 sites,
             });
         }
     }
+    // What is wrong with the bodies before comes first.
+    walked?;
     Ok(bodies)
 }
 
-/// The sites of a body, up to the last place that can be one.
-fn sites_of(wasm: &[u8], body: &FunctionBody<'_>, last: usize) -> wasmparser::Result<Vec<Site>> {
-    let start = body.get_binary_reader_for_operators()?.original_position() as usize;
-    let end = body.range().end as usize;
-    match step(&wasm[..end], start, last) {
-        Some(sites) => Ok(sites),
-        None => decode(body, last),
-    }
-}
-
-/// As [`decode`], by stepping over instructions; `None` where there is one that cannot be.
-fn step(wasm: &[u8], start: usize, last: usize) -> Option<Vec<Site>> {
-    let mut sites = Vec::new();
-    let mut at = start;
-    while at <= last && at < wasm.len() {
-        let next = skip::instruction(wasm, at)?;
-        let kind = match wasm[at] {
-            MEMORY_SIZE => Some(SiteKind::Size),
-            MEMORY_GROW => Some(SiteKind::Grow),
-            _ => None,
-        };
-        if let Some(kind) = kind {
-            let memory = BinaryReader::new(&wasm[at + 1..next], 0).read_var_u32();
-            let memory = memory.ok()?;
-            sites.push(Site {
-                kind,
-                memory,
-                at: at..next,
-            });
+/// Adds the bodies that hold a place that may be a site. `wasm` ends where the code section does,
+/// and its first body begins at `at`.
+fn find_suspects(
+    wasm: &[u8],
+    mut at: usize,
+    count: u32,
+    memories: usize,
+    suspects: &mut Vec<Suspect>,
+) -> Result<(), Error> {
+    let candidates = Candidates::new(wasm, memories);
+    let mut candidate = candidates.first(at);
+    for defined in 0..count {
+        let length = at;
+        let content = sized(wasm, at).map_err(|error| Error::malformed(&error))?;
+        at = content.end;
+        // Bytes may straddle two bodies or lie in a length: they are no instruction then.
+        if candidate.is_some_and(|candidate| candidate < content.start) {
+            candidate = candidates.first(content.start);
         }
-        at = next;
+        if let Some(first) = candidate.filter(|candidate| content.contains(candidate)) {
+            let last = candidates.last(first..content.end).unwrap_or(first);
+            candidate = candidates.first(content.end);
+            suspects.push(Suspect::new(defined, length, content, last));
+        }
     }
-    Some(sites)
+    // A body that is added would stand behind these bytes, where no parser would find it.
+    match at == wasm.len() {
+        true => Ok(()),
+        false => Err(Error::Malformed {
+            offset: at as u64,
+            message: "the code section does not end behind its last function body".to_owned(),
+        }),
+    }
 }
 
 /// Decodes a body up to the last place that can be a site.
-fn decode(body: &FunctionBody<'_>, last: usize) -> wasmparser::Result<Vec<Site>> {
+fn decode(wasm: &[u8], content: &Range<usize>, last: usize) -> wasmparser::Result<Vec<Site>> {
     let mut sites = Vec::new();
+    let body = FunctionBody::new(reader(wasm, content.clone()));
     let mut operators = body.get_operators_reader()?;
     while !operators.eof() {
         let start = operators.original_position() as usize;
@@ -214,117 +214,108 @@ impl<'a> VisitSimdOperator<'a> for SiteVisitor {
     wasmparser::for_each_visit_simd_operator!(visit);
 }
 
-/// Offsets of byte pairs that may be a `memory.size` or `memory.grow`.
-struct Candidates<'a> {
-    wasm: &'a [u8],
-    at: usize,
-    /// How many memories there are, as far as the first seven bits of an index tell.
-    indices: u8,
-}
-
-impl<'a> Candidates<'a> {
-    /// Bytes looked at together.
-    const BLOCK: usize = 256;
-
-    fn new(wasm: &'a [u8], from: usize, memories: usize) -> Self {
-        Self {
-            wasm,
-            at: from,
-            indices: memories.min(0x80) as u8,
-        }
-    }
-
-    /// Whether two bytes may be an opcode and the first group of an index. Of an index that takes
-    /// several groups, the lowest seven bits must be those of an index too, where there are no more
-    /// memories than seven bits can tell.
-    fn matches(&self, opcode: u8, group: u8) -> bool {
-        ((opcode == MEMORY_SIZE) | (opcode == MEMORY_GROW)) & ((group & 0x7f) < self.indices)
-    }
-
-    /// Whether the groups behind the first are those of an index. Padding is all that they can be,
-    /// where there are no more memories than the first group can tell.
-    fn is_index(&self, groups: &[u8]) -> bool {
-        const LONGEST: usize = 5;
-        let last = groups
-            .iter()
-            .take(LONGEST)
-            .position(|group| group & 0x80 == 0);
-        match last {
-            None => false,
-            Some(_) if self.indices == 0x80 => true,
-            Some(last) => groups[..=last]
-                .iter()
-                .skip(1)
-                .all(|group| group & 0x7f == 0),
-        }
-    }
-}
-
-impl Iterator for Candidates<'_> {
-    type Item = usize;
-
-    fn next(&mut self) -> Option<usize> {
-        loop {
-            // No early exit within a block, so that it can be compared at once.
-            while let Some(block) = self.wasm.get(self.at..self.at + Self::BLOCK + 1) {
-                let pairs = block.iter().zip(&block[1..]);
-                if pairs.fold(false, |hit, (&a, &b)| hit | self.matches(a, b)) {
-                    break;
-                }
-                self.at += Self::BLOCK;
-            }
-            let rest = self.wasm.get(self.at..)?;
-            let found = rest
-                .windows(2)
-                .position(|pair| self.matches(pair[0], pair[1]))?;
-            let at = self.at + found;
-            self.at = at + 1;
-            if self.is_index(&self.wasm[at + 1..]) {
-                return Some(at);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::leb128::leb128;
 
-    /// The candidates are the pairs that a byte-by-byte search finds, wherever they lie relative to
-    /// the blocks.
+    /// Instructions of every shape, many of which hold the bytes that are looked for.
+    const INSTRUCTIONS: &[&[u8]] = &[
+        &[0x40, 0x00],
+        &[0x3f, 0x00],
+        &[0x40, 0x80, 0x80, 0x00],
+        &[0x3f, 0x01],
+        &[0x45],
+        &[0x1a],
+        &[0x04, 0x40],
+        &[0x02, 0x7f],
+        &[0x03, 0x63, 0x70],
+        &[0x20, 0x40],
+        &[0x20, 0xc0, 0x00],
+        &[0x41, 0xc0, 0x80, 0x80, 0x80, 0x00],
+        &[
+            0x42, 0x80, 0x80, 0xc0, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x7f,
+        ],
+        &[0x43, 0x40, 0x00, 0x40, 0x00],
+        &[0x44, 0x00, 0x3f, 0x00, 0x40, 0x00, 0x40, 0x00, 0x40],
+        &[0x28, 0x02, 0x40],
+        &[0x36, 0x40, 0x00, 0x40],
+        &[0x11, 0x40, 0x00],
+        &[0x0e, 0x02, 0x40, 0x00, 0x00],
+        &[0xfc, 0x0a, 0x00, 0x00],
+        &[
+            0xfd, 0x0c, 0x40, 0, 0x40, 0, 0x3f, 0, 0, 0, 0, 0, 0x40, 0, 0, 0, 0x40, 0,
+        ],
+        &[0x1c, 0x01, 0x7f],
+        &[0xd0, 0x70],
+        &[0x0b],
+    ];
+
+    /// A code section's content with random bodies, of which some end within an instruction.
+    fn random_code(random: &mut fastrand::Rng) -> Vec<u8> {
+        let count = random.u64(..12);
+        let mut code = leb128(count, 1);
+        let choice = random.usize(1..=INSTRUCTIONS.len());
+        for _ in 0..count {
+            let mut body = vec![0x00];
+            for _ in 0..random.usize(..60) {
+                body.extend(INSTRUCTIONS[random.usize(..choice)]);
+            }
+            if random.u8(..) < 2 {
+                body.pop();
+            }
+            code.extend(leb128(body.len() as u64, random.usize(1..=5)));
+            code.extend(body);
+        }
+        code
+    }
+
+    type Found = (u32, Range<usize>, Vec<Site>);
+
+    /// Decodes every body to its end; `None` where the parser refuses one.
+    fn full_decode(code: &[u8]) -> Option<Vec<Found>> {
+        let mut bodies = BinaryReader::new(code, 0);
+        let count = bodies.read_var_u32().unwrap();
+        let decode = |defined| {
+            let content = crate::map::to_range(&bodies.read_reader().unwrap().range());
+            let sites = decode(code, &content, usize::MAX).ok()?;
+            Some((defined, content, sites))
+        };
+        (0..count).map(decode).collect()
+    }
+
+    /// Leaves out sites of memories that there are none of: nothing looks for them.
+    fn of_memories(memories: usize, bodies: impl Iterator<Item = Found>) -> Vec<Found> {
+        let bodies = bodies.map(|(defined, content, mut sites)| {
+            sites.retain(|site| (site.memory as usize) < memories);
+            (defined, content, sites)
+        });
+        bodies.filter(|(_, _, sites)| !sites.is_empty()).collect()
+    }
+
+    /// Whatever is skipped and stepped over, the sites are those that the parser finds when it
+    /// decodes everything. What it refuses may stand behind the last place that is looked at.
     #[test]
-    fn candidates_are_what_a_plain_search_finds() {
-        let mut random = fastrand::Rng::with_seed(7);
-        for length in 0..300_usize {
-            let pool = [0x3f, 0x40, 0x00, 0x01, 0x02, 0x7f, 0x80, 0xff];
-            let sparse = random.bool();
-            let bytes: Vec<u8> = (0..length)
-                .map(|_| match sparse && random.u8(..) > 8 {
-                    true => 0x41,
-                    false => pool[random.usize(..pool.len())],
-                })
-                .collect();
-            for memories in [1, 2, 3, 500] {
-                for from in [0, 1, 63, 64, 65].into_iter().filter(|&f| f <= length) {
-                    let plain: Vec<usize> = (from..length.saturating_sub(1))
-                        .filter(|&i| {
-                            let mut index = BinaryReader::new(&bytes[i + 1..], 0);
-                            let index = index.read_var_u32();
-                            matches!(bytes[i], 0x3f | 0x40)
-                                && index.is_ok_and(|index| (index as usize) < memories)
-                        })
-                        .collect();
-                    let found: Vec<usize> = Candidates::new(&bytes, from, memories).collect();
-                    let place = format!("{bytes:?} from {from}, {memories} memories");
-                    for at in &plain {
-                        assert!(found.contains(at), "{at} is missed in {place}");
-                    }
-                    // Where the first group cannot tell all memories apart, more may be found.
-                    if memories < 128 {
-                        assert_eq!(found, plain, "{place}");
-                    }
-                }
+    fn sites_are_what_a_full_decode_finds() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let (mut found, mut refused) = (0, 0);
+        for _ in 0..10_000 {
+            let code = random_code(&mut random);
+            for memories in [1, 2] {
+                let scanned = scan(&code, BinaryReader::new(&code, 0), memories);
+                let Some(full) = full_decode(&code) else {
+                    refused += 1;
+                    continue;
+                };
+                let bodies = scanned.unwrap().into_iter();
+                let bodies = bodies.map(|body| (body.defined, body.content, body.sites));
+                let bodies = of_memories(memories, bodies);
+                let full = of_memories(memories, full.into_iter());
+                assert_eq!(format!("{bodies:?}"), format!("{full:?}"), "{code:x?}");
+                found += bodies.len();
             }
         }
+        assert!(found > 10_000, "{found}");
+        assert!(refused > 100, "{refused}");
     }
 }

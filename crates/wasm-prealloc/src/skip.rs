@@ -62,6 +62,123 @@ pub(crate) fn instruction(wasm: &[u8], at: usize) -> Option<usize> {
     (end <= wasm.len()).then_some(end)
 }
 
+/// What follows the opcodes of common instructions.
+#[derive(Clone, Copy)]
+enum Shape {
+    /// All others, and those that are looked for.
+    Rare,
+    Nothing,
+    Number,
+    TwoNumbers,
+    /// Two numbers, of which the first says whether there are more.
+    MemoryArgument,
+    /// A number, or one of the types that begin like it and have two parts.
+    BlockType,
+    FourBytes,
+    EightBytes,
+}
+
+impl Shape {
+    const COUNT: usize = 8;
+
+    const fn of(opcode: usize) -> Self {
+        match opcode {
+            0x00 | 0x01 | 0x05 | 0x0b | 0x0f | 0x1a | 0x1b | 0x45..=0xc4 | 0xd1 => Self::Nothing,
+            0x02..=0x04 => Self::BlockType,
+            0x08 | 0x0c | 0x0d | 0x10 | 0x12 | 0x20..=0x26 | 0x41 | 0x42 | 0xd2 => Self::Number,
+            0x11 | 0x13 => Self::TwoNumbers,
+            0x28..=0x3e => Self::MemoryArgument,
+            0x43 => Self::FourBytes,
+            0x44 => Self::EightBytes,
+            _ => Self::Rare,
+        }
+    }
+
+    /// How long an instruction is, or 0 where that takes a closer look. Known of it are bits 4 to 6
+    /// of its second byte, and of each of its first eight bytes whether a LEB128 goes on behind it.
+    const fn length(self, second: usize, continued: usize) -> u8 {
+        let numbers = match self {
+            Self::Rare => return 0,
+            Self::Nothing => 0,
+            Self::Number => 1,
+            Self::TwoNumbers => 2,
+            Self::MemoryArgument if second >= 4 || continued & 2 != 0 => return 0,
+            Self::MemoryArgument => 2,
+            Self::BlockType if second == 6 => return 0,
+            Self::BlockType => 1,
+            Self::FourBytes => return 5,
+            Self::EightBytes => return 9,
+        };
+        let mut length = 1;
+        let mut ended = 0;
+        while ended < numbers && length < WORD {
+            ended += (continued >> length & 1 == 0) as usize;
+            length += 1;
+        }
+        if ended == numbers { length as u8 } else { 0 }
+    }
+}
+
+/// How many bytes are looked at together.
+const WORD: usize = size_of::<u64>();
+
+/// Where the lengths of an opcode's shape begin in [`LENGTHS`].
+static SHAPES: [u16; 256] = {
+    let mut shapes = [0; 256];
+    let mut opcode = 0;
+    while opcode < shapes.len() {
+        shapes[opcode] = (Shape::of(opcode) as u16) << 11;
+        opcode += 1;
+    }
+    shapes
+};
+
+/// Lengths by shape (bits 11 to 13), second byte (8 to 10) and continuations (0 to 7).
+static LENGTHS: [u8; Shape::COUNT << 11] = {
+    use Shape::*;
+    const ALL: [Shape; Shape::COUNT] = [
+        Rare,
+        Nothing,
+        Number,
+        TwoNumbers,
+        MemoryArgument,
+        BlockType,
+        FourBytes,
+        EightBytes,
+    ];
+    let mut lengths = [0; Shape::COUNT << 11];
+    let mut i = 0;
+    while i < lengths.len() {
+        lengths[i] = ALL[i >> 11].length(i >> 8 & 7, i & 0xff);
+        i += 1;
+    }
+    lengths
+};
+
+/// How long the instruction at an offset is, if it is a common one; 0 where that is for
+/// [`instruction`] to say: the rest of the bytes is short, the instruction is long, or rare, or one
+/// of those that are looked for.
+///
+/// There is no branch in it that depends on which instruction it is: such are guessed wrong.
+#[inline(always)]
+pub(crate) fn common(wasm: &[u8], at: usize) -> usize {
+    const HIGHEST_BITS: u64 = 0x8080_8080_8080_8080;
+    /// Brings eight bits, the lowest of each byte, together in the highest byte, in order.
+    const TOGETHER: u64 = 0x0102_0408_1020_4080;
+    let Some(bytes) = wasm.get(at..at.wrapping_add(WORD)) else {
+        return 0;
+    };
+    let Some(bytes) = bytes.first_chunk() else {
+        return 0;
+    };
+    let word = u64::from_le_bytes(*bytes);
+    let continued = ((word & HIGHEST_BITS) >> 7).wrapping_mul(TOGETHER) >> 56;
+    let second = word >> 4 & 0x700;
+    let shape = u64::from(SHAPES[word as usize & 0xff]);
+    let place = (shape | second | continued) as usize;
+    usize::from(LENGTHS[place & (LENGTHS.len() - 1)])
+}
+
 /// The offset behind a LEB128.
 fn number(wasm: &[u8], at: usize) -> Option<usize> {
     const LONGEST: usize = 10;
@@ -179,6 +296,35 @@ mod tests {
         assert!(known > 120, "{known}");
         // Typed select, a block with a type of two parts, ref.null.
         assert_eq!(unknown, [0x1c, 0x02, 0xd0]);
+    }
+
+    /// Wherever the quick look knows a length, the closer one gives the same, whatever the bytes
+    /// are and however few are left.
+    #[test]
+    fn the_quick_look_agrees_with_the_closer_one() {
+        let mut random = fastrand::Rng::with_seed(11);
+        let mut seen = [false; 256];
+        for _ in 0..200_000 {
+            let mut bytes = [0; 10].map(|_: u8| random.u8(..));
+            if random.bool() {
+                // Numbers of several groups.
+                bytes[1..].fill_with(|| random.u8(..) | (random.u8(..4).min(1) << 7));
+            }
+            let bytes = &bytes[..random.usize(8..=bytes.len())];
+            let length = common(bytes, 0);
+            seen[usize::from(bytes[0])] |= length > 0;
+            if length > 0 && length <= bytes.len() {
+                assert_eq!(instruction(bytes, 0), Some(length), "{bytes:x?}");
+            }
+            assert!(length <= bytes.len() || bytes[0] == 0x44, "{bytes:x?}");
+        }
+        // All but br_table, what is looked for, and what has a prefix.
+        let known = (0..=0xff).filter(|&opcode| instruction(&[opcode; 32], 0).is_some());
+        let rare: Vec<u8> = known.filter(|&opcode| !seen[usize::from(opcode)]).collect();
+        assert_eq!(rare, [0x0e, 0x3f, 0x40]);
+        assert_eq!(common(&[0x01; 7], 0), 0);
+        assert_eq!(common(&[0x01; 8], 9), 0);
+        assert_eq!(common(&[0x01; 8], usize::MAX), 0);
     }
 
     #[test]

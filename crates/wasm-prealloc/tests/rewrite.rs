@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 use std::ops::Range;
 
 use wasm_prealloc::{
-    EmulateFrom, Error, Growth, GrowthHandling, Options, Validate, Warning, rewrite, verify,
+    EmulateFrom, Error, Growth, GrowthHandling, Options, Validate, Warning, rewrite, rewrite_into,
+    verify,
 };
 use wasmparser::{Parser, Payload, Validator, WasmFeatures};
 
@@ -341,4 +342,51 @@ fn a_doubled_section_is_malformed_and_not_half_read() {
         matches!(error, Error::Malformed { offset, .. } if offset == at),
         "{error}"
     );
+}
+
+/// A body that is added would stand behind the bytes that are no body, and be taken for others.
+#[test]
+fn code_behind_the_last_body_is_malformed() {
+    let grows = "(func (result i32) (memory.grow (i32.const 1)))";
+    let mut module = with_functions(grows, 3);
+    let sections = sections(&module);
+    let content = |wanted| {
+        let found = sections.iter().find(|(id, _)| *id == wanted);
+        found.unwrap().1.clone()
+    };
+    let (functions, code) = (content(3), content(10));
+    // Both count one function less, and the type of the last is gone too.
+    assert_eq!((module[functions.start], module[code.start]), (4, 4));
+    module[code.start] = 3;
+    module[functions.start] = 3;
+    module[functions.start - 1] -= 1;
+    module.remove(functions.end - 1);
+    let mut options = Options::default();
+    options.validate = Validate::Changed;
+    let error = rewrite(&module, &options).unwrap_err();
+    let last_body = code.end as u64 - 1 - 4;
+    assert!(
+        matches!(error, Error::Malformed { offset, .. } if offset == last_body),
+        "{error} at {last_body}"
+    );
+}
+
+/// One buffer for several modules holds each time what a rewrite of its own gives, and nothing
+/// where that fails.
+#[test]
+fn a_buffer_can_be_used_again() {
+    let large = with_functions("(func (result i32) (memory.grow (i32.const 1)))", 500);
+    let small = with_functions("(func (result i32) memory.size)", 1);
+    let pinned = rewrite(&small, &Options::default()).unwrap().wasm;
+    let mut output = vec![1, 2, 3];
+    for module in [&large[..], &small, &pinned, &large] {
+        let report = rewrite_into(module, &Options::default(), &mut output).unwrap();
+        let fresh = rewrite(module, &Options::default()).unwrap();
+        assert_eq!(output, *fresh.wasm);
+        assert_eq!(report, fresh.report);
+    }
+    let mut options = Options::default();
+    options.pages = 0;
+    rewrite_into(&large, &options, &mut output).unwrap_err();
+    assert!(output.is_empty());
 }

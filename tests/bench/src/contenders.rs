@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, anyhow};
 use clap::ValueEnum;
 use wasm_encoder::reencode::{Reencode as _, RoundtripReencoder};
-use wasm_prealloc::{Options, Validate, rewrite};
+use wasm_prealloc::{Options, Validate, rewrite, rewrite_into};
 use wasmparser::{Parser, Validator, WasmFeatures};
 
 /// One way to go through a module.
@@ -11,8 +11,10 @@ use wasmparser::{Parser, Validator, WasmFeatures};
 pub(crate) enum Contender {
     /// Copies the bytes into a buffer that is resident already: no rewriter can be faster.
     Memcpy,
-    /// This project's rewrite, validating what it changed.
+    /// This project's rewrite, validating what it changed, into a buffer that is resident already.
     Changed,
+    /// The same into memory that the operating system has yet to give.
+    ChangedFresh,
     /// This project's rewrite, validating input and output.
     Full,
     /// Validates, and writes nothing.
@@ -27,6 +29,7 @@ impl Contender {
     pub(crate) const ALL: &[Self] = &[
         Self::Memcpy,
         Self::Changed,
+        Self::ChangedFresh,
         Self::Full,
         Self::Wasmparser,
         Self::WasmEncoder,
@@ -37,7 +40,8 @@ impl Contender {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Memcpy => "memcpy, warm",
-            Self::Changed => "rewrite, `Validate::Changed`",
+            Self::Changed => "rewrite_into, `Validate::Changed`, warm",
+            Self::ChangedFresh => "rewrite, `Validate::Changed`",
             Self::Full => "rewrite, `Validate::Full`",
             Self::Wasmparser => "wasmparser, validation only",
             Self::WasmEncoder => "wasm-encoder, re-encode",
@@ -53,7 +57,10 @@ impl Contender {
                 made.clear();
                 made.extend_from_slice(wasm);
             }
-            Self::Changed => *made = rewritten(wasm, Validate::Changed)?,
+            Self::Changed => {
+                rewrite_into(wasm, &options(Validate::Changed), made)?;
+            }
+            Self::ChangedFresh => *made = rewritten(wasm, Validate::Changed)?,
             Self::Full => *made = rewritten(wasm, Validate::Full)?,
             Self::Wasmparser => {
                 Validator::new_with_features(WasmFeatures::all()).validate_all(wasm)?;
@@ -76,12 +83,16 @@ impl Contender {
 
     /// Whether a round begins with what the last one has made.
     pub(crate) fn reuses_its_buffer(self) -> bool {
-        self == Self::Memcpy
+        matches!(self, Self::Memcpy | Self::Changed)
     }
 }
 
-fn rewritten(wasm: &[u8], validate: Validate) -> Result<Vec<u8>> {
+fn options(validate: Validate) -> Options {
     let mut options = Options::default();
     options.validate = validate;
-    Ok(rewrite(wasm, &options)?.wasm.into_owned())
+    options
+}
+
+fn rewritten(wasm: &[u8], validate: Validate) -> Result<Vec<u8>> {
+    Ok(rewrite(wasm, &options(validate))?.wasm.into_owned())
 }

@@ -85,14 +85,14 @@ impl Change {
     }
 
     fn widens_count(&self, map: &Map<'_>, section: &Section) -> Result<bool, Error> {
-        let (count, field) = count_field(map, section)?;
+        let (count, field) = map.count_field(section)?;
         Ok(leb128(self.new_count(count), field.len()).len() > field.len())
     }
 
     /// The section's content, changed.
     fn apply(self, map: &Map<'_>, section: &Section) -> Result<Span, Error> {
         let mut content = Span::new(section.content.clone());
-        let (count, field) = count_field(map, section)?;
+        let (count, field) = map.count_field(section)?;
         let new_count = self.new_count(count);
         if new_count != u64::from(count) {
             content.replace(field.clone(), leb128(new_count, field.len()));
@@ -316,14 +316,4 @@ fn framed(id: u8, content: &[u8]) -> Vec<u8> {
     bytes.extend(leb128(content.len() as u64, 1));
     bytes.extend(content);
     bytes
-}
-
-/// The number of items in a section, and the LEB128 that says it.
-fn count_field(map: &Map<'_>, section: &Section) -> Result<(u32, Range<usize>), Error> {
-    let mut reader = section.reader(map.wasm);
-    let count = reader
-        .read_var_u32()
-        .map_err(|error| Error::malformed(&error))?;
-    let end = reader.original_position() as usize;
-    Ok((count, section.content.start..end))
 }

@@ -15,7 +15,7 @@ use super::report::CodeOffsets;
 use super::splice::Span;
 use crate::error::Error;
 use crate::leb128::leb128;
-use crate::map::{Map, reader};
+use crate::map::{Map, id, reader};
 use crate::scan::{Body, Site, SiteKind};
 use crate::types::Types;
 
@@ -81,6 +81,24 @@ pub(crate) struct Patched {
     pub(crate) offsets: CodeOffsets,
     /// Functions whose bodies change, by position among the defined ones, ascending.
     pub(crate) touched: Vec<u32>,
+}
+
+impl Patched {
+    /// How many bytes of bodies that do not change stand in front of each that does, and behind the
+    /// last.
+    pub(crate) fn gaps(&self, map: &Map<'_>) -> Result<Vec<usize>, Error> {
+        let (Some(section), 1..) = (map.section(id::CODE), self.bodies.len() + self.added.len())
+        else {
+            return Ok(Vec::new());
+        };
+        let (_, count) = map.count_field(section)?;
+        let starts = self.bodies.iter().map(|(length, _)| length.start);
+        let ends = self.bodies.iter().map(|(_, body)| body.range().end);
+        let gap_starts = std::iter::once(count.end).chain(ends);
+        let gap_ends = starts.chain([section.content.end]);
+        let gaps = gap_starts.zip(gap_ends).map(|(start, end)| end - start);
+        Ok(gaps.collect())
+    }
 }
 
 /// Patches bodies one after another.

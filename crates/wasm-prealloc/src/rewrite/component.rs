@@ -4,7 +4,7 @@
 use super::assemble::assemble;
 use super::options::Options;
 use super::plan::{Plan, plan};
-use super::report::{CodeOffsets, MemoryReport, Warning};
+use super::report::{CodeOffsets, MemoryReport, Report, Warning};
 use super::splice::Span;
 use super::validate::Touched;
 use crate::component::Node;
@@ -20,6 +20,19 @@ pub(crate) struct Planned {
     pub(crate) warnings: Vec<Warning>,
     /// Which bodies change, by core module.
     pub(crate) touched: Vec<Touched>,
+}
+
+impl Planned {
+    /// What there is to say of the rewrite once it is done.
+    pub(crate) fn into_report(self, bytes_before: usize, bytes_after: usize) -> Report {
+        Report {
+            bytes_before,
+            bytes_after,
+            memories: self.memories,
+            code_offsets: self.code_offsets,
+            warnings: self.warnings,
+        }
+    }
 }
 
 /// An input whose structure has been read.
@@ -71,6 +84,7 @@ pub(crate) fn plan_input(input: &Input<'_>, options: &Options) -> Result<Planned
         planned.touched.push(Touched {
             known: map.defined_functions,
             bodies: plan.patched.touched.clone(),
+            gaps: plan.patched.gaps(map)?,
             exports_added: !plan.exports.is_empty(),
         });
     }

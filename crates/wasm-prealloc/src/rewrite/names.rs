@@ -36,25 +36,42 @@ fn string(text: &str) -> Vec<u8> {
 }
 
 /// The names of a module's functions, of which only some are asked for.
+///
+/// Not read by the parser, which would look at every byte of every name.
 pub(crate) fn of_functions(map: &Map<'_>, wanted: &[u32]) -> Vec<(u32, String)> {
-    let Some((_, reader)) = map.custom("name") else {
-        return Vec::new();
-    };
-    if wanted.is_empty() {
-        return Vec::new();
+    let mut found = Vec::new();
+    if let Some((_, section)) = map.custom("name")
+        && !wanted.is_empty()
+    {
+        // What stands before something that cannot be read is good all the same.
+        let _ = find_functions(section, wanted, &mut found);
     }
-    let subsections = wasmparser::NameSectionReader::new(reader);
-    let functions = subsections
-        .flatten()
-        .find_map(|subsection| match subsection {
-            wasmparser::Name::Function(names) => Some(names),
-            _ => None,
-        });
-    let names = functions.into_iter().flatten().flatten();
-    names
-        .filter(|naming| wanted.contains(&naming.index))
-        .map(|naming| (naming.index, naming.name.to_owned()))
-        .collect()
+    found
+}
+
+fn find_functions(
+    mut section: BinaryReader<'_>,
+    wanted: &[u32],
+    found: &mut Vec<(u32, String)>,
+) -> wasmparser::Result<()> {
+    while section.read_u8()? != Subsection::Functions as u8 {
+        section.read_reader()?;
+    }
+    let mut names = section.read_reader()?;
+    for _ in 0..names.read_var_u32()? {
+        let index = names.read_var_u32()?;
+        let length = names.read_var_u32()?;
+        let name = names.read_bytes(length as usize)?;
+        if wanted.contains(&index)
+            && let Ok(name) = str::from_utf8(name)
+        {
+            found.push((index, name.to_owned()));
+            if found.len() == wanted.len() {
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A module's name section with names added; `None` where there is none, or it cannot be read. A

@@ -39,6 +39,11 @@ impl Span {
         }
     }
 
+    /// The stretch of the input that it is.
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
     pub(crate) fn is_unchanged(&self) -> bool {
         self.edits.is_empty()
     }
@@ -97,9 +102,16 @@ impl Span {
 
     /// Copies the span out of `input`, edits applied.
     pub(crate) fn apply(&self, input: &[u8]) -> Vec<u8> {
-        let mut output = Vec::with_capacity(self.new_len());
-        self.write(input, &mut output);
+        let mut output = Vec::new();
+        self.apply_into(input, &mut output);
         output
+    }
+
+    /// As [`Span::apply`], appending to what there is.
+    pub(crate) fn apply_into(&self, input: &[u8], output: &mut Vec<u8>) {
+        // No more than is needed: it may be as large as memory allows.
+        output.reserve_exact(self.new_len());
+        self.write(input, output);
     }
 
     fn write(&self, input: &[u8], output: &mut Vec<u8>) {

@@ -7,12 +7,15 @@
 //! two.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use wasmparser::{
-    Encoding, FuncToValidate, FuncValidatorAllocations, FunctionBody, Parser, Payload,
-    ValidPayload, Validator, ValidatorResources, WasmFeatures,
+    Chunk, Encoding, FuncToValidate, FuncValidatorAllocations, FunctionBody, Parser, Payload,
+    ValidPayload, Validator, ValidatorResources, WasmFeatures, WasmModuleResources as _,
 };
+
+use crate::map::{self, sized, to_range};
 
 /// What of a core module changed, as far as validation asks.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +24,8 @@ pub(crate) struct Touched {
     pub(crate) known: u32,
     /// Those of them whose bodies change, by position among the defined ones, ascending.
     pub(crate) bodies: Vec<u32>,
+    /// Bytes of other bodies in front of each of them, and behind the last.
+    pub(crate) gaps: Vec<usize>,
     /// Whether exports are added.
     pub(crate) exports_added: bool,
 }
@@ -120,37 +125,108 @@ fn report(queue: &Mutex<Queue<'_>>, error: wasmparser::BinaryReaderError) {
 /// Of a core module, sections that no edit touches are first left out where changed bodies seldom
 /// need them; each of their entries would be looked at. Where that finds fault, the whole decides.
 pub(crate) fn validate_changed(wasm: &[u8], modules: &[Touched]) -> wasmparser::Result<()> {
-    let fast = Parser::is_core_wasm(wasm) && validate_sections(wasm, modules, is_needed).is_ok();
-    match fast {
-        true => Ok(()),
-        false => validate_sections(wasm, modules, |_, _| true),
+    if Parser::is_core_wasm(wasm)
+        && let [module] = modules
+        && let Ok(true) = is_valid_module(wasm, module)
+    {
+        return Ok(());
     }
+    validate_sections(wasm, modules)
+}
+
+/// Whether a core module is found valid without its seldom needed sections.
+fn is_valid_module(wasm: &[u8], module: &Touched) -> wasmparser::Result<bool> {
+    let mut validator = validator();
+    let mut parser = Parser::new(0);
+    let mut at = 0;
+    loop {
+        let Chunk::Parsed { consumed, payload } = parser.parse(&wasm[at..], true)? else {
+            return Ok(false);
+        };
+        at += consumed;
+        match &payload {
+            Payload::End(_) => return Ok(true),
+            Payload::CodeSectionStart {
+                unchecked_range, ..
+            } => {
+                validator.payload(&payload)?;
+                let range = to_range(unchecked_range);
+                at = range.end;
+                if at > wasm.len() || !are_valid_bodies(&mut validator, wasm, range, module)? {
+                    return Ok(false);
+                }
+                parser.skip_section();
+            }
+            _ if is_needed(&payload, module) => {
+                validator.payload(&payload)?;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether those bodies of a code section that are not as they were are found valid. All others are
+/// passed over: not even their lengths are read, because what was just written is far from the
+/// processor, and there are tens of thousands.
+fn are_valid_bodies(
+    validator: &mut Validator,
+    wasm: &[u8],
+    section: Range<usize>,
+    module: &Touched,
+) -> wasmparser::Result<bool> {
+    let mut reader = map::reader(wasm, section.clone());
+    let count = reader.read_var_u32()?;
+    let mut at = reader.original_position() as usize;
+    let mut gaps = module.gaps.iter();
+    let mut first = None;
+    let mut allocations = FuncValidatorAllocations::default();
+    for defined in module.bodies.iter().copied().chain(module.known..count) {
+        if let Some(gap) = gaps.next() {
+            at = at.saturating_add(*gap);
+        }
+        let content = sized(&wasm[..section.end], at)?;
+        at = content.end;
+        let body = FunctionBody::new(map::reader(wasm, content));
+        // The validator takes the first that it is shown for the first of all.
+        let first: &FuncToValidate<_> = match &first {
+            Some(first) => first,
+            None => first.insert(validator.code_section_entry(&body)?),
+        };
+        let index = first.index + defined;
+        let Some(ty) = first.resources.type_index_of_function(index) else {
+            return Ok(false);
+        };
+        let function = FuncToValidate {
+            resources: first.resources.clone(),
+            index,
+            ty,
+            features: first.features,
+        };
+        let mut function = function.into_validator(allocations);
+        function.validate(&body)?;
+        allocations = function.into_allocations();
+    }
+    Ok(gaps.fold(at, |at, gap| at.saturating_add(*gap)) == section.end)
 }
 
 /// Whether a part of a module is needed to validate bodies, or may have changed. The end compares
 /// data segments with their announced number.
-fn is_needed(payload: &Payload<'_>, modules: &[Touched]) -> bool {
+fn is_needed(payload: &Payload<'_>, module: &Touched) -> bool {
     match payload {
-        Payload::ExportSection(_) => modules.iter().any(|module| module.exports_added),
-        Payload::ElementSection(_) | Payload::DataSection(_) | Payload::End(_) => false,
+        Payload::ExportSection(_) => module.exports_added,
+        Payload::ElementSection(_) | Payload::DataSection(_) => false,
         _ => true,
     }
 }
 
-fn validate_sections(
-    wasm: &[u8],
-    modules: &[Touched],
-    is_needed: impl Fn(&Payload<'_>, &[Touched]) -> bool,
-) -> wasmparser::Result<()> {
+/// Validates all sections, and the bodies that are not as they were.
+fn validate_sections(wasm: &[u8], modules: &[Touched]) -> wasmparser::Result<()> {
     let mut validator = validator();
     let mut allocations = FuncValidatorAllocations::default();
     let mut bodies = Bodies::new(modules);
     for payload in Parser::new(0).parse_all(wasm) {
         let payload = payload?;
         bodies.see(&payload);
-        if !is_needed(&payload, modules) {
-            continue;
-        }
         if let ValidPayload::Func(function, body) = validator.payload(&payload)?
             && bodies.next_is_changed()
         {
