@@ -49,3 +49,11 @@ export function javascript(count, seed = 1) {
   }
   return lines.join("\n");
 }
+
+/** A JavaScript module of `count` polynomials: little text for many nodes of a syntax tree. */
+export function polynomials(count, seed = 1) {
+  const next = numbers(seed);
+  const term = () => `${next(9)}*x+y*(${next(99)}-z)`;
+  const lines = Array.from({ length: count }, (_, i) => `export const p${i}=(x,y,z)=>${Array.from({ length: 40 }, term).join("-")};`);
+  return lines.join("\n");
+}

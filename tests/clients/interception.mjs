@@ -7,6 +7,8 @@ import { createHash } from "node:crypto";
 import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
+import { COUNT, countGrowths } from "./counting.mjs";
+
 export const PAGE_BYTES = 65536;
 
 /** The rewriter refused a module: neither a success nor a failure of the package. */
@@ -67,8 +69,8 @@ class Watched {
 
 /**
  * Patches `WebAssembly`. `rewriting` is undefined for the original module, else the command's
- * `{ binary, growth, pages, folder }`. Returns what has been seen so far:
- * `modules` compiled, `memories` watched, `refusals` by the rewriter, and memories that are `unpinned`
+ * `{ binary, growth, pages, folder, count }`; `count` makes the rewritten modules count their growths.
+ * Returns what has been seen so far: `modules` compiled, `counters` of growths, `memories` watched, `refusals` by the rewriter, and memories that are `unpinned`
  * although their module was rewritten. Packages may catch what is thrown, so these are kept here.
  */
 export function install(rewriting) {
@@ -77,13 +79,14 @@ export function install(rewriting) {
   void globalThis.Response;
   const { Module, Instance, Memory, Table, compile, instantiate } = WebAssembly;
   const engine = { Module, Instance, Memory, compile, instantiate };
-  const seen = { modules: 0, memories: [], refusals: [], unpinned: [] };
+  const seen = { modules: 0, memories: [], counters: [], refusals: [], unpinned: [] };
 
   const prepare = (source) => {
     seen.modules += 1;
     if (rewriting === undefined) return source;
     try {
-      return rewrite(bytesOf(source), rewriting);
+      const rewritten = rewrite(bytesOf(source), rewriting);
+      return rewriting.count ? countGrowths(rewritten) : rewritten;
     } catch (error) {
       if (error instanceof Refused) seen.refusals.push(error.message);
       throw error;
@@ -140,6 +143,7 @@ export function install(rewriting) {
         }
       }
     }
+    if (COUNT in instance.exports) seen.counters.push(instance.exports[COUNT]);
     // Only the original is watched from call to call: a pinned memory has nothing to watch, and the
     // rewritten module should meet the package exactly as it would without this file.
     if (rewriting === undefined) {

@@ -1,8 +1,9 @@
 // Runs one client in one mode in this process, and prints one line of JSON: what came out, as a
 // digest, and what its memory did. It compares nothing; all.mjs does.
 //
-//   node run.mjs CLIENT original|keep|auto
+//   node run.mjs CLIENT original|keep|auto|counted
 //
+// `counted` is `auto` in a module that counts its growths.
 // The rewriter's binary is named by WASM_PREALLOC; rewritten modules are kept in WASM_PREALLOC_KEPT
 // (default: a temporary folder).
 // Exit status: 0 the client has a result, 1 it failed or was refused (the line says why), 2 bad usage.
@@ -22,8 +23,8 @@ const PAGES = 65536;
 const [name, mode] = process.argv.slice(2);
 const client = clients.find((candidate) => candidate.name === name);
 const binary = process.env.WASM_PREALLOC;
-if (client === undefined || !["original", "keep", "auto"].includes(mode)) {
-  process.stderr.write("usage: node run.mjs CLIENT original|keep|auto\n");
+if (client === undefined || !["original", "keep", "auto", "counted"].includes(mode)) {
+  process.stderr.write("usage: node run.mjs CLIENT original|keep|auto|counted\n");
   process.exit(EXIT_USAGE);
 }
 if (mode !== "original" && !binary) {
@@ -59,15 +60,17 @@ if (folder === undefined) {
   folder = mkdtempSync(join(tmpdir(), "wasm-prealloc-clients-"));
   process.on("exit", () => rmSync(folder, { recursive: true }));
 }
-const rewriting = mode === "original" ? undefined : { binary, growth: mode, pages: PAGES, folder };
+const rewriting = mode === "original" ? undefined : { binary, growth: mode === "keep" ? "keep" : "auto", pages: PAGES, folder, count: mode === "counted" };
 const seen = install(rewriting);
 
 /** Prints the one line and ends; the exit is not left to timers and workers of the package. */
 function finish(outcome) {
   for (const memory of seen.memories) memory.look();
-  const largest = seen.memories.reduce((a, b) => (a && a.after >= b.after ? a : b), undefined);
-  const growths = seen.memories.reduce((sum, memory) => sum + memory.growths, 0);
-  const memory = largest && { before: largest.before, after: largest.after, growths };
+  const grown = ({ before, after }) => after - before;
+  const largest = seen.memories.reduce((a, b) => (a && grown(a) >= grown(b) ? a : b), undefined);
+  // Of each memory that grew; a package can have many instances.
+  const growths = seen.memories.map(({ growths }) => growths).concat(seen.counters.map(({ value }) => value));
+  const memory = largest && { before: largest.before, after: largest.after, growths: growths.filter((count) => count > 0) };
   // What a package makes of a refusal is not interesting, only that there was one.
   const refused = seen.refusals[0];
   if (seen.unpinned.length > 0) outcome = { error: `a rewritten memory has ${seen.unpinned[0]} pages, not ${PAGES}` };

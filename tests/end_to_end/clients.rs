@@ -78,4 +78,63 @@ fn published_packages_give_the_same_results() {
     // Nothing can be done about a stderr that is gone.
     let _ = writeln!(std::io::stderr(), "{table}");
     assert!(output.status.success(), "{stderr}");
+
+    let clients: Vec<Client> = table.lines().filter_map(Client::parse).collect();
+    let same: Vec<&Client> = clients.iter().filter(|client| client.same).collect();
+    assert!(same.len() >= 20, "only {} packages ran", same.len());
+    assert!(
+        toolchains(&same) >= 5,
+        "only {} toolchains",
+        toolchains(&same)
+    );
+
+    // What grows its memory by a part of its size cannot do so a hundred times below 4 GiB.
+    let (geometric, linear): (Vec<_>, Vec<_>) = same.into_iter().partition(|client| {
+        client.toolchain.starts_with("Emscripten") || client.toolchain == "TinyGo"
+    });
+    assert!(linear.len() >= 11, "only {} grow linearly", linear.len());
+    assert!(toolchains(&linear) >= 4, "too few grow linearly");
+    for client in linear {
+        assert!(client.growths >= 100, "{client:?}");
+    }
+    for client in geometric {
+        assert!(client.growths >= 2, "{client:?}");
+    }
+}
+
+/// One row of the table that `all.mjs` prints.
+#[derive(Debug)]
+struct Client {
+    /// How the package was compiled, as the first word of it says: `Rust`, `Emscripten`, ...
+    toolchain: String,
+    /// How often its memories grew.
+    growths: u64,
+    /// The rewritten module gave the original's result.
+    same: bool,
+    /// The package and its version, for people.
+    #[expect(dead_code, reason = "read by `Debug`")]
+    package: String,
+}
+
+impl Client {
+    /// Reads a row; `None` for the table's head and for what stands around the table.
+    fn parse(line: &str) -> Option<Self> {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let ["", package, toolchain, _, _, _, growths, .., auto, ""] = cells.as_slice() else {
+            return None;
+        };
+        let toolchain = toolchain.split([',', ';']).next()?;
+        Some(Self {
+            toolchain: toolchain.to_owned(),
+            growths: growths.split_whitespace().next()?.parse().ok()?,
+            same: *auto == "same result",
+            package: (*package).to_owned(),
+        })
+    }
+}
+
+/// How many toolchains these packages come from.
+fn toolchains(clients: &[&Client]) -> usize {
+    let names = clients.iter().map(|client| client.toolchain.as_str());
+    names.collect::<std::collections::BTreeSet<_>>().len()
 }

@@ -16,10 +16,10 @@ async function sqlite() {
   database.run("CREATE TABLE inside.t (id INTEGER PRIMARY KEY, word TEXT, payload BLOB)");
   const results = [];
   const blobs = bytes(200_000);
-  for (let i = 0; i < 60; i++) {
+  for (let i = 0; i < 400; i++) {
     database.run("BEGIN");
     for (let j = 0; j < 10; j++) {
-      database.run("INSERT INTO inside.t (word, payload) VALUES (?, ?)", [prose(3, i * 10 + j + 1), blobs.subarray(i * 1000 + j, i * 1000 + j + 100_000)]);
+      database.run("INSERT INTO inside.t (word, payload) VALUES (?, ?)", [prose(3, i * 10 + j + 1), blobs.subarray(i * 240 + j, i * 240 + j + 100_000)]);
     }
     database.run("COMMIT");
   }
@@ -83,7 +83,7 @@ async function oniguruma() {
   await loadWASM(readFileSync(require.resolve("vscode-oniguruma/release/onig.wasm")));
   const results = [];
   const alive = [];
-  for (let i = 0; i < 150; i++) {
+  for (let i = 0; i < 300; i++) {
     const scanner = createOnigScanner(["(?<=page )(\\w+)", `\\b${i}\\d*\\.`, "(memory|table)\\s+(?!page)\\w+"]);
     const text = createOnigString(prose(50_000, i + 1));
     alive.push(scanner, text);
@@ -155,11 +155,11 @@ async function yoga() {
 }
 
 export const emscripten = [
-  { name: "sql.js", toolchain: "Emscripten, C", work: "SQLite: 600 rows of 100 KB", use: sqlite },
+  { name: "sql.js", toolchain: "Emscripten, C", work: "SQLite: 4,000 rows of 100 KB", use: sqlite },
   { name: "wasmoon", toolchain: "Emscripten, C", work: "Lua: 1,000,000 tables", use: lua },
   { name: "@micropython/micropython-webassembly-pyscript", toolchain: "Emscripten, C", work: "Python: 250,000 lists", use: python },
   { name: "quickjs-emscripten", toolchain: "Emscripten, C", work: "JavaScript: 400,000 objects", use: quickjs },
-  { name: "vscode-oniguruma", toolchain: "Emscripten, C", work: "150 scanners and texts held open", use: oniguruma },
+  { name: "vscode-oniguruma", toolchain: "Emscripten, C", work: "300 scanners and texts held open", use: oniguruma },
   { name: "@wasm-fmt/clang-format", toolchain: "Emscripten, C++", work: "4 sources formatted in 2 styles", use: clangFormat },
   { name: "zxing-wasm", toolchain: "Emscripten, C++", work: "6 QR codes written and read back", use: zxing },
   { name: "yoga-layout", toolchain: "Emscripten, C++", work: "300 layouts of 600 boxes held", use: yoga },
