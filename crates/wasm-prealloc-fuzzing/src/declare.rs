@@ -1,7 +1,10 @@
 //! Declares other limits for a module's memories, and changes nothing else: what the oracles
 //! compare a rewrite with where the module shall behave as if it had been declared so.
 
-use anyhow::{Result, bail};
+use std::convert::Infallible;
+
+use anyhow::Result;
+use wasm_encoder::reencode::{self, Reencode};
 use wasm_encoder::{ImportSection, MemorySection, RawSection};
 use wasmparser::{MemoryType, Parser, Payload, TypeRef};
 
@@ -57,47 +60,29 @@ impl Memories {
     }
 }
 
-/// The module with other limits for its memories. `limits` gets a memory's index and type.
+/// The module with other limits for its memories, and everything else as it is. `limits` gets a
+/// memory's index and type.
 ///
 /// # Errors
-/// Where the module imports something else than memories: the generator makes none such.
-pub(crate) fn declare(
+/// Where the bytes are no core module.
+pub fn declare(
     wasm: &[u8],
-    mut limits: impl FnMut(usize, MemoryType) -> MemoryType,
+    limits: impl FnMut(usize, MemoryType) -> MemoryType,
 ) -> Result<Vec<u8>> {
     let mut module = wasm_encoder::Module::new();
-    let mut index = 0;
-    let mut declared = |ty: MemoryType| {
-        let ty = limits(index, ty);
-        index += 1;
-        wasm_encoder::MemoryType {
-            minimum: ty.initial,
-            maximum: ty.maximum,
-            memory64: ty.memory64,
-            shared: ty.shared,
-            page_size_log2: ty.page_size_log2,
-        }
-    };
+    let mut limits = Limits { index: 0, limits };
     for payload in Parser::new(0).parse_all(wasm) {
         let payload = payload?;
         let section = payload.as_section();
         match payload {
             Payload::ImportSection(reader) => {
                 let mut imports = ImportSection::new();
-                for import in reader.into_imports() {
-                    let import = import?;
-                    let TypeRef::Memory(ty) = import.ty else {
-                        bail!("an import other than a memory");
-                    };
-                    imports.import(import.module, import.name, declared(ty));
-                }
+                limits.parse_import_section(&mut imports, reader)?;
                 module.section(&imports);
             }
             Payload::MemorySection(reader) => {
                 let mut memories = MemorySection::new();
-                for memory in reader {
-                    memories.memory(declared(memory?));
-                }
+                limits.parse_memory_section(&mut memories, reader)?;
                 module.section(&memories);
             }
             _ => {
@@ -109,4 +94,29 @@ pub(crate) fn declare(
         }
     }
     Ok(module.finish())
+}
+
+/// Gives each memory the limits that a function says, in the order in which they are declared.
+struct Limits<F> {
+    index: usize,
+    limits: F,
+}
+
+impl<F: FnMut(usize, MemoryType) -> MemoryType> Reencode for Limits<F> {
+    type Error = Infallible;
+
+    fn memory_type(
+        &mut self,
+        ty: MemoryType,
+    ) -> Result<wasm_encoder::MemoryType, reencode::Error<Infallible>> {
+        let ty = (self.limits)(self.index, ty);
+        self.index += 1;
+        Ok(wasm_encoder::MemoryType {
+            minimum: ty.initial,
+            maximum: ty.maximum,
+            memory64: ty.memory64,
+            shared: ty.shared,
+            page_size_log2: ty.page_size_log2,
+        })
+    }
 }
