@@ -6,9 +6,9 @@ use std::convert::Infallible;
 use anyhow::Result;
 use wasm_encoder::reencode::{self, Reencode};
 use wasm_encoder::{ImportSection, MemorySection, RawSection};
-use wasmparser::{MemoryType, Parser, Payload, TypeRef};
+use wasmparser::{MemoryType, Operator, Parser, Payload, TypeRef};
 
-use crate::generate::usize_range;
+use crate::generate::{HEAP_BASE, usize_range};
 
 /// What the oracles want to know of a module.
 #[derive(Clone, Debug, Default)]
@@ -17,16 +17,22 @@ pub(crate) struct Memories {
     pub(crate) types: Vec<MemoryType>,
     /// By memory: how many instructions measure and grow it.
     pub(crate) sites: Vec<(usize, usize)>,
+    /// Whether one of them is imported.
+    pub(crate) imported: bool,
+    /// What the generator has written into the global of this name.
+    pub(crate) heap_base: Option<u64>,
 }
 
 impl Memories {
     pub(crate) fn read(wasm: &[u8]) -> Result<Self> {
         let mut memories = Self::default();
+        let mut globals = Vec::new();
         for payload in Parser::new(0).parse_all(wasm) {
             match payload? {
                 Payload::ImportSection(reader) => {
                     for import in reader.into_imports() {
                         if let TypeRef::Memory(ty) = import?.ty {
+                            memories.imported = true;
                             memories.types.push(ty);
                         }
                     }
@@ -36,16 +42,31 @@ impl Memories {
                         memories.types.push(memory?);
                     }
                 }
+                Payload::GlobalSection(reader) => {
+                    for global in reader {
+                        globals.push(global?.init_expr.get_operators_reader().read()?);
+                    }
+                }
+                Payload::ExportSection(reader) => {
+                    for export in reader {
+                        let export = export?;
+                        if export.name == HEAP_BASE
+                            && let Operator::I32Const { value } = globals[export.index as usize]
+                        {
+                            memories.heap_base = Some(u64::from(value.cast_unsigned()));
+                        }
+                    }
+                }
                 Payload::CodeSectionStart { .. } => {
                     memories.sites.resize(memories.types.len(), (0, 0));
                 }
                 Payload::CodeSectionEntry(body) => {
                     for operator in body.get_operators_reader()? {
                         match operator? {
-                            wasmparser::Operator::MemorySize { mem } => {
+                            Operator::MemorySize { mem } => {
                                 memories.sites[mem as usize].0 += 1;
                             }
-                            wasmparser::Operator::MemoryGrow { mem } => {
+                            Operator::MemoryGrow { mem } => {
                                 memories.sites[mem as usize].1 += 1;
                             }
                             _ => {}

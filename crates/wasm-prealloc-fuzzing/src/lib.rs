@@ -10,6 +10,7 @@
 //! Everything is made from bytes, so that a fuzzer can steer it; [`bytes_of_seed`] gives the bytes
 //! for a bounded run with fixed seeds. Where something does not hold, an error says what.
 
+mod compare;
 mod declare;
 pub mod differential;
 mod generate;
