@@ -39,7 +39,7 @@ fn generated(seed: u64) -> Option<Generated> {
 #[test]
 fn generated_modules_behave_as_their_rewrites() {
     let sum = Mutex::new(Tally::default());
-    each_seed(3_200, |seed| {
+    each_seed(2_500, |seed| {
         let Some(generated) = generated(seed) else {
             return;
         };
@@ -52,7 +52,23 @@ fn generated_modules_behave_as_their_rewrites() {
     let sum = sum.into_inner().unwrap();
     println!("{sum}");
     if std::env::var_os("SEED").is_none() {
-        assert!(sum.cases >= 8_000, "too few cases: {sum}");
+        assert!(sum.cases >= 20_000, "too few cases: {sum}");
+        assert!(sum.walrus >= 5_000, "too few beside walrus: {sum}");
+        for kind in [
+            "committed",
+            "pinned before",
+            "rewritten in a component too",
+            "with 64-bit memories",
+            "with collected types",
+            "with custom page sizes",
+            "with exceptions",
+            "with several memories",
+            "with tail calls",
+            "with vectors",
+        ] {
+            let cases = sum.kinds.get(kind).copied().unwrap_or_default();
+            assert!(cases >= 500, "{cases} cases {kind}: {sum}");
+        }
         assert!(sum.grew * 4 >= sum.cases, "memory grew in too few: {sum}");
         assert!(sum.to_the_end * 2 >= sum.cases, "too few to the end: {sum}");
     }

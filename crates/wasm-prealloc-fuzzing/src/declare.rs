@@ -1,11 +1,14 @@
 //! Declares other limits for a module's memories, and changes nothing else: what the oracles
 //! compare a rewrite with where the module shall behave as if it had been declared so.
 
-use anyhow::{Result, bail};
-use wasm_encoder::{ImportSection, MemorySection, RawSection};
-use wasmparser::{MemoryType, Parser, Payload, TypeRef};
+use std::convert::Infallible;
 
-use crate::generate::usize_range;
+use anyhow::Result;
+use wasm_encoder::reencode::{self, Reencode};
+use wasm_encoder::{ImportSection, MemorySection, RawSection};
+use wasmparser::{MemoryType, Operator, Parser, Payload, TypeRef};
+
+use crate::generate::{HEAP_BASE, usize_range};
 
 /// What the oracles want to know of a module.
 #[derive(Clone, Debug, Default)]
@@ -14,16 +17,22 @@ pub(crate) struct Memories {
     pub(crate) types: Vec<MemoryType>,
     /// By memory: how many instructions measure and grow it.
     pub(crate) sites: Vec<(usize, usize)>,
+    /// Whether one of them is imported.
+    pub(crate) imported: bool,
+    /// What the generator has written into the global of this name.
+    pub(crate) heap_base: Option<u64>,
 }
 
 impl Memories {
     pub(crate) fn read(wasm: &[u8]) -> Result<Self> {
         let mut memories = Self::default();
+        let mut globals = Vec::new();
         for payload in Parser::new(0).parse_all(wasm) {
             match payload? {
                 Payload::ImportSection(reader) => {
                     for import in reader.into_imports() {
                         if let TypeRef::Memory(ty) = import?.ty {
+                            memories.imported = true;
                             memories.types.push(ty);
                         }
                     }
@@ -33,16 +42,31 @@ impl Memories {
                         memories.types.push(memory?);
                     }
                 }
+                Payload::GlobalSection(reader) => {
+                    for global in reader {
+                        globals.push(global?.init_expr.get_operators_reader().read()?);
+                    }
+                }
+                Payload::ExportSection(reader) => {
+                    for export in reader {
+                        let export = export?;
+                        if export.name == HEAP_BASE
+                            && let Operator::I32Const { value } = globals[export.index as usize]
+                        {
+                            memories.heap_base = Some(u64::from(value.cast_unsigned()));
+                        }
+                    }
+                }
                 Payload::CodeSectionStart { .. } => {
                     memories.sites.resize(memories.types.len(), (0, 0));
                 }
                 Payload::CodeSectionEntry(body) => {
                     for operator in body.get_operators_reader()? {
                         match operator? {
-                            wasmparser::Operator::MemorySize { mem } => {
+                            Operator::MemorySize { mem } => {
                                 memories.sites[mem as usize].0 += 1;
                             }
-                            wasmparser::Operator::MemoryGrow { mem } => {
+                            Operator::MemoryGrow { mem } => {
                                 memories.sites[mem as usize].1 += 1;
                             }
                             _ => {}
@@ -57,47 +81,29 @@ impl Memories {
     }
 }
 
-/// The module with other limits for its memories. `limits` gets a memory's index and type.
+/// The module with other limits for its memories, and everything else as it is. `limits` gets a
+/// memory's index and type.
 ///
 /// # Errors
-/// Where the module imports something else than memories: the generator makes none such.
-pub(crate) fn declare(
+/// Where the bytes are no core module.
+pub fn declare(
     wasm: &[u8],
-    mut limits: impl FnMut(usize, MemoryType) -> MemoryType,
+    limits: impl FnMut(usize, MemoryType) -> MemoryType,
 ) -> Result<Vec<u8>> {
     let mut module = wasm_encoder::Module::new();
-    let mut index = 0;
-    let mut declared = |ty: MemoryType| {
-        let ty = limits(index, ty);
-        index += 1;
-        wasm_encoder::MemoryType {
-            minimum: ty.initial,
-            maximum: ty.maximum,
-            memory64: ty.memory64,
-            shared: ty.shared,
-            page_size_log2: ty.page_size_log2,
-        }
-    };
+    let mut limits = Limits { index: 0, limits };
     for payload in Parser::new(0).parse_all(wasm) {
         let payload = payload?;
         let section = payload.as_section();
         match payload {
             Payload::ImportSection(reader) => {
                 let mut imports = ImportSection::new();
-                for import in reader.into_imports() {
-                    let import = import?;
-                    let TypeRef::Memory(ty) = import.ty else {
-                        bail!("an import other than a memory");
-                    };
-                    imports.import(import.module, import.name, declared(ty));
-                }
+                limits.parse_import_section(&mut imports, reader)?;
                 module.section(&imports);
             }
             Payload::MemorySection(reader) => {
                 let mut memories = MemorySection::new();
-                for memory in reader {
-                    memories.memory(declared(memory?));
-                }
+                limits.parse_memory_section(&mut memories, reader)?;
                 module.section(&memories);
             }
             _ => {
@@ -109,4 +115,29 @@ pub(crate) fn declare(
         }
     }
     Ok(module.finish())
+}
+
+/// Gives each memory the limits that a function says, in the order in which they are declared.
+struct Limits<F> {
+    index: usize,
+    limits: F,
+}
+
+impl<F: FnMut(usize, MemoryType) -> MemoryType> Reencode for Limits<F> {
+    type Error = Infallible;
+
+    fn memory_type(
+        &mut self,
+        ty: MemoryType,
+    ) -> Result<wasm_encoder::MemoryType, reencode::Error<Infallible>> {
+        let ty = (self.limits)(self.index, ty);
+        self.index += 1;
+        Ok(wasm_encoder::MemoryType {
+            minimum: ty.initial,
+            maximum: ty.maximum,
+            memory64: ty.memory64,
+            shared: ty.shared,
+            page_size_log2: ty.page_size_log2,
+        })
+    }
 }

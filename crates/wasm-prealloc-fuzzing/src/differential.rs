@@ -1,4 +1,5 @@
-//! Runs a module and its rewrites side by side: what can be observed is the same.
+//! Rewrites a module in several ways, and says what each result must behave as: whatever can be
+//! observed is the same. How two modules are compared is in `compare`.
 //!
 //! The one allowed difference is an access that is out of bounds in the module that is compared
 //! with: where that happens, the comparison stops, and is counted. So it does where a stack
@@ -7,28 +8,31 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use wasm_prealloc::{EmulateFrom, Error, MemoryImportPolicy, Options, rewrite, verify};
 use wasmparser::{MemoryType, Validator, WasmFeatures};
-use wasmtime::{Trap, Val, ValType};
+use wasmtime::Module;
 
+use crate::compare::{COMMIT, End, compare};
 use crate::declare::{Memories, declare};
-use crate::run::{Growth, Outcome, Running};
+use crate::run::{Growth, compile};
 use crate::{Generated, walrus_rewrite};
 
 /// Bytes of a WebAssembly page.
 const PAGE: u64 = 65_536;
 
-/// Calls made of one module.
-const CALLS: usize = 8;
+/// Sequences of calls made of two modules that must behave the same, each of new instances.
+const SEQUENCES: u64 = 3;
 
 /// What has been checked so far.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// Modules generated.
     pub modules: u64,
-    /// Modules run beside something that must behave the same.
+    /// Sequences of calls made of a rewritten module and of something that must behave the same.
     pub cases: u64,
+    /// How many of these there are with what a module may have, or whatever else sets some apart.
+    pub kinds: BTreeMap<&'static str, u64>,
     /// Of these, in how many the second implementation was one of the two.
     pub walrus: u64,
     /// In how many a memory has grown.
@@ -37,8 +41,8 @@ pub struct Tally {
     pub to_the_end: u64,
     /// How many stopped where an access was out of bounds.
     pub out_of_bounds: u64,
-    /// How many stopped where a stack overflowed.
-    pub stack: u64,
+    /// How many stopped where a stack overflowed, or the collector's heap was full.
+    pub full: u64,
     /// Calls whose outcomes have been compared.
     pub calls: u64,
     /// What the rewriter refused, by reason.
@@ -54,8 +58,11 @@ impl Tally {
         self.grew += other.grew;
         self.to_the_end += other.to_the_end;
         self.out_of_bounds += other.out_of_bounds;
-        self.stack += other.stack;
+        self.full += other.full;
         self.calls += other.calls;
+        for (kind, count) in &other.kinds {
+            *self.kinds.entry(kind).or_default() += count;
+        }
         for (reason, count) in &other.refused {
             *self.refused.entry(reason.clone()).or_default() += count;
         }
@@ -71,11 +78,14 @@ impl fmt::Display for Tally {
         )?;
         write!(
             f,
-            "{} to the end, {} until an access out of bounds, {} until a stack overflow",
-            self.to_the_end, self.out_of_bounds, self.stack
+            "{} to the end, {} until an access out of bounds, {} until a stack or heap was full",
+            self.to_the_end, self.out_of_bounds, self.full
         )?;
+        for (kind, count) in &self.kinds {
+            write!(f, "\n{count:6} {kind}")?;
+        }
         for (reason, count) in &self.refused {
-            write!(f, "\n{count} refused: {reason}")?;
+            write!(f, "\n{count:6} refused: {reason}")?;
         }
         Ok(())
     }
@@ -100,11 +110,101 @@ fn check_each(generated: &Generated, tally: &mut Tally) -> Result<()> {
     let Generated { wasm, pages, calls } = generated;
     Validator::new_with_features(WasmFeatures::all()).validate_all(wasm)?;
     let memories = Memories::read(wasm)?;
+    let mut compiled = Compiled::default();
+    let kinds = features(wasm);
     for options in option_sets(&memories, *pages, *calls) {
-        check_one(wasm, &memories, &options, *calls, tally)
+        let subject = Subject {
+            wasm,
+            memories: &memories,
+            kinds: &kinds,
+            calls: *calls,
+        };
+        check_one(&subject, &options, &mut compiled, tally)
             .with_context(|| format!("{options:?}"))?;
     }
+    if let Some((pinned, options)) = pinned(generated, &memories)? {
+        let memories = Memories::read(&pinned)?;
+        let subject = Subject {
+            wasm: &pinned,
+            memories: &memories,
+            kinds: &[&kinds[..], &["pinned before"]].concat(),
+            calls: *calls,
+        };
+        check_one(&subject, &options, &mut compiled, tally)
+            .with_context(|| format!("pinned before, {options:?}"))?;
+    }
     Ok(())
+}
+
+/// Modules that have been compiled, by their bytes: a rewrite is often what another one is, or
+/// the module itself.
+#[derive(Default)]
+struct Compiled(Vec<(Vec<u8>, Module)>);
+
+impl Compiled {
+    fn module(&mut self, wasm: &[u8]) -> Result<Module> {
+        if let Some((_, module)) = self.0.iter().find(|(bytes, _)| bytes == wasm) {
+            return Ok(module.clone());
+        }
+        let module = compile(wasm)?;
+        self.0.push((wasm.to_vec(), module.clone()));
+        Ok(module)
+    }
+}
+
+/// A module that is rewritten and run.
+struct Subject<'a> {
+    wasm: &'a [u8],
+    memories: &'a Memories,
+    kinds: &'a [&'static str],
+    /// Chooses the calls.
+    calls: u64,
+}
+
+/// What of the format a module needs: without it, it is not valid.
+fn features(wasm: &[u8]) -> Vec<&'static str> {
+    const FEATURES: [(&str, WasmFeatures); 7] = [
+        ("with several memories", WasmFeatures::MULTI_MEMORY),
+        ("with 64-bit memories", WasmFeatures::MEMORY64),
+        ("with custom page sizes", WasmFeatures::CUSTOM_PAGE_SIZES),
+        ("with exceptions", WasmFeatures::EXCEPTIONS),
+        ("with collected types", WasmFeatures::GC),
+        ("with tail calls", WasmFeatures::TAIL_CALL),
+        ("with vectors", WasmFeatures::SIMD),
+    ];
+    let needed = FEATURES.iter().filter(|(_, feature)| {
+        let mut validator = Validator::new_with_features(WasmFeatures::all() - *feature);
+        validator.validate_all(wasm).is_err()
+    });
+    needed.map(|(kind, _)| *kind).collect()
+}
+
+/// The module as somebody has linked it who declared the final size himself, and the options that
+/// make it grow from where its heap begins or from a number.
+fn pinned(generated: &Generated, memories: &Memories) -> Result<Option<(Vec<u8>, Options)>> {
+    let Generated { wasm, pages, calls } = generated;
+    let ([ty], [(_, 1..)]) = (&memories.types[..], &memories.sites[..]) else {
+        return Ok(None);
+    };
+    let target = own_pages(ty, *pages);
+    // Where addresses are 64-bit, so is the heap's base, and the generator makes none such; and no
+    // 32-bit memory has 2^32 pages.
+    let declarable = !memories.imported && !ty.memory64 && target <= u32::MAX.into();
+    if !(calls >> 20).is_multiple_of(2) || !declarable || ty.initial > target {
+        return Ok(None);
+    }
+    let mut options = Options::default();
+    options.pages = *pages;
+    options.emulate_from = match memories.heap_base {
+        Some(_) => EmulateFrom::HeapBase,
+        None => EmulateFrom::Pages(ty.initial),
+    };
+    let pinned = declare(wasm, |_, ty| MemoryType {
+        initial: target,
+        maximum: Some(target),
+        ..ty
+    })?;
+    Ok(Some((pinned, options)))
 }
 
 /// What is asked of the rewriter: always what it does by itself, and one thing more.
@@ -119,8 +219,11 @@ fn option_sets(memories: &Memories, pages: u64, calls: u64) -> Vec<Options> {
         _ => MemoryImportPolicy::Keep,
     };
     let mut other = auto.clone();
-    // What is kept may touch all of the memory, so it gets no large one.
+    // What is kept or committed touches all of the memory, so it gets no large one.
     let small = pages < 1000;
+    if small && (calls >> 16).is_multiple_of(2) {
+        other.export_commit = Some(COMMIT.to_owned());
+    }
     match calls % 4 {
         0 if small => other.growth = Keep,
         1 if small => other.growth = Pregrown,
@@ -154,6 +257,7 @@ fn cap(ty: &MemoryType, pages: u64) -> u64 {
 fn reference(
     ty: &MemoryType,
     (sizes, grows): (usize, usize),
+    heap_base: Option<u64>,
     options: &Options,
 ) -> Option<MemoryType> {
     use wasm_prealloc::Growth::{Auto, Emulate, Keep, Pregrown};
@@ -177,11 +281,14 @@ fn reference(
     let at_target = ty.initial == target && ty.maximum == Some(target);
     match (options.growth, sizes, grows) {
         (_, 0, 0) => as_declared,
-        (Emulate, ..) => match options.emulate_from {
+        (Emulate, ..) | (Auto, _, 1..) => match options.emulate_from {
             EmulateFrom::Pages(pages) => with(pages, ty.maximum),
-            _ => as_declared,
+            EmulateFrom::HeapBase => {
+                let page = 1 << ty.page_size_log2.unwrap_or(16);
+                with(heap_base?.div_ceil(page), ty.maximum)
+            }
+            EmulateFrom::Declared => as_declared,
         },
-        (Auto, _, 1..) => as_declared,
         (Auto, ..) if at_target => as_declared,
         (Auto | Pregrown, _, 0) => grown,
         // What is left of growth fails, and gives the real size where it grows by nothing.
@@ -191,12 +298,17 @@ fn reference(
 }
 
 fn check_one(
-    wasm: &[u8],
-    memories: &Memories,
+    subject: &Subject<'_>,
     options: &Options,
-    calls: u64,
+    compiled: &mut Compiled,
     tally: &mut Tally,
 ) -> Result<()> {
+    let Subject {
+        wasm,
+        memories,
+        kinds,
+        calls,
+    } = subject;
     let ours = match rewrite(wasm, options) {
         Ok(rewritten) => rewritten.wasm.into_owned(),
         Err(error) => {
@@ -208,33 +320,52 @@ fn check_one(
     if !memories.types.is_empty() {
         verify(&ours, options.pages).context("the result does not verify")?;
     }
-    let again = rewrite(&ours, options).context("the result cannot be rewritten")?;
+    // What is exported already cannot be exported once more.
+    let mut second = options.clone();
+    second.export_commit = None;
+    let again = rewrite(&ours, &second).context("the result cannot be rewritten")?;
     ensure!(again.wasm == ours, "a second rewrite changes something");
+    in_component(wasm, &ours, options).context("in a component")?;
+    *tally
+        .kinds
+        .entry("rewritten in a component too")
+        .or_default() += SEQUENCES;
 
+    let mut kinds = kinds.to_vec();
+    kinds.extend(options.export_commit.as_ref().map(|_| "committed"));
     let bytes = options.pages * PAGE;
     let limits: Option<Vec<MemoryType>> = memories
         .types
         .iter()
         .zip(&memories.sites)
-        .map(|(ty, sites)| reference(ty, *sites, options))
+        .map(|(ty, sites)| reference(ty, *sites, memories.heap_base, options))
         .collect();
-    let beside = |what: &[u8], tally: &mut Tally| {
-        let end = compare(what, Growth::UpTo(bytes), &ours, calls, tally)?;
-        tally.cases += 1;
-        match end {
-            End::Agreed => tally.to_the_end += 1,
-            End::OutOfBounds => tally.out_of_bounds += 1,
-            End::StackOverflow => tally.stack += 1,
+    let mut beside = |what: &[u8], tally: &mut Tally| {
+        let (what, ours) = (compiled.module(what)?, compiled.module(&ours)?);
+        let mut survived = true;
+        for sequence in 0..SEQUENCES {
+            let seed = calls.wrapping_add(sequence);
+            let end = compare(&what, Growth::UpTo(bytes), &ours, seed, tally)
+                .with_context(|| format!("sequence {sequence}"))?;
+            tally.cases += 1;
+            for kind in &kinds {
+                *tally.kinds.entry(kind).or_default() += 1;
+            }
+            match end {
+                End::Agreed => tally.to_the_end += 1,
+                End::OutOfBounds => tally.out_of_bounds += 1,
+                End::Full => tally.full += 1,
+            }
+            survived &= matches!(end, End::Agreed);
         }
-        anyhow::Ok(end)
+        anyhow::Ok(survived)
     };
     // What the reference has not survived, the second implementation must not be asked: it cannot
     // be told there whether an access is one that used to trap.
     let mut may_run = true;
     if let Some(limits) = limits {
         let reference = declare(wasm, |index, _| limits[index])?;
-        let end = beside(&reference, tally).context("beside the original")?;
-        may_run = matches!(end, End::Agreed);
+        may_run = beside(&reference, tally).context("beside the original")?;
     }
     let natural = options.emulate_from == EmulateFrom::Declared;
     if natural
@@ -242,10 +373,42 @@ fn check_one(
         && options.pages < 1000
         && let Ok(theirs) = walrus_rewrite(wasm, options.pages, options.growth)
     {
-        tally.walrus += 1;
+        tally.walrus += SEQUENCES;
         beside(&theirs, tally).context("beside walrus")?;
     }
     Ok(())
+}
+
+/// In a component, a module is rewritten to the same bytes as alone, and nothing else changes.
+/// `false` where the rewriter refuses it there.
+fn in_component(wasm: &[u8], rewritten: &[u8], options: &Options) -> Result<bool> {
+    let around = |module: &[u8]| {
+        const CORE_MODULE: u8 = 1;
+        let custom = |name: &'static str| wasm_encoder::CustomSection {
+            name: name.into(),
+            data: b"copied as it is"[..].into(),
+        };
+        let module = wasm_encoder::RawSection {
+            id: CORE_MODULE,
+            data: module,
+        };
+        let mut component = wasm_encoder::Component::new();
+        component.section(&custom("before"));
+        component.section(&module);
+        component.section(&custom("behind"));
+        component.finish()
+    };
+    let component = around(wasm);
+    let found = match rewrite(&component, options) {
+        Ok(rewritten) => rewritten.wasm,
+        // Others in the component would have another memory than this module.
+        Err(Error::Unsupported { .. }) if options.memory_import == MemoryImportPolicy::Define => {
+            return Ok(false);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    ensure!(found == around(rewritten), "it is not what it is alone");
+    Ok(true)
 }
 
 /// Why the rewriter refuses what it documents that it refuses.
@@ -258,163 +421,4 @@ fn refusal(error: &Error) -> Option<String> {
         Error::StartBelowData { .. } => "growth would start below its data".to_owned(),
         _ => return None,
     })
-}
-
-/// How a comparison has ended without finding a difference.
-enum End {
-    Agreed,
-    OutOfBounds,
-    StackOverflow,
-}
-
-/// The traps at which the two may part.
-fn parting(trap: Trap) -> Option<End> {
-    match trap {
-        Trap::MemoryOutOfBounds => Some(End::OutOfBounds),
-        Trap::StackOverflow => Some(End::StackOverflow),
-        _ => None,
-    }
-}
-
-/// Makes the same calls of two modules, of the one that may trap out of bounds first: a call that
-/// has is not made of the other, which would go on into memory that it should not have.
-fn compare(
-    reference: &[u8],
-    growth: Growth,
-    rewritten: &[u8],
-    calls: u64,
-    tally: &mut Tally,
-) -> Result<End> {
-    let before = Running::start(reference, growth).context("the original")?;
-    if let Err(trap) = before
-        && let Some(end) = parting(trap)
-    {
-        return Ok(end);
-    }
-    let after = Running::start(rewritten, Growth::Refused).context("the rewritten")?;
-    let (mut before, mut after) = match (before, after) {
-        (Ok(before), Ok(after)) => (before, after),
-        (_, Err(Trap::StackOverflow)) => return Ok(End::StackOverflow),
-        (Err(expected), Err(found)) if expected == found => return Ok(End::Agreed),
-        (before, after) => {
-            let (before, after) = (before.err(), after.err());
-            bail!("instantiation: {before:?} in the original, {after:?} in the rewritten");
-        }
-    };
-    same_state(&mut before, &mut after, false).context("after instantiation")?;
-    let mut random = fastrand::Rng::with_seed(calls);
-    let functions = before.functions();
-    let sizes = |running: &mut Running| -> Vec<u64> {
-        let memories = running.memories();
-        memories
-            .iter()
-            .map(|(_, memory)| memory.size(&running.store))
-            .collect()
-    };
-    let smallest: Vec<u64> = {
-        let memories = before.memories();
-        let types = memories.iter().map(|(_, m)| m.ty(&before.store));
-        types.map(|ty| ty.minimum()).collect()
-    };
-    let mut made = 0;
-    let end = loop {
-        if made == CALLS || functions.is_empty() {
-            break End::Agreed;
-        }
-        made += 1;
-        let (name, params) = &functions[random.usize(..functions.len())];
-        let params: Vec<Val> = params.iter().map(|ty| param(ty, &mut random)).collect();
-        let in_words = || format!("call {made}: `{name}` {params:?}");
-        let expected = before.call(name, &params).with_context(in_words)?;
-        if let Outcome::Trapped(trap) = expected
-            && let Some(end) = parting(trap)
-        {
-            break end;
-        }
-        let found = after.call(name, &params).with_context(in_words)?;
-        if found == Outcome::Trapped(Trap::StackOverflow) {
-            break End::StackOverflow;
-        }
-        ensure!(
-            found == expected,
-            "{}: {expected:?} in the original, {found:?} in the rewritten",
-            in_words()
-        );
-        tally.calls += 1;
-        same_state(&mut before, &mut after, made == CALLS).with_context(in_words)?;
-    };
-    tally.grew += u64::from(sizes(&mut before) != smallest);
-    Ok(end)
-}
-
-/// A parameter: mostly one that can be an address or a number of pages.
-fn param(ty: &ValType, random: &mut fastrand::Rng) -> Val {
-    let number = match random.u8(..4) {
-        0 => random.u64(..),
-        1 => random.u64(..8),
-        _ => random.u64(..200_000),
-    };
-    match ty {
-        ValType::I32 => Val::I32(number as i32),
-        ValType::I64 => Val::I64(number.cast_signed()),
-        ValType::F32 => Val::F32((number as f32).to_bits()),
-        ValType::F64 => Val::F64((number as f64).to_bits()),
-        ValType::V128 => Val::V128(u128::from(number).wrapping_mul(0x1_0001_0001_0001).into()),
-        ValType::Ref(ty) => Val::null_ref(ty.heap_type()),
-    }
-}
-
-/// Everything that can be seen from outside, as far as the original has it. Memories without a
-/// word are looked into up to a mebibyte only, or as a whole where it is the `last` look.
-fn same_state(before: &mut Running, after: &mut Running, last: bool) -> Result<()> {
-    let theirs = after.globals_and_tables();
-    for (name, expected) in before.globals_and_tables() {
-        let found = theirs.iter().find(|(other, _)| *other == name);
-        let found = found.map(|(_, seen)| *seen);
-        ensure!(
-            found == Some(expected),
-            "`{name}`: {expected:?} in the original, {found:?} in the rewritten"
-        );
-    }
-    static ZEROS: [u8; 4096] = [0; 4096];
-    const LOOK: usize = 1 << 20;
-    const LONG_LOOK: usize = 1 << 24;
-    let look = if last { LONG_LOOK } else { LOOK };
-    let theirs = after.memories();
-    for (name, memory) in before.memories() {
-        // An import that has become a definition is exported under its field's name.
-        let defined = name.strip_prefix("env.");
-        let found = theirs
-            .iter()
-            .find(|(other, _)| *other == name)
-            .or_else(|| theirs.iter().find(|(other, _)| Some(&other[..]) == defined));
-        let (_, found) = found.with_context(|| format!("memory `{name}` is gone"))?;
-        let expected = memory.data(&before.store);
-        let found = found.data(&after.store);
-        ensure!(
-            found.len() >= expected.len(),
-            "memory `{name}` is smaller than the original's"
-        );
-        let used = expected.len().min(look);
-        if expected[..used] != found[..used] {
-            let differs = |at: &usize| expected[*at] != found[*at];
-            let at = (0..used).find(differs).unwrap_or_default();
-            bail!(
-                "memory `{name}` differs at {at:#x}: {:#x} in the original, {:#x} in the rewritten",
-                expected[at],
-                found[at]
-            );
-        }
-        // Nothing has been written above what the original has.
-        let above = &found[expected.len()..];
-        let above = &above[..above.len().min(look / 16)];
-        let clean = above
-            .chunks(ZEROS.len())
-            .all(|chunk| *chunk == ZEROS[..chunk.len()]);
-        ensure!(
-            clean,
-            "memory `{name}` is written to above its virtual size"
-        );
-    }
-    Ok(())
 }

@@ -58,10 +58,10 @@ fn config(u: &mut Unstructured<'_>, pages: u64) -> Result<Config> {
     config.canonicalize_nans = true;
     config.export_everything = true;
 
-    config.max_memories = if u.ratio(1, 6)? { 3 } else { 1 };
+    config.max_memories = if u.ratio(1, 4)? { 3 } else { 1 };
     config.min_memories = 1;
-    config.memory64_enabled = u.ratio(1, 8)?;
-    config.custom_page_sizes_enabled = u.ratio(1, 8)?;
+    config.memory64_enabled = u.ratio(1, 4)?;
+    config.custom_page_sizes_enabled = u.ratio(1, 6)?;
     // Small enough to be compared as a whole. Where a memory without a maximum could grow to
     // 4 GiB, one is required.
     config.max_memory32_bytes = 80 * 65_536;
@@ -93,11 +93,11 @@ fn config(u: &mut Unstructured<'_>, pages: u64) -> Result<Config> {
     config.simd_enabled = u.ratio(1, 4)?;
     config.relaxed_simd_enabled = false;
     config.tail_call_enabled = u.arbitrary()?;
+    config.exceptions_enabled = u.ratio(1, 5)?;
+    config.gc_enabled = u.ratio(1, 6)?;
 
     // What has nothing to do with memories, or would wait for another thread.
     config.threads_enabled = false;
-    config.gc_enabled = false;
-    config.exceptions_enabled = false;
     config.wide_arithmetic_enabled = false;
     config.compact_imports_enabled = false;
     Ok(config)
@@ -134,6 +134,9 @@ struct Sowing {
     /// bytes and does not fit in place.
     idle_globals: u32,
     idle_functions: u32,
+    /// Whether a global says where the heap begins, and how far that is below the first memory's
+    /// end.
+    heap_base_below: Option<u32>,
 }
 
 /// Sections of a module in the order of the format, as (id, content).
@@ -150,6 +153,9 @@ mod id {
 /// The export under which a module shows what its sown instructions gave.
 const SEEN: &str = "what the sown instructions gave";
 
+/// The export under which linkers say where the heap begins.
+pub(crate) const HEAP_BASE: &str = "__heap_base";
+
 impl Sowing {
     fn new(u: &mut Unstructured<'_>) -> Result<Self> {
         Ok(Self {
@@ -157,6 +163,10 @@ impl Sowing {
             measures: *u.choose(&[1, 3, 6])?,
             idle_globals: if u.ratio(1, 6)? { 130 } else { 0 },
             idle_functions: if u.ratio(1, 12)? { 130 } else { 0 },
+            heap_base_below: match u.ratio(1, 2)? {
+                true => Some(u.int_in_range(0..=70_000)?),
+                false => None,
+            },
         })
     }
 
@@ -174,7 +184,11 @@ impl Sowing {
                 sections.push((id, wasm[usize_range(&range)].to_vec()));
             }
             match payload {
-                Payload::TypeSection(reader) => types = reader.count(),
+                Payload::TypeSection(reader) => {
+                    for group in reader {
+                        types += group?.types().len() as u32;
+                    }
+                }
                 Payload::ImportSection(reader) => {
                     for import in reader.into_imports() {
                         if let wasmparser::TypeRef::Memory(ty) = import?.ty {
@@ -192,15 +206,21 @@ impl Sowing {
         }
 
         for _ in 0..self.idle_globals {
-            append(&mut sections, id::GLOBAL, &i32_global(false))?;
+            append(&mut sections, id::GLOBAL, &i32_global(false, 0))?;
         }
         let seen = globals + self.idle_globals;
-        append(&mut sections, id::GLOBAL, &i32_global(true))?;
-        let mut export = Vec::new();
-        SEEN.encode(&mut export);
-        export.push(wasm_encoder::ExportKind::Global as u8);
-        seen.encode(&mut export);
-        append(&mut sections, id::EXPORT, &export)?;
+        append(&mut sections, id::GLOBAL, &i32_global(true, 0))?;
+        append(&mut sections, id::EXPORT, &global_export(SEEN, seen))?;
+        if let (Some(below), Some(memory)) = (self.heap_base_below, memories.first()) {
+            let end = memory.initial << memory.page_size_log2.unwrap_or(16);
+            let base = end.saturating_sub(below.into()) as i32;
+            append(&mut sections, id::GLOBAL, &i32_global(false, base))?;
+            append(
+                &mut sections,
+                id::EXPORT,
+                &global_export(HEAP_BASE, seen + 1),
+            )?;
+        }
 
         let mut code = wasm_encoder::CodeSection::new();
         for body in &bodies {
@@ -286,8 +306,17 @@ impl Sowing {
     }
 }
 
-/// A global holding 0.
-fn i32_global(mutable: bool) -> Vec<u8> {
+/// An export of a global.
+fn global_export(name: &str, index: u32) -> Vec<u8> {
+    let mut item = Vec::new();
+    name.encode(&mut item);
+    item.push(wasm_encoder::ExportKind::Global as u8);
+    index.encode(&mut item);
+    item
+}
+
+/// A global holding a number.
+fn i32_global(mutable: bool, value: i32) -> Vec<u8> {
     let ty = wasm_encoder::GlobalType {
         val_type: wasm_encoder::ValType::I32,
         mutable,
@@ -295,7 +324,7 @@ fn i32_global(mutable: bool) -> Vec<u8> {
     };
     let mut item = Vec::new();
     ty.encode(&mut item);
-    wasm_encoder::ConstExpr::i32_const(0).encode(&mut item);
+    wasm_encoder::ConstExpr::i32_const(value).encode(&mut item);
     item
 }
 

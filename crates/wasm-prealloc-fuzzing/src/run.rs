@@ -4,8 +4,8 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, anyhow};
 use wasmtime::{
-    Config, Engine, Extern, ExternType, Func, Instance, Memory, Module, OptLevel, ResourceLimiter,
-    Store, Trap, Val, ValType,
+    Config, Engine, Extern, ExternType, Func, GcHeapOutOfMemory, Instance, Memory, Module,
+    OptLevel, ResourceLimiter, Store, ThrownException, Trap, Val, ValType,
 };
 
 /// Whether memories may grow.
@@ -41,6 +41,10 @@ impl ResourceLimiter for Growth {
 pub(crate) enum Outcome {
     Values(Vec<Seen>),
     Trapped(Trap),
+    /// An exception that nothing caught.
+    Threw,
+    /// The collector's heap, which is no linear memory, was full.
+    HeapFull,
 }
 
 /// A value, as far as two instances can agree on it.
@@ -63,6 +67,8 @@ impl Seen {
             Val::V128(bits) => Self::Bits("v128", bits.as_u128()),
             Val::FuncRef(f) => Self::Reference { null: f.is_none() },
             Val::ExternRef(r) => Self::Reference { null: r.is_none() },
+            Val::AnyRef(r) => Self::Reference { null: r.is_none() },
+            Val::ExnRef(r) => Self::Reference { null: r.is_none() },
             _ => Self::Reference { null: false },
         }
     }
@@ -87,25 +93,41 @@ fn engine() -> &'static Engine {
         config.wasm_memory64(true);
         config.wasm_multi_memory(true);
         config.wasm_custom_page_sizes(true);
+        config.wasm_exceptions(true);
+        config.wasm_function_references(true);
+        config.wasm_gc(true);
+        // Where linear memories may not grow, this heap may not either, so it begins with enough.
+        config.gc_heap_initial_size(1 << 20);
         Engine::new(&config).expect("this configuration is a valid one")
     })
 }
 
-/// Separates a trap, which is something to observe, from what must not happen.
-fn trap(error: wasmtime::Error) -> Result<Trap> {
-    match error.downcast_ref::<Trap>() {
-        Some(trap) => Ok(*trap),
-        None => Err(anyhow!("{error:?}")),
+/// Compiles a module, which can then be run many times.
+pub(crate) fn compile(wasm: &[u8]) -> Result<Module> {
+    Module::new(engine(), wasm).map_err(|error| anyhow!("{error:?}"))
+}
+
+/// Separates what can be observed from what must not happen.
+fn failure(store: &mut Store<Growth>, error: &wasmtime::Error) -> Result<Outcome> {
+    if let Some(trap) = error.downcast_ref::<Trap>() {
+        return Ok(Outcome::Trapped(*trap));
     }
+    if error.is::<ThrownException>() {
+        // The next call must not find it pending.
+        let _ = store.take_pending_exception();
+        return Ok(Outcome::Threw);
+    }
+    if error.is::<GcHeapOutOfMemory<()>>() {
+        return Ok(Outcome::HeapFull);
+    }
+    Err(anyhow!("{error:?}"))
 }
 
 impl Running {
     /// Instantiates a module, giving it memories of the types that it imports; the inner error is
-    /// a trap.
-    pub(crate) fn start(wasm: &[u8], growth: Growth) -> Result<Result<Self, Trap>> {
-        let engine = engine();
-        let module = Module::new(engine, wasm).map_err(|error| anyhow!("{error:?}"))?;
-        let mut store = Store::new(engine, growth);
+    /// what its start came to.
+    pub(crate) fn start(module: &Module, growth: Growth) -> Result<Result<Self, Outcome>> {
+        let mut store = Store::new(module.engine(), growth);
         store.limiter(|growth| growth);
         let mut imports = Vec::new();
         let mut imported = Vec::new();
@@ -117,13 +139,13 @@ impl Running {
             imports.push(Extern::Memory(memory));
             imported.push((import.module().into(), import.name().into(), memory));
         }
-        match Instance::new(&mut store, &module, &imports) {
+        match Instance::new(&mut store, module, &imports) {
             Ok(instance) => Ok(Ok(Self {
                 store,
                 instance,
                 imported,
             })),
-            Err(error) => Ok(Err(trap(error).context("instantiating")?)),
+            Err(error) => Ok(Err(failure(&mut store, &error).context("instantiating")?)),
         }
     }
 
@@ -147,7 +169,7 @@ impl Running {
         let mut results = vec![Val::I32(0); function.ty(&self.store).results().len()];
         Ok(match function.call(&mut self.store, params, &mut results) {
             Ok(()) => Outcome::Values(results.iter().map(Seen::of).collect()),
-            Err(error) => Outcome::Trapped(trap(error)?),
+            Err(error) => failure(&mut self.store, &error)?,
         })
     }
 

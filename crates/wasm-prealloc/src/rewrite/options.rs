@@ -88,7 +88,8 @@ pub enum MemoryImportPolicy {
     /// Refuse the module where it grows such a memory, because others may grow it too.
     #[default]
     Refuse,
-    /// They stay imports. The caller knows that nothing else grows them.
+    /// They stay imports. The caller knows that nothing else grows them. Growth is counted between
+    /// the limits that the import declares, whatever those of the memory that it is given.
     Keep,
     /// They become memories of the module's own, exported under the import's field name.
     Define,

@@ -1,0 +1,269 @@
+//! The modules of a script: what is made of them before they are run, the instances they become,
+//! and who is linked with whom. Knows no directives.
+
+use std::collections::{BTreeSet, HashMap};
+
+use wasm_prealloc::{Error, GrowthHandling, MemoryImportPolicy, Options, Report, rewrite};
+use wasm_prealloc_fuzzing::declare;
+use wasmparser::MemoryType;
+use wasmtime::{Engine, Instance, Linker, Module, Store};
+
+use super::seen::{Facts, Outcome, Seen, cause, failure};
+
+/// What is made of a script's modules before they are run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum World {
+    /// Nothing.
+    Original,
+    /// Memories are declared with the limits that a rewrite gives them; all else stays.
+    Declared,
+    /// They are rewritten, and this becomes of the memories that they import.
+    Rewritten(MemoryImportPolicy),
+}
+
+/// Why there is no instance under a name.
+#[derive(Clone, Debug)]
+pub(super) enum Absent {
+    /// The rewriter refuses the module, or one that it imports from, for this reason.
+    Refused(String),
+    /// It could not be instantiated, in this line, for this reason.
+    Failed { line: usize, why: String },
+}
+
+impl Absent {
+    pub(super) fn outcome(self) -> Outcome {
+        match self {
+            Self::Refused(reason) => Outcome::Skipped(reason),
+            Self::Failed { line, why } => Outcome::Not(Seen::Absent { line, why }),
+        }
+    }
+}
+
+/// An instance, and the number of its instantiation; or why there is none.
+pub(super) type Slot = (usize, Result<Instance, Absent>);
+
+/// What every script may import; the interpreter's `spectest` (specification, "test/core").
+const SPECTEST: &str = r#"(module
+    (global (export "global_i32") i32 (i32.const 666))
+    (global (export "global_i64") i64 (i64.const 666))
+    (global (export "global_f32") f32 (f32.const 666.6))
+    (global (export "global_f64") f64 (f64.const 666.6))
+    (table (export "table") 10 20 funcref)
+    (table (export "table64") i64 10 20 funcref)
+    (memory (export "memory") 1 2)
+    (func (export "print"))
+    (func (export "print_i32") (param i32))
+    (func (export "print_i64") (param i64))
+    (func (export "print_f32") (param f32))
+    (func (export "print_f64") (param f64))
+    (func (export "print_i32_f32") (param i32 f32))
+    (func (export "print_f64_f64") (param f64 f64)))"#;
+
+const SPECTEST_SHARED: &str = r#"(module (memory (export "shared_memory") 1 2 shared))"#;
+
+/// The instances of a script. They have a store of their own: a pinned memory takes 4 GiB of
+/// address space and a few mappings, and no script makes more than a few hundred of them, so all
+/// can have the size that is the default.
+pub(super) struct Instances<'e> {
+    pub(super) world: World,
+    engine: &'e Engine,
+    pub(super) store: Store<()>,
+    linker: Linker<()>,
+    /// By name; the one without a name is the last one made.
+    named: HashMap<Option<String>, Slot>,
+    /// Names that modules are registered under, and the number of the instantiation.
+    registered: HashMap<String, usize>,
+    /// Names that modules are registered under and that nothing stands behind, or one export of
+    /// such a name.
+    unregistered: HashMap<String, Absent>,
+    /// By the number of an instantiation: it and all that are linked with it, and the module.
+    linked: Vec<BTreeSet<usize>>,
+    pub(super) modules: Vec<Facts>,
+}
+
+impl<'e> Instances<'e> {
+    pub(super) fn new(engine: &'e Engine, world: World) -> Self {
+        let mut linker = Linker::new(engine);
+        linker.allow_shadowing(true);
+        let mut instances = Self {
+            world,
+            engine,
+            store: Store::new(engine, ()),
+            linker,
+            named: HashMap::new(),
+            registered: HashMap::new(),
+            unregistered: HashMap::new(),
+            linked: Vec::new(),
+            modules: Vec::new(),
+        };
+        for spectest in [SPECTEST_SHARED, SPECTEST] {
+            let wasm = wat::parse_str(spectest).unwrap();
+            match instances.instantiate(&wasm, 0).1 {
+                (number, Ok(instance)) => instances.register("spectest", (number, Ok(instance)), 0),
+                (_, Err(absent)) => {
+                    let name = "spectest.shared_memory".to_owned();
+                    instances.unregistered.insert(name, absent);
+                }
+            }
+        }
+        instances
+    }
+
+    /// The bytes that are run, and what the rewriter says of them; `Err` where it refuses.
+    fn prepare(&self, wasm: &[u8]) -> Result<(Vec<u8>, Facts), Outcome> {
+        let mut options = Options::default();
+        match self.world {
+            World::Original => return Ok((wasm.to_vec(), Facts::default())),
+            World::Declared => {
+                let declared = declare(wasm, |_, ty| fixed(ty, options.pages));
+                // What cannot be read is refused by the engine as it is.
+                let declared = declared.unwrap_or_else(|_| wasm.to_vec());
+                return Ok((declared, Facts::default()));
+            }
+            World::Rewritten(memory_import) => options.memory_import = memory_import,
+        }
+        match rewrite(wasm, &options) {
+            Ok(rewritten) => {
+                let facts = facts(&rewritten.report, options.memory_import);
+                Ok((rewritten.wasm.into_owned(), facts))
+            }
+            Err(
+                error @ (Error::Malformed { .. }
+                | Error::Invalid { .. }
+                | Error::NotWasm { .. }
+                | Error::OutputInvalid { .. }),
+            ) => Err(Outcome::Not(Seen::Other(error.to_string()))),
+            Err(refusal) => Err(Outcome::Skipped(refused_because(&refusal))),
+        }
+    }
+
+    /// Instantiates a module that stands in a line.
+    pub(super) fn instantiate(&mut self, wasm: &[u8], line: usize) -> (Result<(), Outcome>, Slot) {
+        let number = self.linked.len();
+        self.linked.push(BTreeSet::from([number]));
+        self.modules.push(Facts::default());
+        let failed = |seen: Seen| {
+            let why = seen.to_string();
+            let absent = Absent::Failed { line, why };
+            (Err(Outcome::Not(seen)), (number, Err(absent)))
+        };
+        let wasm = match self.prepare(wasm) {
+            Ok((wasm, facts)) => {
+                self.modules[number] = facts;
+                wasm
+            }
+            Err(Outcome::Skipped(reason)) => {
+                let absent = Absent::Refused(reason.clone());
+                return (Err(Outcome::Skipped(reason)), (number, Err(absent)));
+            }
+            Err(Outcome::Not(seen) | Outcome::Held(seen)) => return failed(seen),
+        };
+        let module = match Module::new(self.engine, &wasm) {
+            Ok(module) => module,
+            Err(error) => return failed(failure(&error)),
+        };
+        for import in module.imports() {
+            let ty = import.ty();
+            self.modules[number].imports_memory |= ty.memory().is_some();
+            // The functions and globals that all may import share nothing.
+            let shares = ty.memory().is_some() || ty.table().is_some();
+            if let Some(other) = self.registered.get(import.module())
+                && (import.module() != "spectest" || shares)
+            {
+                self.link(number, *other);
+            }
+            let full = format!("{}.{}", import.module(), import.name());
+            let absent = self.unregistered.get(import.module());
+            if let Some(absent) = absent.or_else(|| self.unregistered.get(&full)) {
+                let outcome = absent.clone().outcome();
+                return (Err(outcome), (number, Err(absent.clone())));
+            }
+        }
+        match self.linker.instantiate(&mut self.store, &module) {
+            Ok(instance) => (Ok(()), (number, Ok(instance))),
+            Err(error) => failed(failure(&error)),
+        }
+    }
+
+    fn link(&mut self, one: usize, other: usize) {
+        let all: BTreeSet<usize> = &self.linked[one] | &self.linked[other];
+        for number in &all {
+            self.linked[*number].clone_from(&all);
+        }
+    }
+
+    /// An instantiation, and all that it is linked with so far.
+    pub(super) fn reach(&self, number: usize) -> BTreeSet<usize> {
+        self.linked.get(number).cloned().unwrap_or_default()
+    }
+
+    pub(super) fn install(&mut self, name: Option<String>, slot: Slot) {
+        if name.is_some() {
+            self.named.insert(name, slot.clone());
+        }
+        self.named.insert(None, slot);
+    }
+
+    pub(super) fn register(&mut self, name: &str, (number, slot): Slot, line: usize) {
+        self.registered.insert(name.to_owned(), number);
+        let defined = match slot {
+            Ok(instance) => self
+                .linker
+                .instance(&mut self.store, name, instance)
+                .map(drop)
+                .map_err(|error| Absent::Failed {
+                    line,
+                    why: cause(&error),
+                }),
+            Err(absent) => Err(absent),
+        };
+        match defined {
+            Ok(()) => drop(self.unregistered.remove(name)),
+            Err(absent) => drop(self.unregistered.insert(name.to_owned(), absent)),
+        }
+    }
+
+    /// What stands under a name; `None` where nothing was ever put there.
+    pub(super) fn slot(&self, name: Option<&str>) -> Option<Slot> {
+        self.named.get(&name.map(str::to_owned)).cloned()
+    }
+}
+
+/// A memory's type where its size is fixed at so many pages of 64 KiB.
+fn fixed(ty: MemoryType, pages: u64) -> MemoryType {
+    let pages = (pages << 16) >> ty.page_size_log2.unwrap_or(16);
+    MemoryType {
+        initial: pages,
+        maximum: Some(pages),
+        ..ty
+    }
+}
+
+fn facts(report: &Report, memory_import: MemoryImportPolicy) -> Facts {
+    let mut facts = Facts::default();
+    for memory in &report.memories {
+        let has_sites = memory.sites.size + memory.sites.grow > 0;
+        facts.has_sites |= has_sites;
+        let imported = memory.before.import.is_some();
+        facts.imports_memory |= imported;
+        facts.has_sites_in_import |=
+            has_sites && imported && memory_import != MemoryImportPolicy::Define;
+        if let GrowthHandling::Pregrown { pages, .. } = memory.growth {
+            facts.pregrown.push(pages);
+        }
+    }
+    facts
+}
+
+/// A refusal without the place it stands at, so that equal ones can be counted.
+fn refused_because(error: &Error) -> String {
+    let why = match error {
+        Error::ImportedMemoryGrows { .. } => "growing a memory that is imported".to_owned(),
+        Error::SharedMemoryGrows { .. } => "growing a memory that threads share".to_owned(),
+        Error::MinimumExceedsTarget { .. } => "a minimum above 4 GiB".to_owned(),
+        Error::PagesOutOfRange { .. } => "a size that its type does not have".to_owned(),
+        Error::Unsupported { what, .. } => what.to_string(),
+        other => other.to_string(),
+    };
+    format!("the rewriter refuses {why}")
+}
