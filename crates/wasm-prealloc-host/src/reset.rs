@@ -241,7 +241,7 @@ mod tests {
     fn the_mark_rises_over_what_is_dense_and_not_to_a_far_page() {
         let bytes = 4096 * MIB;
         let dense = 2 * MIB..100 * MIB;
-        assert_eq!(raised(2 * MIB, bytes, &[dense.clone()]), 100 * MIB);
+        assert_eq!(raised(2 * MIB, bytes, std::slice::from_ref(&dense)), 100 * MIB);
         // One page at the very top is tracked rather than 4 GiB zeroed each time.
         let top = bytes - 4096..bytes;
         assert_eq!(raised(2 * MIB, bytes, &[dense, top.clone()]), 100 * MIB);

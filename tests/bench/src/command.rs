@@ -37,14 +37,13 @@ pub(crate) fn walrus_file(input: &Path, output: &Path) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn compare(module: &Module, rounds: usize) -> Result<Comparison> {
-    let ours = built_command()?;
+pub(crate) fn compare(ours: &Path, module: &Module, rounds: usize) -> Result<Comparison> {
     let walrus = std::env::current_exe().context("finding this program")?;
     let folder = repository().join("target/bench");
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let output = folder.join("out.wasm");
     let rewrite = |validate: &str| {
-        let mut command = Command::new(&ours);
+        let mut command = Command::new(ours);
         command.arg("rewrite").arg(&module.path).arg("-o");
         command.arg(&output).args(["--validate", validate]);
         command
@@ -81,21 +80,34 @@ pub(crate) fn compare(module: &Module, rounds: usize) -> Result<Comparison> {
     })
 }
 
-/// The command as it is released, built where it is not up to date.
-fn built_command() -> Result<PathBuf> {
+/// The programs that are measured.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    /// The command as it is released.
+    pub(crate) command: PathBuf,
+    /// The host crate's example.
+    pub(crate) measure: PathBuf,
+}
+
+/// Builds what is not up to date. With `--workspace` the engine is built once for both.
+pub(crate) fn build() -> Result<Programs> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .current_dir(repository())
-        .args(["build", "--quiet", "--release", "-p", "wasm-prealloc-cli"])
+        .args(["build", "--quiet", "--release", "--workspace"])
+        .args(["--bin", "wasm-prealloc", "--example", "measure"])
         .status()
         .context("cannot start cargo")?;
     ensure!(
         status.success(),
-        "cargo did not build the command ({status})"
+        "cargo did not build what is measured ({status})"
     );
-    // This program stands where cargo has put the command.
+    // This program stands where cargo has put them.
     let this = std::env::current_exe().context("finding this program")?;
-    Ok(this.with_file_name("wasm-prealloc"))
+    Ok(Programs {
+        command: this.with_file_name("wasm-prealloc"),
+        measure: this.with_file_name("examples").join("measure"),
+    })
 }
 
 fn start(mut command: Command) -> Result<Child> {

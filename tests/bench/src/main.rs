@@ -8,7 +8,9 @@ mod child;
 mod command;
 mod contenders;
 mod corpus;
+mod host;
 mod report;
+mod tables;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -19,7 +21,8 @@ use clap::{Parser, Subcommand};
 use contenders::Contender;
 use report::{Measured, Report};
 
-/// Measure the rewriter side by side with what else reads and writes modules
+/// Measure the rewriter side by side with what else reads and writes modules, and the host side by
+/// side with bare system calls and with the engine's own memory
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench", args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -35,8 +38,21 @@ struct Cli {
     #[arg(long)]
     quick: bool,
 
+    /// Measure one half only
+    #[arg(long, value_name = "HALF", conflicts_with = "write")]
+    only: Option<Half>,
+
     #[command(subcommand)]
     part: Option<Part>,
+}
+
+/// The two halves, which know nothing of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Half {
+    /// What is done with a module's bytes
+    Rewriter,
+    /// What is done with memory
+    Host,
 }
 
 /// What this program starts itself again for.
@@ -70,13 +86,21 @@ fn main() -> Result<()> {
 const WHOLE_COMMAND_BYTES: usize = 30 << 20;
 
 fn bench(cli: &Cli) -> Result<()> {
-    let modules = corpus::modules()?;
+    let programs = command::build()?;
+    let rounds = usize::from(cli.rounds);
+    let host = match cli.only {
+        Some(Half::Rewriter) => host::Measured::default(),
+        _ => host::measure(&programs.measure, rounds)?,
+    };
+    let modules = match cli.only {
+        Some(Half::Host) => Vec::new(),
+        _ => corpus::modules()?,
+    };
     let contenders: Vec<Contender> = Contender::ALL
         .iter()
         .copied()
         .filter(|contender| !(cli.quick && *contender == Contender::Walrus))
         .collect();
-    let rounds = usize::from(cli.rounds);
     let mut samples = vec![vec![Vec::with_capacity(rounds); contenders.len()]; modules.len()];
     for round in 1..=rounds {
         for (module, samples) in modules.iter().zip(&mut samples) {
@@ -94,12 +118,13 @@ fn bench(cli: &Cli) -> Result<()> {
     let large = modules
         .iter()
         .min_by_key(|module| module.bytes.abs_diff(WHOLE_COMMAND_BYTES))
-        .context("there are modules")?;
-    let whole = match cli.quick {
-        true => None,
-        false => {
+        .filter(|_| !cli.quick);
+    let whole = match large {
+        None => None,
+        Some(large) => {
             eprintln!("the whole command: {}", large.name);
-            Some((large, command::compare(large, rounds)?))
+            let compared = command::compare(&programs.command, large, rounds)?;
+            Some((large, compared))
         }
     };
     let report = Report {
@@ -108,6 +133,7 @@ fn bench(cli: &Cli) -> Result<()> {
         measured: &measured,
         whole,
         rounds,
+        host: &host,
     };
     let text = report.text()?;
     writeln!(std::io::stdout(), "{text}")?;

@@ -1,15 +1,17 @@
-//! The result as text that is Markdown too: ratios first, then what they are made of.
+//! The result as text that is Markdown too: ratios first, then what they are made of. The host's
+//! part is in `host`.
 
 use std::fmt::Write as _;
 use std::process::Command;
 
 use anyhow::Result;
-use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 
 use crate::child::{Sample, median};
 use crate::command::{Comparison, Taken};
 use crate::contenders::Contender;
 use crate::corpus::Module;
+use crate::host;
+use crate::tables::{Goal, Ratios, right_from, table};
 
 const MB: f64 = 1e6;
 /// Below this, a process's own pages outweigh the module's.
@@ -41,6 +43,7 @@ pub(crate) struct Report<'a> {
     pub(crate) measured: &'a [Vec<Measured>],
     pub(crate) whole: Option<(&'a Module, Comparison)>,
     pub(crate) rounds: usize,
+    pub(crate) host: &'a host::Measured,
 }
 
 /// One contender on all modules.
@@ -53,31 +56,6 @@ struct Total {
     worst_memory: f64,
 }
 
-/// What a ratio shall come to.
-#[derive(Clone, Copy)]
-enum Goal {
-    AtLeast(f64),
-    AtMost(f64),
-}
-
-impl Goal {
-    fn is_met(self, is: f64) -> bool {
-        match self {
-            Self::AtLeast(goal) => is >= goal,
-            Self::AtMost(goal) => is <= goal,
-        }
-    }
-}
-
-impl std::fmt::Display for Goal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::AtLeast(goal) => write!(f, "at least {goal}"),
-            Self::AtMost(goal) => write!(f, "at most {goal:.3}"),
-        }
-    }
-}
-
 impl Report<'_> {
     pub(crate) fn text(&self) -> Result<String> {
         let mut text = String::new();
@@ -87,7 +65,11 @@ impl Report<'_> {
             "Written by `cargo xtask bench --write`; do not edit. {}\n",
             machine()
         )?;
-        writeln!(text, "## Ratios\n\n{}\n", self.ratios())?;
+        if self.modules.is_empty() {
+            text.push_str(&self.host.text());
+            return Ok(text);
+        }
+        writeln!(text, "## The rewriter: ratios\n\n{}\n", self.ratios())?;
         writeln!(
             text,
             "`changed` and `full` are this project's rewrite with `Validate::Changed` and \
@@ -97,7 +79,7 @@ impl Report<'_> {
              because that leaves out what other programs took of it, and the whole command by the \
              clock.\n"
         )?;
-        writeln!(text, "## Totals\n\n{}\n", self.totals())?;
+        writeln!(text, "## The rewriter: totals\n\n{}\n", self.totals())?;
         writeln!(
             text,
             "{} modules, {:.1} MB, medians of {} rounds in which the contenders take turns, each \
@@ -110,7 +92,11 @@ impl Report<'_> {
             self.rounds
         )?;
         if let Some((module, comparison)) = &self.whole {
-            writeln!(text, "## The whole command\n\n{}\n", whole(comparison))?;
+            writeln!(
+                text,
+                "## The rewriter: the whole command\n\n{}\n",
+                whole(comparison)
+            )?;
             writeln!(
                 text,
                 "`wasm-prealloc rewrite` as it is released, and a program of the same shape that \
@@ -121,12 +107,13 @@ impl Report<'_> {
                 module.bytes as f64 / MB
             )?;
         }
-        writeln!(text, "## Modules\n\n{}\n", self.by_module())?;
+        writeln!(text, "## The rewriter: modules\n\n{}\n", self.by_module())?;
         writeln!(
             text,
-            "Milliseconds of CPU time for each contender; `fresh` is `changed`, fresh. The modules' versions are in \
-             `tests/corpus/package.json`."
+            "Milliseconds of CPU time for each contender; `fresh` is `changed`, fresh. The modules' \
+             versions are in `tests/corpus/package.json`.\n"
         )?;
+        text.push_str(&self.host.text());
         Ok(text)
     }
 
@@ -154,16 +141,9 @@ impl Report<'_> {
     }
 
     fn ratios(&self) -> String {
-        let mut table = table(&["ratio", "is", "by the clock", "goal", "met"]);
+        let mut ratios = Ratios::new();
         let mut row = |what: &str, is: f64, by_clock: Option<f64>, goal: Goal| {
-            let digits = if is < 1.0 { 3 } else { 2 };
-            table.add_row([
-                what.to_owned(),
-                format!("{is:.digits$}"),
-                by_clock.map_or(String::new(), |is| format!("{is:.digits$}")),
-                goal.to_string(),
-                if goal.is_met(is) { "yes" } else { "no" }.to_owned(),
-            ]);
+            ratios.add(what, is, by_clock, goal);
         };
         let speed = |ours: Total, theirs: Total| {
             let by_clock = theirs.seconds / ours.seconds;
@@ -210,8 +190,7 @@ impl Report<'_> {
             let goal = Goal::AtMost(1.0 / 3.0);
             row("whole command: memory by walrus's", memory, None, goal);
         }
-        right_from(&mut table, 1);
-        table.to_string()
+        ratios.text()
     }
 
     fn totals(&self) -> String {
@@ -296,19 +275,6 @@ fn whole(comparison: &Comparison) -> String {
     }
     right_from(&mut table, 1);
     table.to_string()
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(ASCII_MARKDOWN);
-    table.set_header(header.to_vec());
-    table
-}
-
-fn right_from(table: &mut Table, first: usize) {
-    for column in table.column_iter_mut().skip(first) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
 }
 
 /// Where and when, in one sentence. What cannot be found out is left out.
