@@ -16,7 +16,7 @@ use crate::limit::Limit;
 use crate::lock::LockOptions;
 use crate::requirements::{Backing, DEFAULT_PAGES, Requirements, WASM_PAGE_BYTES};
 use crate::reset::{self, ResetMethod, Watermark};
-use crate::secure::{Progress, Secured, SecuredRegion, extent, need_of_many, secure_many};
+use crate::secure::{Method, Progress, Secured, SecuredRegion, extent, need_of_many, secure_many};
 use crate::track::Tracker;
 
 /// The address space that each slot has from its base on: with all that a 32-bit address can
@@ -520,9 +520,10 @@ struct Slot {
 impl Slot {
     fn new(region: SecuredRegion, tracker: Option<&Tracker>) -> Slot {
         let (base, bytes) = (region.region().base(), region.len());
+        let huge = region.secured().how == Method::Collapsed;
         let watermark = tracker.and_then(|tracker| {
             // SAFETY: the range is the region's own, which lives as long as the slot.
-            unsafe { Watermark::new(tracker, base, bytes) }
+            unsafe { Watermark::new(tracker, base, bytes, huge) }
                 .inspect_err(|error| tracing::warn!(%error, "a slot cannot be tracked"))
                 .ok()
         });

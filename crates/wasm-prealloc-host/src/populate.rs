@@ -126,6 +126,25 @@ pub(crate) unsafe fn collapse(
     Ok(whole)
 }
 
+/// Puts huge pages together again that were split, those that lie in the range as a whole, as far
+/// as the kernel has any to give. What the range holds stays, and it is as resident as before
+/// whatever happens.
+///
+/// # Safety
+///
+/// The range is mapped, was once collapsed, and starts at a multiple of a huge page.
+pub(crate) unsafe fn mend(start: NonNull<u8>, bytes: usize) {
+    #[cfg(target_os = "linux")]
+    for offset in (0..bytes - bytes % HUGE_PAGE_BYTES).step_by(HUGE_PAGE_BYTES) {
+        // SAFETY: the offset lies in the caller's range, and collapsing keeps contents.
+        if unsafe { advise(start.add(offset), HUGE_PAGE_BYTES, MADV_COLLAPSE) } != 0 {
+            return;
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (start, bytes);
+}
+
 /// Elsewhere nothing can be collapsed.
 ///
 /// # Safety

@@ -3,11 +3,19 @@
 //! above it, or all of it.
 //!
 //! Memory stays resident throughout. Who owns slots, and when they are reset, is in `pool`.
+//!
+//! Growing in small steps, and writing what is tracked, splits huge pages. Measured on 100 MiB,
+//! that leaves the speed of writing and zeroing as it is (4.4 ms both ways, in order; within noise
+//! at random), makes protecting slower (0.75 ms instead of 0.02) and growing by 1 MiB at a time
+//! faster (1.15 instead of 1.7), while putting the pages together again takes 11 ms: a reset that
+//! did so would lose. It pays for what a scan goes over from now on, block after block (0.24 ms for
+//! 4 GiB of huge pages, 3.2 of small ones): there it is done.
 
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 
+use crate::populate;
 use crate::region::HUGE_PAGE_BYTES;
 use crate::track::Tracker;
 
@@ -53,8 +61,10 @@ pub(crate) struct Watermark {
     /// Below, memory is written without a trace, and zeroed each time. Above, writes are tracked.
     /// A multiple of a huge page, or the whole size.
     mark: usize,
-    /// How many blocks in a row wrote nothing below the mark but near it.
+    /// How many blocks in a row left alone what is just below the mark.
     quiet: u32,
+    /// Whether the slot had huge pages to begin with.
+    huge: bool,
     /// Kept to be used again.
     written: Vec<Range<usize>>,
 }
@@ -70,6 +80,7 @@ impl Watermark {
         tracker: &Tracker,
         base: NonNull<u8>,
         bytes: usize,
+        huge: bool,
     ) -> io::Result<Watermark> {
         let mark = lowest(bytes);
         // SAFETY: the caller's promise.
@@ -77,6 +88,7 @@ impl Watermark {
         Ok(Watermark {
             mark,
             quiet: 0,
+            huge,
             written: Vec::new(),
         })
     }
@@ -119,8 +131,14 @@ impl Watermark {
                 .next_multiple_of(HUGE_PAGE_BYTES)
                 .clamp(lowest(bytes), mark);
             // SAFETY: the range is the caller's own, and was not tracked since it fell below the
-            // mark. All of it is zero by now.
-            unsafe { tracker.watch(absolute(base, lowered..mark)) }?;
+            // mark. All of it is zero by now. Both marks are multiples of a huge page, or the upper
+            // one is the slot's end.
+            unsafe {
+                if self.huge {
+                    populate::mend(base.add(lowered), mark - lowered);
+                }
+                tracker.watch(absolute(base, lowered..mark))
+            }?;
             self.mark = lowered;
         }
         if self.mark != mark {
@@ -241,7 +259,10 @@ mod tests {
     fn the_mark_rises_over_what_is_dense_and_not_to_a_far_page() {
         let bytes = 4096 * MIB;
         let dense = 2 * MIB..100 * MIB;
-        assert_eq!(raised(2 * MIB, bytes, std::slice::from_ref(&dense)), 100 * MIB);
+        assert_eq!(
+            raised(2 * MIB, bytes, std::slice::from_ref(&dense)),
+            100 * MIB
+        );
         // One page at the very top is tracked rather than 4 GiB zeroed each time.
         let top = bytes - 4096..bytes;
         assert_eq!(raised(2 * MIB, bytes, &[dense, top.clone()]), 100 * MIB);
@@ -282,7 +303,7 @@ mod tests {
             // SAFETY: the range is writable and this test's own.
             let watermark = unsafe {
                 zero(region.base(), 0..bytes);
-                Watermark::new(&tracker, region.base(), bytes)
+                Watermark::new(&tracker, region.base(), bytes, true)
             };
             Some(Slot {
                 bytes,
