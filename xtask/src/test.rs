@@ -24,16 +24,43 @@ pub(crate) fn run(_: &Opts) -> Result<()> {
         ],
         &["--package", "wasm-prealloc-host"],
     ] {
-        let mut check = cargo();
-        check.args(["check", "--quiet"]).args(features);
-        let status = check.status().context("cannot start cargo")?;
-        ensure!(
-            status.success(),
-            "`cargo check {}` failed",
-            features.join(" ")
-        );
+        check(features)?;
+    }
+    for target in ELSEWHERE {
+        if let Err(why) = add_target(target) {
+            wasm_prealloc_tests::skipped(&format!("no check for {target}: {why}"));
+            continue;
+        }
+        check(&["--package", "wasm-prealloc-host", "--target", target])?;
     }
     test()
+}
+
+/// Systems that the host half has a fall-back for, and that nothing is run on here.
+const ELSEWHERE: [&str; 2] = ["x86_64-pc-windows-gnu", "aarch64-apple-darwin"];
+
+fn check(what: &[&str]) -> Result<()> {
+    let mut check = cargo();
+    check.args(["check", "--quiet"]).args(what);
+    let status = check.status().context("cannot start cargo")?;
+    ensure!(status.success(), "`cargo check {}` failed", what.join(" "));
+    Ok(())
+}
+
+/// Makes sure that there is a standard library to check against, or says why there is none.
+fn add_target(target: &str) -> Result<(), String> {
+    let output = Command::new("rustup")
+        .current_dir(crate::repository())
+        .args(["target", "add", target])
+        .output()
+        .map_err(|error| format!("cannot start rustup: {error}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Err(said.lines().last().unwrap_or("rustup failed").to_owned())
+        }
+    }
 }
 
 fn cargo() -> Command {

@@ -290,3 +290,63 @@ fn the_running_system_can_be_read() {
         println!("{reading}");
     }
 }
+
+#[test]
+fn pools_of_huge_pages_and_the_locked_memory_limit() {
+    let headroom = read("huge-pages").unwrap();
+    let found: Vec<(String, [u64; 4])> = headroom
+        .readings
+        .iter()
+        .filter(|reading| reading.limit != Limit::Machine)
+        .map(|reading| (reading.limit.to_string(), in_mib(reading)))
+        .collect();
+    let pool = |kib| format!("the pool of huge pages /sys/kernel/mm/hugepages/hugepages-{kib}kB");
+    assert_eq!(
+        found,
+        [
+            (Limit::LockedMemory.to_string(), [8, 2, 0, 6]),
+            // 90 of its own and 30 that can be made; 30 are used and 20 promised.
+            (pool(2048), [240, 100, 0, 140]),
+            (pool(1 << 20), [0, 0, 0, 0]),
+        ]
+    );
+    let need = |bytes: u64| Need::commit(bytes, bytes, 0).in_huge_pages(2 << 20, bytes, 0);
+    headroom.check(&need(140 * MIB)).unwrap();
+    let shortfall = headroom.shortfall(&need(142 * MIB)).unwrap();
+    assert!(matches!(
+        shortfall.limit,
+        Limit::HugePages {
+            page_bytes: 0x20_0000,
+            ..
+        }
+    ));
+    assert_eq!(
+        shortfall.advice(),
+        "have at least 121 of them: echo 121 > \
+         /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"
+    );
+    let locked = Need::populate(MIB, 0).locked(7 * MIB);
+    let shortfall = headroom.shortfall(&locked).unwrap();
+    assert_eq!(shortfall.limit, Limit::LockedMemory);
+    assert!(shortfall.advice().contains("ulimit -l 9216"), "{shortfall}");
+}
+
+/// With the capability to lock memory the limit does not bind.
+#[test]
+fn the_locked_memory_limit_is_left_out_where_it_does_not_bind() {
+    let folder = tempfile::tempdir().unwrap();
+    let tree = format!("{}/tests/trees/huge-pages", env!("CARGO_MANIFEST_DIR"));
+    let copied = std::process::Command::new("cp")
+        .args(["-r", &format!("{tree}/."), folder.path().to_str().unwrap()])
+        .status();
+    assert!(copied.unwrap().success());
+    let status = folder.path().join("proc/self/status");
+    let text = std::fs::read_to_string(&status).unwrap();
+    let capable = text.replace("CapEff:\t000001ffffffbfff", "CapEff:\t000001ffffffffff");
+    assert_ne!(text, capable);
+    std::fs::write(&status, capable).unwrap();
+    let headroom = Headroom::read_from(&Files::under(folder.path())).unwrap();
+    let limits = headroom.readings.iter().map(|reading| &reading.limit);
+    assert!(limits.clone().all(|limit| *limit != Limit::LockedMemory));
+    assert_eq!(limits.count(), 3);
+}
