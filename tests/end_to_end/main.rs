@@ -10,6 +10,7 @@ mod growth;
 mod low_memory;
 mod malformed;
 mod offsets;
+mod preflight;
 mod shapes;
 mod spec;
 mod stress;

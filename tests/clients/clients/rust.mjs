@@ -149,6 +149,18 @@ async function dprint() {
   return results;
 }
 
+async function swc() {
+  const { minifySync, parseSync, printSync } = require("@swc/wasm");
+  const results = [];
+  results.push(JSON.stringify(parseSync(polynomials(250), { syntax: "ecmascript" })));
+  for (let count = 20; count <= 620; count += 60) {
+    const code = javascript(count, count);
+    results.push(minifySync(code, { compress: true, mangle: true, module: true }).code);
+    results.push(printSync(parseSync(code, { syntax: "ecmascript" }), {}).code);
+  }
+  return results;
+}
+
 const BINDGEN = "Rust, wasm-bindgen";
 export const rust = [
   { name: "source-map", toolchain: "Rust", work: "120 source maps of 12,000 mappings held open", use: sourceMap },
@@ -156,6 +168,7 @@ export const rust = [
   { name: "tiktoken", toolchain: BINDGEN, work: "4 encoders of cl100k_base, 160,000 words", use: tiktoken },
   { name: "@resvg/resvg-wasm", toolchain: BINDGEN, work: "100 images held", use: resvg },
   { name: "@rollup/wasm-node", toolchain: BINDGEN, work: "one module bundled, 21 parsed, one of them with 10,000 terms", use: rollup },
+  { name: "@swc/wasm", toolchain: BINDGEN, work: "22 modules parsed, minified and printed, one of them with 10,000 terms", use: swc },
   { name: "lightningcss-wasm", toolchain: "Rust, N-API", work: "20 style sheets minified", use: lightningcss },
   { name: "@dprint/typescript", toolchain: "Rust", work: "25 files formatted, one of them with 10,000 terms", use: dprint },
 ];
