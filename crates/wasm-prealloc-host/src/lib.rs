@@ -50,6 +50,7 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("wasm-prealloc-host needs a 64-bit address space: a linear memory is 4 GiB");
 
+mod builder;
 mod cgroup;
 mod error;
 mod files;
@@ -64,6 +65,7 @@ mod region;
 mod requirements;
 mod reset;
 mod secure;
+mod slot;
 #[cfg(target_os = "linux")]
 mod track;
 #[cfg(not(target_os = "linux"))]
@@ -72,16 +74,14 @@ mod track;
 #[cfg(feature = "wasmtime")]
 mod wasmtime;
 
+pub use builder::{MemoryPoolBuilder, Policy, PreparedPool, Tracking, WhenExhausted};
 pub use error::{Error, Shortfall};
 pub use files::Files;
 pub use headroom::{Headroom, Need};
 pub use in_place::secure_in_place;
 pub use limit::{CgroupVersion, Limit, Reading};
 pub use lock::LockOptions;
-pub use pool::{
-    LentMemory, MemoryPool, MemoryPoolBuilder, Policy, PreparedPool, Statistics, Tracking,
-    WhenExhausted,
-};
+pub use pool::{LentMemory, MemoryPool, Statistics};
 pub use requirements::{
     Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, Requirements, WASM_PAGE_BYTES,
 };

@@ -1,74 +1,18 @@
-//! A pool of committed memories: secured up front, lent to one instance at a time, zeroed when
-//! they come back.
+//! A pool of committed memories, lent to one instance at a time, and zeroed when they come back.
 //!
-//! How memory is secured is in `secure`, how it is made zero in `reset`; the engine's side is in
+//! How a pool is made is in `builder`, what a slot can do in `slot`; the engine's side is in
 //! `wasmtime`.
 
-use std::fmt;
-use std::io;
-use std::ptr::NonNull;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::builder::{MemoryPoolBuilder, Policy, WhenExhausted};
 use crate::error::Error;
-use crate::headroom::{Headroom, Need};
-use crate::limit::Limit;
-use crate::lock::LockOptions;
-use crate::requirements::{Backing, DEFAULT_PAGES, Requirements, WASM_PAGE_BYTES};
-use crate::reset::{self, ResetMethod, Watermark};
-use crate::secure::{Method, Progress, Secured, SecuredRegion, extent, need_of_many, secure_many};
+use crate::requirements::{DEFAULT_PAGES, WASM_PAGE_BYTES};
+use crate::reset::ResetMethod;
+use crate::secure::Secured;
+use crate::slot::Slot;
 use crate::track::Tracker;
-
-/// The address space that each slot has from its base on: with all that a 32-bit address can
-/// reach, and a guard behind, engines leave bounds checks to the processor.
-pub(crate) const RESERVATION_BYTES: usize = 4 << 30;
-/// Inaccessible on both sides of each slot.
-pub(crate) const GUARD_BYTES: usize = 32 << 20;
-
-/// Which modules a pool serves, and what they see.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Policy {
-    /// The module declares a minimum and a maximum equal to the slot's size, as
-    /// `wasm-prealloc rewrite` makes it. All of the slot is accessible.
-    #[default]
-    Declared,
-    /// The module is as it came. Its maximum is committed, and it sees its current size: growth
-    /// up to the maximum cannot fail, and what lies beyond the current size traps.
-    CommitMaximum,
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Policy::Declared => "declared",
-            Policy::CommitMaximum => "commit-maximum",
-        })
-    }
-}
-
-/// What happens when memory is asked for and every slot is lent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum WhenExhausted {
-    /// [`Error::NoSlot`] at once.
-    #[default]
-    Fail,
-    /// The thread waits until one comes back, and gets [`Error::NoSlot`] after this time. In an
-    /// asynchronous host that blocks the executor's thread too.
-    Wait(Duration),
-}
-
-/// How it is found out what an instance wrote, where its size does not tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Tracking {
-    /// The kernel's write tracking (Linux 6.7) where it is to be had, nothing otherwise.
-    #[default]
-    Auto,
-    /// Nothing: everything is zeroed each time.
-    Off,
-}
 
 /// What a pool has done so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -106,230 +50,6 @@ impl Statistics {
     }
 }
 
-/// Says what a pool is to be; see [`MemoryPool::builder`].
-#[derive(Default)]
-#[must_use = "nothing is secured yet"]
-pub struct MemoryPoolBuilder {
-    requirements: Requirements,
-    slots: Option<usize>,
-    policy: Policy,
-    when_exhausted: WhenExhausted,
-    tracking: Tracking,
-    progress: Option<Box<dyn FnMut(Progress) + Send>>,
-}
-
-impl fmt::Debug for MemoryPoolBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryPoolBuilder")
-            .field("requirements", &self.requirements)
-            .field("slots", &self.slots)
-            .field("policy", &self.policy)
-            .field("when_exhausted", &self.when_exhausted)
-            .field("tracking", &self.tracking)
-            .finish_non_exhaustive()
-    }
-}
-
-impl MemoryPoolBuilder {
-    /// How many memories can be lent at a time: one for each memory that a live instance
-    /// defines. The default is 1.
-    pub fn slots(mut self, slots: usize) -> Self {
-        self.slots = Some(slots);
-        self
-    }
-
-    /// The size of each slot in wasm pages of 64 KiB, from 1 to 65,536, which is the default.
-    pub fn pages(mut self, pages: u64) -> Self {
-        self.requirements.pages = pages;
-        self
-    }
-
-    /// What each limit on physical memory must leave beyond the need, in bytes. The default is
-    /// [`DEFAULT_MARGIN_BYTES`](crate::DEFAULT_MARGIN_BYTES).
-    pub fn margin_bytes(mut self, bytes: u64) -> Self {
-        self.requirements.margin_bytes = bytes;
-        self
-    }
-
-    /// How pages are obtained.
-    pub fn backing(mut self, backing: Backing) -> Self {
-        self.requirements.backing = backing;
-        self
-    }
-
-    /// How hosts on one machine wait for each other.
-    pub fn lock(mut self, lock: LockOptions) -> Self {
-        self.requirements.lock = lock;
-        self
-    }
-
-    /// Whether the memory is kept from being swapped out, see mlock(2).
-    pub fn lock_memory(mut self, lock_memory: bool) -> Self {
-        self.requirements.lock_memory = lock_memory;
-        self
-    }
-
-    /// Which modules are served, and what they see.
-    pub fn policy(mut self, policy: Policy) -> Self {
-        self.policy = policy;
-        self
-    }
-
-    /// What happens when every slot is lent.
-    pub fn when_exhausted(mut self, when_exhausted: WhenExhausted) -> Self {
-        self.when_exhausted = when_exhausted;
-        self
-    }
-
-    /// How it is found out what an instance wrote.
-    pub fn tracking(mut self, tracking: Tracking) -> Self {
-        self.tracking = tracking;
-        self
-    }
-
-    /// Is told how far securing has come, at least every 64 MiB. It runs near whatever limit
-    /// there is, and should need no memory to speak of.
-    pub fn on_progress(mut self, progress: impl FnMut(Progress) + Send + 'static) -> Self {
-        self.progress = Some(Box::new(progress));
-        self
-    }
-
-    /// What the pool will need under each limit, all slots together: compare it with
-    /// [`Headroom::read`].
-    ///
-    /// # Errors
-    ///
-    /// [`Error::PageCount`] and [`Error::Backing`] where no pool can be so.
-    pub fn need(&self) -> Result<Need, Error> {
-        need_of_many(
-            &self.requirements,
-            &extent(&self.requirements, RESERVATION_BYTES, GUARD_BYTES)?,
-            self.slots.unwrap_or(1),
-        )
-    }
-
-    /// Secures all slots.
-    ///
-    /// # Errors
-    ///
-    /// As for [`PreparedPool::secure`].
-    pub fn secure(self) -> Result<MemoryPool, Error> {
-        self.prepare().secure()
-    }
-
-    /// Makes a pool that an engine can be configured with before its memory is secured, so that
-    /// modules can be compiled, and found wanting, before 4 GiB are committed for them.
-    pub fn prepare(self) -> PreparedPool {
-        let slots = self.slots.unwrap_or(1);
-        PreparedPool {
-            pool: MemoryPool {
-                shared: Arc::new(Shared {
-                    pages: self.requirements.pages,
-                    slots,
-                    policy: self.policy,
-                    when_exhausted: self.when_exhausted,
-                    state: Mutex::new(State {
-                        free: None,
-                        secured: None,
-                        tracker: None,
-                        statistics: Statistics::default(),
-                    }),
-                    returned: Condvar::new(),
-                }),
-            },
-            builder: self,
-        }
-    }
-}
-
-/// A pool without its memory; see [`MemoryPoolBuilder::prepare`].
-#[derive(Debug)]
-#[must_use = "nothing is secured yet"]
-pub struct PreparedPool {
-    pub(crate) pool: MemoryPool,
-    builder: MemoryPoolBuilder,
-}
-
-impl PreparedPool {
-    /// Secures all slots, or none of them.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Shortfall`] names the limit that leaves too little. [`Error::Backing`] and
-    /// [`Error::GrowthNotAssured`] where what is required does not go together here. Other
-    /// variants say why memory could not be asked for, or was refused although every limit
-    /// allows it. Nothing stays mapped.
-    pub fn secure(mut self) -> Result<MemoryPool, Error> {
-        let requirements = &self.builder.requirements;
-        let shared = &self.pool.shared;
-        if shared.policy == Policy::CommitMaximum {
-            growth_is_assured(requirements.backing)?;
-        }
-        let start = Instant::now();
-        let progress = &mut self.builder.progress;
-        let regions = secure_many(
-            requirements,
-            RESERVATION_BYTES,
-            GUARD_BYTES,
-            shared.slots,
-            &mut |done| {
-                if let Some(progress) = progress {
-                    progress(done);
-                }
-            },
-        )?;
-        let secured = regions.first().map(|region| Secured {
-            elapsed: start.elapsed(),
-            resident_bytes: regions
-                .iter()
-                .map(|region| region.secured().resident_bytes)
-                .sum(),
-            ..*region.secured()
-        });
-        let tracker = match (shared.policy, self.builder.tracking) {
-            (Policy::Declared, Tracking::Auto) => Tracker::open()
-                .inspect_err(|error| tracing::warn!(%error, "writes cannot be tracked"))
-                .ok()
-                .map(Arc::new),
-            _ => None,
-        };
-        let mut slots = Vec::with_capacity(regions.len());
-        // The first to be lent is the last of the list.
-        for region in regions.into_iter().rev() {
-            slots.push(Slot::new(region, tracker.as_deref()));
-        }
-        let mut state = shared.state();
-        state.statistics.slots = slots.len();
-        state.free = Some(slots);
-        state.secured = secured;
-        state.tracker = tracker;
-        drop(state);
-        Ok(self.pool)
-    }
-}
-
-/// Whether memory that was once committed can always be made accessible again, exactly to the
-/// wasm page.
-fn growth_is_assured(backing: Backing) -> Result<(), Error> {
-    if backing.pool_page_log2().is_some() {
-        return Err(Error::Backing {
-            backing,
-            why: "its pages cannot be protected exactly to 64 KiB, as Policy::CommitMaximum has \
-                  to; use Policy::Declared or Backing::Auto",
-        });
-    }
-    let readings = Headroom::read()?.readings;
-    let data = readings
-        .into_iter()
-        .find(|reading| reading.limit == Limit::DataSegment);
-    match data {
-        Some(reading) => Err(Error::GrowthNotAssured {
-            limit: reading.limit,
-        }),
-        None => Ok(()),
-    }
-}
-
 /// Memories that are committed up front, lent to one instance at a time, and zeroed when they
 /// come back. Clones are the same pool; its memory is given back with the last of them and the
 /// last loan.
@@ -347,11 +67,11 @@ fn growth_is_assured(backing: Backing) -> Result<(), Error> {
 /// ```
 #[derive(Debug, Clone)]
 pub struct MemoryPool {
-    pub(crate) shared: Arc<Shared>,
+    shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Shared {
+struct Shared {
     pages: u64,
     slots: usize,
     policy: Policy,
@@ -371,6 +91,46 @@ struct State {
 }
 
 impl MemoryPool {
+    /// A pool that has yet to be filled.
+    pub(crate) fn without_memory(
+        pages: u64,
+        slots: usize,
+        policy: Policy,
+        when_exhausted: WhenExhausted,
+    ) -> MemoryPool {
+        MemoryPool {
+            shared: Arc::new(Shared {
+                pages,
+                slots,
+                policy,
+                when_exhausted,
+                state: Mutex::new(State {
+                    free: None,
+                    secured: None,
+                    tracker: None,
+                    statistics: Statistics::default(),
+                }),
+                returned: Condvar::new(),
+            }),
+        }
+    }
+
+    /// Gives the pool its slots, tracked by `tracker`.
+    pub(crate) fn fill(
+        &self,
+        mut slots: Vec<Slot>,
+        secured: Option<Secured>,
+        tracker: Option<Arc<Tracker>>,
+    ) {
+        let mut state = self.shared.state();
+        state.statistics.slots = slots.len();
+        // The first to be lent is the last of the list.
+        slots.reverse();
+        state.free = Some(slots);
+        state.secured = secured;
+        state.tracker = tracker;
+    }
+
     /// One slot of 65,536 pages, unless said otherwise.
     pub fn builder() -> MemoryPoolBuilder {
         MemoryPoolBuilder::default()
@@ -505,72 +265,6 @@ impl Shared {
         self.returned.notify_one();
         // Giving 4 GiB back takes a while, for which nobody needs to wait.
         drop(retired);
-    }
-}
-
-/// One committed memory of a pool.
-#[derive(Debug)]
-struct Slot {
-    region: SecuredRegion,
-    /// How many bytes from the base on are accessible now.
-    accessible: usize,
-    watermark: Option<Watermark>,
-}
-
-impl Slot {
-    fn new(region: SecuredRegion, tracker: Option<&Tracker>) -> Slot {
-        let (base, bytes) = (region.region().base(), region.len());
-        let huge = region.secured().how == Method::Collapsed;
-        let watermark = tracker.and_then(|tracker| {
-            // SAFETY: the range is the region's own, which lives as long as the slot.
-            unsafe { Watermark::new(tracker, base, bytes, huge) }
-                .inspect_err(|error| tracing::warn!(%error, "a slot cannot be tracked"))
-                .ok()
-        });
-        Slot {
-            accessible: bytes,
-            watermark,
-            region,
-        }
-    }
-
-    fn base(&self) -> NonNull<u8> {
-        self.region.region().base()
-    }
-
-    /// Makes exactly `bytes` from the base on accessible.
-    fn make_accessible(&mut self, bytes: usize) -> io::Result<()> {
-        let region = self.region.region();
-        let (from, to) = (self.accessible.min(bytes), self.accessible.max(bytes));
-        // SAFETY: a slot that is lent is its borrower's, who asks for nothing to be taken away
-        // that is in use.
-        unsafe { region.protect(from..to, bytes > self.accessible) }?;
-        self.accessible = bytes;
-        Ok(())
-    }
-
-    /// Makes everything zero; how, and how many bytes were written for it.
-    fn reset(
-        &mut self,
-        tracker: Option<&Tracker>,
-        policy: Policy,
-        dirty_bytes: usize,
-    ) -> io::Result<(ResetMethod, u64)> {
-        let base = self.base();
-        if policy == Policy::CommitMaximum {
-            // SAFETY: what was lent is accessible, and nobody's any more.
-            unsafe { reset::zero(base, 0..dirty_bytes) };
-            return Ok((ResetMethod::HighWater, dirty_bytes as u64));
-        }
-        let bytes = self.region.len();
-        if let (Some(watermark), Some(tracker)) = (&mut self.watermark, tracker) {
-            // SAFETY: all of the slot is accessible, and nobody's any more.
-            let zeroed = unsafe { watermark.reset(tracker, base, bytes) }?;
-            return Ok((ResetMethod::Watermark, zeroed));
-        }
-        // SAFETY: as above.
-        unsafe { reset::zero(base, 0..bytes) };
-        Ok((ResetMethod::Everything, bytes as u64))
     }
 }
 

@@ -11,9 +11,11 @@ use wasmtime::{
     LinearMemory, Linker, MemoryCreator, MemoryType, Module,
 };
 
+use crate::builder::PreparedPool;
 use crate::error::Error;
-use crate::pool::{GUARD_BYTES, LentMemory, MemoryPool, PreparedPool, RESERVATION_BYTES};
+use crate::pool::{LentMemory, MemoryPool};
 use crate::requirements::WASM_PAGE_BYTES;
+use crate::slot::{GUARD_BYTES, RESERVATION_BYTES};
 
 thread_local! {
     /// Why the creator refused last on this thread. The engine's interface lets a creator return
