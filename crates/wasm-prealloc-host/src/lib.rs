@@ -37,6 +37,9 @@
 //! one that the engine has mapped itself. [`SecuredRegion::secure`] commits a region without a
 //! pool, and [`Headroom::read`] says what each limit leaves.
 //!
+//! Securing emits a `tracing` span with its outcome, resets emit events; a subscriber of the host's
+//! choice receives them.
+//!
 //! Limits are read, huge pages asked for and writes tracked on Linux. Elsewhere each page of the
 //! operating system is touched, and everything is zeroed when a memory comes back.
 //!

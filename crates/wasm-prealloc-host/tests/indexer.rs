@@ -286,3 +286,48 @@ fn wrong_questions_have_a_status_of_their_own() {
         &["does not fit this host", "env"],
     );
 }
+
+#[test]
+fn a_chain_from_a_file_stores_what_its_blocks_store_one_by_one() {
+    let chain = "# three blocks\n6869\n\n0x796f # the second\n00\n";
+    let root = |output: &Output| {
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = stdout.lines().last().unwrap_or_default().to_owned();
+        let root = line.strip_prefix("state root ");
+        root.unwrap_or_else(|| panic!("{stdout}")).to_owned()
+    };
+    let case = Case::new(RECORDER);
+    std::fs::write(case.0.path().join("chain.txt"), chain).unwrap();
+    let whole = case.index(&["--chain", "chain.txt"]);
+    expect(&whole, 0, &[]);
+    assert_eq!(root(&whole).len(), 64);
+
+    // The same blocks, stopped in between.
+    let parts = Case::new(RECORDER);
+    let first = parts.index(&["--block", "6869"]);
+    assert_ne!(root(&first), root(&whole));
+    let rest = parts.index(&["--block", "796f", "--block", "00"]);
+    assert_eq!(root(&rest), root(&whole));
+    assert_eq!(parts.dump(), case.dump());
+
+    std::fs::write(case.0.path().join("chain.txt"), "6869\nno\n").unwrap();
+    let wrong = case.index(&["--chain", "chain.txt"]);
+    expect(&wrong, 2, &["chain.txt:2: not hexadecimal"]);
+    expect(
+        &case.index(&["--chain", "none.txt"]),
+        2,
+        &["cannot read none.txt"],
+    );
+}
+
+#[test]
+fn an_untouched_guest_runs_in_its_committed_maximum() {
+    let case = Case::new(&RECORDER.replace("16 16", "2 16"));
+    let refused = case.index(&["--block", "6869"]);
+    expect(&refused, 1, &["memory not pinned"]);
+    let ran = case.index(&["--block", "6869", "--policy", "commit-maximum"]);
+    expect(&ran, 0, &["secured: 1048576 bytes"]);
+    assert_eq!(case.dump(), "before = \nlast = 0x000000006869\n");
+    let wrong = case.index(&["--block", "6869", "--policy", "none"]);
+    expect(&wrong, 2, &["choose declared or commit-maximum"]);
+}

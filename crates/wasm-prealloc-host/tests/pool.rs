@@ -428,3 +428,31 @@ fn locked_memory_is_locked() {
         Err(other) => panic!("{other}"),
     }
 }
+
+/// The flags of the mapping that holds an address, as `/proc/self/smaps` has them (see proc(5)).
+fn flags_of_mapping(address: usize) -> String {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut inside = false;
+    for line in maps.lines() {
+        let range = line.split(' ').next().unwrap_or_default();
+        let ends = range.split_once('-').map(|(start, end)| {
+            let number = |text| usize::from_str_radix(text, 16).ok();
+            (number(start), number(end))
+        });
+        match (ends, line.strip_prefix("VmFlags:")) {
+            (Some((Some(start), Some(end))), _) => inside = (start..end).contains(&address),
+            (_, Some(flags)) if inside => return flags.to_owned(),
+            _ => {}
+        }
+    }
+    panic!("nothing is mapped at {address:#x}");
+}
+
+#[test]
+fn children_do_not_inherit_the_memory() {
+    let pool = MemoryPool::builder().pages(64).secure().unwrap();
+    let memory = lend(&pool);
+    // "dc": do not copy area on fork.
+    let flags = flags_of_mapping(memory.as_ptr() as usize);
+    assert!(flags.split_whitespace().any(|flag| flag == "dc"), "{flags}");
+}
