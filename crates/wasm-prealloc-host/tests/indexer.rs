@@ -137,7 +137,8 @@ fn blocks_follow_one_another_and_read_what_was_stored() {
     );
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
-        "block 0: 2 values stored\nblock 1: 2 values stored\n"
+        "block 0: 2 values stored\nblock 1: 2 values stored\n\
+         state root a28451be2ed9fc2fccd412d2570450a319df538375f0fb59987e8d92fb126baf\n"
     );
     assert_eq!(
         case.dump(),
