@@ -5,6 +5,7 @@ mod bench;
 mod build_wasm;
 mod docs;
 mod memory_test;
+mod sanitize;
 mod test;
 
 use std::path::{Path, PathBuf};
@@ -35,7 +36,7 @@ struct Cli {
 enum Chore {
     /// Build the guests in wasm-modules/ with fixed memory
     BuildWasm(build_wasm::Opts),
-    /// Compare the rewriter with others, side by side in one run
+    /// Compare the rewriter and the host with others, side by side in one run
     Bench(bench::Opts),
     /// Write docs/cli.md and the examples in docs/json.md anew
     Docs(docs::Opts),
@@ -43,6 +44,8 @@ enum Chore {
     Test(test::Opts),
     /// Show the cells that the project exists for, before and after, in real memory cgroups
     MemoryTest(memory_test::Opts),
+    /// Run what sanitizers and Miri can run of the host half (nightly)
+    Sanitize(sanitize::Opts),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Chore::Docs(opts) => docs::run(&opts),
         Chore::Test(opts) => test::run(&opts),
         Chore::MemoryTest(opts) => memory_test::run(&opts),
+        Chore::Sanitize(opts) => sanitize::run(&opts),
     };
     let code = match result {
         Ok(()) => EXIT_DONE,
