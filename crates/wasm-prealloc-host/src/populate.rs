@@ -341,23 +341,12 @@ unsafe fn advise(start: NonNull<u8>, bytes: usize, advice: libc::c_int) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::region::{Extent, HUGE_PAGE_BYTES, Region};
-
-    fn writable(bytes: usize) -> Region {
-        let mut region = Region::reserve(Extent {
-            reservation_bytes: bytes,
-            guard_bytes: 1 << 16,
-            alignment_bytes: HUGE_PAGE_BYTES,
-        })
-        .unwrap();
-        region.make_writable(bytes).unwrap();
-        region
-    }
+    use crate::region::Region;
 
     #[test]
     fn touching_makes_every_page_resident_and_keeps_what_it_holds() {
         let bytes = 3 << 20;
-        let region = writable(bytes);
+        let region = Region::writable(bytes);
         let base = region.base().as_ptr();
         assert_eq!(os::resident(base, bytes).unwrap(), 0);
         // SAFETY: the range is writable and this test's own.
@@ -372,7 +361,7 @@ mod tests {
     #[test]
     fn chunks_populate_what_is_left_and_no_more() {
         let bytes = CHUNK_BYTES + (3 << 20);
-        let region = writable(bytes);
+        let region = Region::writable(bytes);
         let from = 1 << 20;
         let mut heard = Vec::new();
         let mut progress = |done| heard.push(done);
@@ -388,7 +377,7 @@ mod tests {
 
     #[test]
     fn residency_is_cut_to_the_range() {
-        let region = writable(1 << 20);
+        let region = Region::writable(1 << 20);
         // SAFETY: the range is writable and this test's own.
         unsafe { touch(region.base(), 8192, os::page_bytes()) };
         let inside = region.base().as_ptr().wrapping_add(100);

@@ -140,6 +140,21 @@ impl Drop for Region {
 }
 
 #[cfg(test)]
+impl Region {
+    /// For tests: `bytes` that are writable and zero, with guards around them.
+    pub(crate) fn writable(bytes: usize) -> Region {
+        let mut region = Region::reserve(Extent {
+            reservation_bytes: bytes,
+            guard_bytes: 1 << 16,
+            alignment_bytes: HUGE_PAGE_BYTES,
+        })
+        .unwrap();
+        region.make_writable(bytes).unwrap();
+        region
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

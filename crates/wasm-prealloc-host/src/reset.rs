@@ -251,7 +251,7 @@ unsafe fn last_not_zero(base: NonNull<u8>, range: Range<usize>) -> Option<usize>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::region::{Extent, Region};
+    use crate::region::Region;
 
     const MIB: usize = 1 << 20;
 
@@ -293,13 +293,7 @@ mod tests {
                     wasm_prealloc_tests::skipped(&format!("writes cannot be tracked here: {why}"));
                 })
                 .ok()?;
-            let mut region = Region::reserve(Extent {
-                reservation_bytes: bytes,
-                guard_bytes: 1 << 16,
-                alignment_bytes: HUGE_PAGE_BYTES,
-            })
-            .unwrap();
-            region.make_writable(bytes).unwrap();
+            let region = Region::writable(bytes);
             // SAFETY: the range is writable and this test's own.
             let watermark = unsafe {
                 zero(region.base(), 0..bytes);

@@ -1,0 +1,114 @@
+//! Engines and pools that are not ready, or would quietly undo what a pool does.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use wasm_prealloc_host::{Error, InstantiateError, MemoryPool};
+use wasmtime::{
+    Config, Engine, Instance, InstanceAllocationStrategy, Linker, Module, PoolingAllocationConfig,
+    Store,
+};
+
+#[test]
+fn nothing_is_instantiated_before_the_pool_is_secured() {
+    let prepared = MemoryPool::builder().pages(16).prepare();
+    let mut config = Config::new();
+    prepared.configure(&mut config);
+    let engine = Engine::new(&config).unwrap();
+    let module = Module::new(&engine, wat::parse_str("(module (memory 16 16))").unwrap()).unwrap();
+    prepared.verify(&module).unwrap();
+    let mut store = Store::new(&engine, ());
+    let error = Instance::new(&mut store, &module, &[]).unwrap_err();
+    match InstantiateError::from(error) {
+        InstantiateError::Memory(Error::NotSecuredYet) => {}
+        other => panic!("{other}"),
+    }
+    let pool = prepared.secure().unwrap();
+    let linker = Linker::new(&engine);
+    pool.instantiate(&linker, &mut store, &module).unwrap();
+}
+
+/// An engine whose configuration was changed after [`MemoryPool::configure`].
+#[track_caller]
+fn refused_engine(change: impl FnOnce(&mut Config)) -> Error {
+    let pool = MemoryPool::builder().pages(16).secure().unwrap();
+    let mut config = Config::new();
+    pool.configure(&mut config);
+    change(&mut config);
+    let engine = Engine::new(&config).unwrap();
+    let text = r#"(module (memory 16 16) (data (i32.const 0) "x"))"#;
+    let module = Module::new(&engine, wat::parse_str(text).unwrap()).unwrap();
+    let mut store = Store::new(&engine, ());
+    match pool.instantiate(&Linker::new(&engine), &mut store, &module) {
+        Err(InstantiateError::Memory(error @ Error::Engine { .. })) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn engines_that_would_quietly_undo_the_commit_are_refused() {
+    for (change, named) in [
+        (
+            (|config| {
+                config.memory_init_cow(true);
+            }) as fn(&mut Config),
+            "memory_init_cow",
+        ),
+        (
+            |config| {
+                config.memory_may_move(true);
+            },
+            "memory_may_move",
+        ),
+        (
+            |config| {
+                let own = PoolingAllocationConfig::default();
+                config.allocation_strategy(InstanceAllocationStrategy::Pooling(own));
+            },
+            "InstanceAllocationStrategy::Pooling",
+        ),
+        (
+            |config| {
+                config.memory_reservation(64 << 10);
+            },
+            "memory_reservation",
+        ),
+        (
+            |config| {
+                config.memory_guard_size(1 << 30);
+            },
+            "memory_guard_size",
+        ),
+    ] {
+        let text = refused_engine(change).to_string();
+        assert!(text.contains(named), "{named}: {text}");
+        assert!(text.contains("MemoryPool::configure"), "{text}");
+    }
+}
+
+/// Why [`MemoryPool::configure`] turns copy-on-write images off: the engine makes an image of
+/// the data segments, and then finds itself unable to map it into memory that is not its own.
+#[test]
+fn copy_on_write_images_make_the_engine_panic() {
+    let pool = MemoryPool::builder().pages(16).secure().unwrap();
+    let mut config = Config::new();
+    pool.configure(&mut config);
+    config.memory_init_cow(true);
+    let engine = Engine::new(&config).unwrap();
+    let instantiate = |text: &str| {
+        let module = Module::new(&engine, wat::parse_str(text).unwrap()).unwrap();
+        let mut store = Store::new(&engine, ());
+        // The engine's own way, past what would refuse it.
+        catch_unwind(AssertUnwindSafe(|| {
+            Instance::new(&mut store, &module, &[]).is_ok()
+        }))
+    };
+    let without_data = instantiate("(module (memory 16 16))");
+    assert!(without_data.unwrap());
+    let panic = instantiate(r#"(module (memory 16 16) (data (i32.const 0) "x"))"#).unwrap_err();
+    let text = panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
+        .unwrap();
+    assert!(text.contains("only for mmap-based memories"), "{text}");
+}

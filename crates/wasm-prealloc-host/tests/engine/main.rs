@@ -1,0 +1,88 @@
+//! The memory creator in a real engine, one file a subject.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![cfg(feature = "wasmtime")]
+
+mod configured;
+mod lent;
+mod sized;
+mod verified;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use wasm_prealloc_host::{Error, InstantiateError, MemoryPool, Policy, deterministic};
+use wasmtime::{Config, Engine, Instance, Linker, Module, Store};
+
+/// 4 GiB at a time, whatever the number of test threads.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Host {
+    pool: MemoryPool,
+    engine: Engine,
+    store: Store<()>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Host {
+    fn new(pages: u64, policy: Policy) -> Host {
+        let turn = one_at_a_time();
+        let builder = MemoryPool::builder().slots(2).pages(pages).policy(policy);
+        let pool = match pages {
+            65_536 => builder.slots(1),
+            _ => builder,
+        };
+        let pool = pool.secure().unwrap();
+        let mut config = Config::new();
+        config.wasm_multi_memory(true).wasm_memory64(true);
+        config.wasm_custom_page_sizes(true);
+        deterministic(&mut config);
+        pool.configure(&mut config);
+        let engine = Engine::new(&config).unwrap();
+        Host {
+            pool,
+            store: Store::new(&engine, ()),
+            engine,
+            _turn: turn,
+        }
+    }
+
+    fn of_pages(pages: u64) -> Host {
+        Host::new(pages, Policy::Declared)
+    }
+
+    fn module(&self, text: &str) -> Module {
+        Module::new(&self.engine, wat::parse_str(text).unwrap()).unwrap()
+    }
+
+    fn instantiate(&mut self, text: &str) -> Result<Instance, InstantiateError> {
+        let module = self.module(text);
+        let linker = Linker::new(&self.engine);
+        self.pool.instantiate(&linker, &mut self.store, &module)
+    }
+
+    fn call<R: wasmtime::WasmResults>(
+        &mut self,
+        instance: Instance,
+        name: &str,
+        argument: i32,
+    ) -> R {
+        let function = instance.get_typed_func::<i32, R>(&mut self.store, name);
+        function.unwrap().call(&mut self.store, argument).unwrap()
+    }
+
+    /// Drops every instance.
+    fn end_block(&mut self) {
+        self.store = Store::new(&self.engine, ());
+    }
+
+    #[track_caller]
+    fn refusal(&mut self, text: &str) -> Error {
+        match self.instantiate(text) {
+            Err(InstantiateError::Memory(error)) => error,
+            Err(other) => panic!("an error of the engine: {other}"),
+            Ok(_) => panic!("instantiated"),
+        }
+    }
+}

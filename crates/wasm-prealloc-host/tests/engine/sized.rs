@@ -1,0 +1,102 @@
+//! Sizes that are enforced: an untouched module in its committed maximum, and the heap of the GC
+//! proposal.
+
+use wasm_prealloc_host::{Error, Policy};
+use wasmtime::{Linker, Trap};
+
+use crate::Host;
+
+/// Grows by as many pages as it is told, and reads and writes where it is told.
+const UNTOUCHED: &str = r#"(module
+    (memory (export "memory") 3 512)
+    (data (i32.const 5) "segment")
+    (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
+    (func (export "size") (param i32) (result i32) (memory.size))
+    (func (export "load") (param i32) (result i32) (i32.load8_u (local.get 0)))
+    (func (export "store") (param i32) (i32.store8 (local.get 0) (i32.const 0xa5))))"#;
+
+#[test]
+fn an_untouched_module_sees_its_own_size_and_grows_to_its_maximum() {
+    let mut host = Host::new(512, Policy::CommitMaximum);
+    let module = host.module(UNTOUCHED);
+    for block in 0..3 {
+        let linker = Linker::new(&host.engine);
+        let instance = host.pool.instantiate(&linker, &mut host.store, &module);
+        let instance = instance.unwrap();
+        let mut pages = 3;
+        for delta in [1, 31, 100, 377] {
+            assert_eq!(
+                host.call::<i32>(instance, "size", 0),
+                pages,
+                "block {block}"
+            );
+            // The last byte is there, new, and zero; the one behind it traps.
+            let last = (pages << 16) - 1;
+            assert_eq!(host.call::<i32>(instance, "load", last), 0);
+            host.call::<()>(instance, "store", last);
+            let load = instance.get_typed_func::<i32, i32>(&mut host.store, "load");
+            let error = load.unwrap().call(&mut host.store, last + 1).unwrap_err();
+            let trap = error.downcast_ref::<Trap>().copied();
+            assert_eq!(trap, Some(Trap::MemoryOutOfBounds), "{pages} pages");
+            assert_eq!(host.call::<i32>(instance, "grow", 0), pages);
+            assert_eq!(host.call::<i32>(instance, "grow", delta), pages);
+            pages += delta;
+        }
+        assert_eq!(host.call::<i32>(instance, "grow", 1), -1);
+        assert_eq!(host.call::<i32>(instance, "size", 0), 512);
+        host.end_block();
+    }
+    let statistics = host.pool.statistics();
+    assert_eq!(statistics.high_water_resets, 3);
+    assert_eq!(statistics.zeroed_bytes, 3 * (512 << 16));
+}
+
+#[test]
+fn a_memory_that_can_outgrow_its_slot_is_refused() {
+    for declared in ["3 513", "3", "i64 3", "513 513"] {
+        let mut host = Host::new(512, Policy::CommitMaximum);
+        let error = host.refusal(&format!("(module (memory {declared}))"));
+        let text = error.to_string();
+        assert!(
+            matches!(
+                error,
+                Error::SlotTooSmall {
+                    slot_pages: 512,
+                    ..
+                }
+            ),
+            "{text}"
+        );
+        assert!(text.contains("wasm-prealloc rewrite --pages 512"), "{text}");
+    }
+    Host::new(512, Policy::CommitMaximum)
+        .instantiate("(module (memory 0 512))")
+        .unwrap();
+}
+
+/// A module that allocates objects of the GC proposal.
+const COLLECTED: &str = r#"(module
+    (type $pair (struct (field i32) (field i32)))
+    (func (export "run") (param i32) (result i32)
+        (struct.get $pair 1 (struct.new $pair (local.get 0) (local.get 0)))))"#;
+
+#[test]
+fn the_heap_of_the_gc_proposal_is_refused_where_it_would_have_to_be_pinned() {
+    let mut host = Host::of_pages(16);
+    let error = host.refusal(COLLECTED);
+    assert!(
+        matches!(error, Error::NotPinned { minimum: 0, .. }),
+        "{error}"
+    );
+    assert_eq!(host.pool.statistics().loans, 0);
+}
+
+#[test]
+fn the_heap_of_the_gc_proposal_takes_a_slot_where_sizes_are_enforced() {
+    let mut host = Host::new(65_536, Policy::CommitMaximum);
+    let instance = host.instantiate(COLLECTED).unwrap();
+    assert_eq!(host.call::<i32>(instance, "run", 7), 7);
+    assert_eq!(host.pool.statistics().lent, 1);
+    host.end_block();
+    assert_eq!(host.pool.statistics().lent, 0);
+}

@@ -1,0 +1,106 @@
+//! What is verified before any of a module runs, and whose error it is.
+
+use wasm_prealloc_host::{Error, InstantiateError};
+use wasmtime::{Instance, Linker, Module, Trap};
+
+use crate::Host;
+
+#[test]
+fn a_memory_that_can_grow_is_not_pinned() {
+    for (declared, found) in [
+        ("17", (17, None)),
+        ("16", (16, None)),
+        ("0 16", (0, Some(16))),
+        ("16 17", (16, Some(17))),
+        ("17 17", (17, Some(17))),
+    ] {
+        match Host::of_pages(16).refusal(&format!("(module (memory {declared}))")) {
+            Error::NotPinned {
+                minimum,
+                maximum,
+                expected: 16,
+            } => assert_eq!((minimum, maximum), found),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+#[test]
+fn every_memory_of_a_module_is_verified() {
+    let error = Host::of_pages(16).refusal("(module (memory 16 16) (memory 1))");
+    assert!(
+        matches!(error, Error::NotPinned { minimum: 1, .. }),
+        "{error}"
+    );
+    Host::of_pages(16)
+        .instantiate("(module (memory 16 16) (memory 16 16))")
+        .unwrap();
+}
+
+#[test]
+fn memories_of_another_kind_are_refused() {
+    let error = Host::of_pages(16).refusal("(module (memory 16 16 (pagesize 1)))");
+    assert!(error.to_string().contains("custom-page-size"), "{error}");
+}
+
+#[test]
+fn an_imported_memory_is_refused_by_name() {
+    match Host::of_pages(16).refusal(r#"(module (import "env" "memory" (memory 16 16)))"#) {
+        Error::ImportedMemory { module, name } => {
+            assert_eq!((module.as_str(), name.as_str()), ("env", "memory"));
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn errors_of_the_engine_stay_what_they_are() {
+    let mut host = Host::of_pages(16);
+    let text = "(module (memory 16 16) (func $f unreachable) (start $f))";
+    match host.instantiate(text) {
+        Err(InstantiateError::Engine(error)) => {
+            let trap = error.downcast_ref::<Trap>().copied();
+            assert_eq!(trap, Some(Trap::UnreachableCodeReached));
+        }
+        other => panic!("{other:?}"),
+    }
+    match host.instantiate(r#"(module (import "env" "f" (func)))"#) {
+        Err(InstantiateError::Engine(error)) => assert!(error.to_string().contains("env")),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_refusal_that_a_start_function_swallowed_is_not_the_cause() {
+    let mut host = Host::of_pages(16);
+    let growing = wat::parse_str("(module (memory 1))").unwrap();
+    let growing = Module::new(&host.engine, growing).unwrap();
+    let mut linker = Linker::new(&host.engine);
+    linker
+        .func_wrap(
+            "env",
+            "inner",
+            move |mut caller: wasmtime::Caller<'_, ()>| {
+                // The engine's own instantiation: the refusal stays on record.
+                assert!(Instance::new(&mut caller, &growing, &[]).is_err());
+            },
+        )
+        .unwrap();
+    let text = r#"(module
+        (import "env" "inner" (func $inner))
+        (memory 16 16)
+        (func $start (call $inner) unreachable)
+        (start $start))"#;
+    let module = Module::new(&host.engine, wat::parse_str(text).unwrap()).unwrap();
+    let result = host.pool.instantiate(&linker, &mut host.store, &module);
+    assert!(matches!(result, Err(InstantiateError::Engine(_))));
+}
+
+#[test]
+fn the_engine_alone_still_has_the_whole_message() {
+    let mut host = Host::of_pages(16);
+    let module = Module::new(&host.engine, wat::parse_str("(module (memory 1))").unwrap()).unwrap();
+    let error = Instance::new(&mut host.store, &module, &[]).unwrap_err();
+    let text = format!("{error:#}");
+    assert!(text.contains("wasm-prealloc rewrite --pages 16"), "{text}");
+}
