@@ -298,10 +298,13 @@ unsafe fn populate_write(start: NonNull<u8>, bytes: usize) -> i32 {
 /// `bytes` from `start` on are mapped and writable.
 unsafe fn touch(start: NonNull<u8>, bytes: usize, step: usize) {
     for offset in (0..bytes).step_by(step) {
-        // SAFETY: the offset lies in the caller's range, and any byte is aligned. The operation is
-        // atomic, so that what another thread writes at the same time is not undone.
+        // SAFETY: the offset lies in the caller's range, and any byte is aligned.
         let byte = unsafe { AtomicU8::from_ptr(start.add(offset).as_ptr()) };
-        byte.fetch_or(0, Ordering::Relaxed);
+        // Atomic, so that what another thread writes at the same time is not undone; where that
+        // makes it fail, the page was written too. Not an `or` with 0, of which a compiler knows
+        // that it changes nothing, and makes a load, which populates nothing.
+        let is = byte.load(Ordering::Relaxed);
+        let _ = byte.compare_exchange(is, is, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
