@@ -116,10 +116,15 @@ fn locate(
     group: &Path,
 ) -> Option<Vec<PathBuf>> {
     let mounts = || mounts.iter().filter(|mount| mount.version == version);
-    // Of the mounts that hold the group, the one with the shortest root shows most ancestors.
+    // Of the mounts that hold the group, the one with the shortest root shows most ancestors. A
+    // mount can be covered by another at the same place, as where a container's own group is put
+    // over the whole hierarchy: nothing can be read through it, so it comes last.
     let holding = mounts()
         .filter_map(|mount| Some((mount, below(group, &mount.root)?)))
-        .min_by_key(|(mount, _)| mount.root.components().count());
+        .min_by_key(|(mount, inside)| {
+            let covered = !files.is_directory(&mount.point.join(inside));
+            (covered, mount.root.components().count())
+        });
     let (point, inside) = match holding {
         Some((mount, inside)) => (mount.point.clone(), inside),
         None => {
