@@ -66,7 +66,7 @@ impl Chain {
     /// The same kind of chain, for every run of the tests.
     pub fn short() -> Self {
         Self {
-            blocks: generate(84, 16),
+            blocks: generate(46, 14),
             state_root: None,
         }
     }
@@ -431,5 +431,80 @@ impl Bench {
             height.unwrap_or(u64::MAX)
         });
         Ok(stored)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_are_the_same_every_time() {
+        let chain = Chain::long();
+        let first = Block {
+            mib_each: 4,
+            allocations: 3,
+        };
+        assert_eq!((chain.blocks.len(), chain.blocks[0]), (200, first));
+        assert_eq!((chain.total_mib(), chain.beyond()), (85_175, 4));
+        assert_eq!(
+            (Chain::short().blocks.len(), Chain::short().beyond()),
+            (14, 1)
+        );
+        let sizes = chain.blocks.iter().map(|block| block.mib_each);
+        assert!(sizes.max() <= Some(400));
+    }
+
+    /// What a host that does its work well stores of a chain.
+    fn complete(chain: &Chain) -> Outcome {
+        let lines = chain.blocks.iter().enumerate().map(|(height, block)| {
+            let value = match block.total_mib() {
+                total @ ..=4096 => format!("SUCCESS:{total}MB"),
+                _ => "ERROR:allocation 1 of 2 (3 MiB each)".to_owned(),
+            };
+            format!("/memory-stress-result/{height} = {value}")
+        });
+        Outcome {
+            status: 0,
+            stored: lines.collect(),
+            state_root: Some("one".to_owned()),
+            oom_kills: 0,
+            elapsed: Duration::ZERO,
+            stderr: "error: memory not secured: ... under /limit".to_owned(),
+            limit_file: "/limit".into(),
+        }
+    }
+
+    #[test]
+    fn another_root_a_kill_and_a_block_before_a_refusal_are_differences() {
+        let mut chain = Chain::short();
+        let done = complete(&chain);
+        let enough = Machine::new(Setup::After, 6144);
+        let little = Machine::new(Setup::After, 512);
+        assert_eq!(enough.judge(&mut chain, &done), Ok(()));
+        assert_eq!(chain.state_root.as_deref(), Some("one"));
+
+        let mut other = done.clone();
+        other.state_root = Some("two".to_owned());
+        assert!(enough.judge(&mut chain, &other).is_err());
+        let mut other = done.clone();
+        other.stored.swap(3, 4);
+        assert!(enough.judge(&mut chain, &other).is_err());
+
+        let mut killed = done.clone();
+        (killed.status, killed.oom_kills) = (137, 1);
+        killed.stored.truncate(7);
+        assert!(enough.judge(&mut chain, &killed).is_err());
+        assert!(little.judge(&mut chain, &killed).is_err());
+        let today = Machine::new(Setup::Before, 512);
+        assert_eq!(today.judge(&mut chain, &killed), Ok(()));
+
+        let mut refused = done.clone();
+        (refused.status, refused.state_root) = (1, None);
+        assert!(little.judge(&mut chain, &refused).is_err());
+        refused.stored.clear();
+        assert_eq!(little.judge(&mut chain, &refused), Ok(()));
+        refused.stderr.clear();
+        assert!(little.judge(&mut chain, &refused).is_err());
     }
 }
