@@ -371,13 +371,13 @@ impl Bench {
         }
         let killed = output.status.signal().map(|signal| 128 + signal);
         let stdout = String::from_utf8_lossy(&output.stdout);
-        let roots = stdout
+        let mut roots = stdout
             .lines()
             .filter_map(|line| line.strip_prefix("state root "));
         Ok(Outcome {
             status: output.status.code().or(killed).context("no exit status")?,
             stored: self.stored(&database)?,
-            state_root: roots.map(str::to_owned).last(),
+            state_root: roots.next_back().map(str::to_owned),
             oom_kills: group.oom_kills()?,
             elapsed,
             stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),

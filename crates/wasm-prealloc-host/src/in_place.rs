@@ -168,8 +168,10 @@ mod tests {
         }
         let start = memory.as_mut_ptr();
         for backing in [Backing::Base, Backing::Auto] {
-            let mut requirements = Requirements::default();
-            requirements.backing = backing;
+            let requirements = Requirements {
+                backing,
+                ..Requirements::default()
+            };
             // SAFETY: the allocation is the vector's, and outlives the call.
             let secured = unsafe { secure_in_place(start, bytes, &requirements) }.unwrap();
             assert_eq!(secured.resident_bytes, bytes as u64);
