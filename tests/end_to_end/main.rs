@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod cells;
+mod chain;
 mod clients;
 mod differential;
 mod engine;

@@ -14,6 +14,7 @@ struct Files {
     /// Where the interface is mounted.
     mount: &'static str,
     limit: &'static str,
+    usage: &'static str,
     peak: &'static str,
     /// A file with a line `oom_kill N`.
     events: &'static str,
@@ -23,6 +24,7 @@ const V1: Files = Files {
     version: "v1",
     mount: "/sys/fs/cgroup/memory",
     limit: "memory.limit_in_bytes",
+    usage: "memory.usage_in_bytes",
     peak: "memory.max_usage_in_bytes",
     events: "memory.oom_control",
 };
@@ -31,6 +33,7 @@ const V2: Files = Files {
     version: "v2",
     mount: "/sys/fs/cgroup",
     limit: "memory.max",
+    usage: "memory.current",
     peak: "memory.peak",
     events: "memory.events",
 };
@@ -73,6 +76,27 @@ impl MemoryGroup {
         Ok(group)
     }
 
+    /// Makes a group below this one, without a limit of its own.
+    ///
+    /// # Errors
+    /// Why there can be none. With version 2, a group that holds processes can have no groups
+    /// below it.
+    pub fn create_below(&self) -> Result<Self, String> {
+        let path = self.path.join("below");
+        let failed = |error: io::Error| format!("no group below {}: {error}", self.path.display());
+        if self.files.version == V2.version {
+            fs::write(self.path.join("cgroup.subtree_control"), "+memory").map_err(failed)?;
+        }
+        fs::create_dir(&path).map_err(failed)?;
+        let files = self.files;
+        Ok(Self { path, files })
+    }
+
+    /// The directory that stands for the group.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Changes the limit.
     ///
     /// # Errors
@@ -110,6 +134,15 @@ impl MemoryGroup {
             .arg(self.path.join("cgroup.procs"))
             .arg(program.as_ref());
         command
+    }
+
+    /// What is in use in the group now, page cache counted, in bytes.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell.
+    pub fn in_use_bytes(&self) -> io::Result<u64> {
+        let text = fs::read_to_string(self.path.join(self.files.usage))?;
+        text.trim().parse().map_err(io::Error::other)
     }
 
     /// The most that was ever in use in the group, in bytes.

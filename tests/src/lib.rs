@@ -1,14 +1,17 @@
 //! What the end-to-end tests and `cargo xtask memory-test` share: the guests and programs under
-//! test, memory cgroups to run them in, and the four cells that the project exists for.
+//! test, memory cgroups to run them in, the four cells that the project exists for, hosts at every
+//! limit, and chains of blocks on unlike machines.
 //!
 //! No engine is a dependency here, so that `cargo xtask` is built quickly.
 
 pub mod cells;
+pub mod chain;
 mod group;
+pub mod limits;
 mod programs;
 
 pub use group::MemoryGroup;
-pub use programs::{Guests, command, debug_guest, indexer, repository};
+pub use programs::{Guests, command, commit, debug_guest, indexer, repository};
 
 /// Says visibly that a test did not run, and why. The test harness hides what passing tests print
 /// with `println!`, so this writes past it.

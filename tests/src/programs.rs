@@ -72,11 +72,23 @@ pub fn debug_guest() -> Result<PathBuf> {
 /// # Errors
 /// Where cargo fails; what it says goes to stderr.
 pub fn indexer() -> Result<PathBuf> {
+    example("indexer")
+}
+
+/// Builds the host that only secures memory, where it is not up to date, and gives its path.
+///
+/// # Errors
+/// As [`indexer`].
+pub fn commit() -> Result<PathBuf> {
+    example("commit")
+}
+
+fn example(name: &str) -> Result<PathBuf> {
     let mut command = cargo();
     // With `--workspace` the engine has the features that every other build here gives it, and is
     // not built twice.
-    command.args(["build", "--quiet", "--workspace", "--example", "indexer"]);
-    artifact(command, "indexer", |artifact| artifact.executable)
+    command.args(["build", "--quiet", "--workspace", "--example", name]);
+    artifact(command, name, |artifact| artifact.executable)
 }
 
 /// Builds the `wasm-prealloc` command, where it is not up to date, and gives its path.

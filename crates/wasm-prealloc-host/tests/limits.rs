@@ -1,72 +1,48 @@
-//! Children under real limits: a memory cgroup around what they need, `ulimit -v` and
-//! `ulimit -d`. They succeed or say which limit it was; none is killed.
+//! Hosts under real limits: a memory cgroup around what they need, `ulimit -v`, `-d` and `-l`,
+//! pools of huge pages that are empty. They succeed or say which limit it was; none is killed.
 //!
-//! Each child is this test binary again, running [`child`] alone.
+//! Each host is the example `commit`. `cargo xtask memory-test --full` tries many more limits.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::LazyLock;
 
-use wasm_prealloc_host::{Backing, Requirements, SecuredRegion};
+use wasm_prealloc_tests::limits::{Cached, Host, Pages, Tally};
 use wasm_prealloc_tests::{MemoryGroup, skipped};
 
 const PAGES: u64 = 1024;
 const NEEDED_BYTES: u64 = (PAGES << 16) + (PAGES << 16) / 512;
+const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
 const SECURED: i32 = 0;
 const REFUSED: i32 = 1;
 
-/// Not a test: what the children run. It commits as the environment says and exits.
-#[test]
-fn child() {
-    let Ok(pages) = std::env::var("COMMIT_PAGES") else {
-        return;
-    };
-    let mut requirements = Requirements::of_pages(pages.parse().unwrap());
-    requirements.margin_bytes = std::env::var("COMMIT_MARGIN_BYTES")
-        .unwrap()
-        .parse()
-        .unwrap();
-    requirements.backing = match std::env::var("COMMIT_BACKING").unwrap().as_str() {
-        "auto" => Backing::Auto,
-        "base" => Backing::Base,
-        other => panic!("no backing {other:?}"),
-    };
-    std::process::exit(match SecuredRegion::secure(&requirements) {
-        Ok(region) => {
-            eprintln!("{}", region.secured());
-            if std::env::var_os("COMMIT_HOLD").is_some() {
-                // Until the parent closes its end.
-                std::io::stdin().read_line(&mut String::new()).unwrap();
-            }
-            SECURED
-        }
-        Err(error) => {
-            eprintln!("error: {error}");
-            eprintln!("debug: {error:?}");
-            REFUSED
-        }
-    });
+/// The example's binary.
+fn binary() -> &'static Path {
+    // Built here, because a run of this file's tests alone does not bring the examples up to date.
+    static BINARY: LazyLock<PathBuf> = LazyLock::new(|| wasm_prealloc_tests::commit().unwrap());
+    &BINARY
 }
 
-/// The child in a shell, after `before`.
-fn command(before: &str, pages: u64, backing: &str, margin_bytes: u64) -> Command {
-    let mut command = Command::new("sh");
-    command
+/// A host of 64 MiB, without a margin.
+fn host(how: Pages) -> Host {
+    Host {
+        program: binary().to_owned(),
+        pages: PAGES,
+        how,
+    }
+}
+
+/// A host in a shell, after `before`.
+fn commit(before: &str, arguments: &[&str]) -> Output {
+    Command::new("sh")
         .arg("-c")
-        .arg(format!("{before} exec \"$0\" --exact child --nocapture"))
-        .arg(std::env::current_exe().unwrap())
-        .env("COMMIT_PAGES", pages.to_string())
-        .env("COMMIT_BACKING", backing)
-        .env("COMMIT_MARGIN_BYTES", margin_bytes.to_string());
-    command
-}
-
-fn commit(before: &str, pages: u64, backing: &str, margin_bytes: u64) -> Output {
-    command(before, pages, backing, margin_bytes)
+        .arg(format!("{before} exec \"$0\" \"$@\""))
+        .arg(binary())
+        .args(arguments)
         .output()
         .unwrap()
 }
@@ -87,42 +63,33 @@ fn refused(output: &Output) -> String {
     text
 }
 
+/// Whether there are groups to put hosts into.
+fn groups_or_skip() -> bool {
+    MemoryGroup::create_or_skip(MIB).is_some()
+}
+
+#[track_caller]
+fn nobody_was_killed(what: &str, tally: &Tally) {
+    println!(
+        "{what}: {} tried, {} secured, {} refused, in {:.1?}",
+        tally.tried, tally.secured, tally.refused, tally.elapsed
+    );
+    assert_eq!(tally.judge(), Ok(()), "{what}: {tally:?}");
+}
+
 /// Limits from where it cannot fit to where it must, in small steps and without a margin.
-fn sweep(backing: &str) {
-    let Some(group) = MemoryGroup::create_or_skip(NEEDED_BYTES) else {
+#[test]
+fn around_a_cgroup_limit_nobody_is_killed() {
+    if !groups_or_skip() {
         return;
-    };
-    let (mut secured, mut refusals) = (0, 0);
-    for step in 0..64 {
-        group
-            .set_limit(NEEDED_BYTES - 4 * MIB + step * (256 << 10))
-            .unwrap();
-        let output = commit(&group.enter(), PAGES, backing, 0);
-        let text = stderr(&output);
-        assert_eq!(output.status.signal(), None, "step {step}: {text}");
-        match output.status.code() {
-            Some(SECURED) => secured += 1,
-            Some(REFUSED) => {
-                refusals += 1;
-                let file = group.limit_file();
-                assert!(text.contains(file.to_str().unwrap()), "{text}");
-            }
-            other => panic!("step {step}: exit {other:?}: {text}"),
-        }
     }
-    println!("{backing}: {secured} secured, {refusals} refused");
-    assert!(secured > 0 && refusals > 0);
-    assert_eq!(group.oom_kills().unwrap(), 0);
-}
-
-#[test]
-fn around_a_cgroup_limit_nobody_is_killed_with_huge_pages() {
-    sweep("auto");
-}
-
-#[test]
-fn around_a_cgroup_limit_nobody_is_killed_with_base_pages() {
-    sweep("base");
+    for how in Pages::ALL {
+        let host = host(how);
+        let coarse = (0..64).map(|step| NEEDED_BYTES - 4 * MIB + step * (256 * KIB));
+        nobody_was_killed(&format!("{how}, 256 KiB"), &host.sweep(coarse).unwrap());
+        let fine = host.limits_around_break_even(64, 16 * KIB).unwrap();
+        nobody_was_killed(&format!("{how}, 16 KiB"), &host.sweep(fine).unwrap());
+    }
 }
 
 #[test]
@@ -131,7 +98,7 @@ fn a_linear_memory_in_512_mib_is_refused_by_name() {
         return;
     };
     for backing in ["auto", "base"] {
-        let text = refused(&commit(&group.enter(), 65_536, backing, 32 * MIB));
+        let text = refused(&commit(&group.enter(), &["--backing", backing]));
         let named = format!(
             "cgroup {} {}",
             group.version(),
@@ -149,6 +116,29 @@ fn a_linear_memory_in_512_mib_is_refused_by_name() {
     assert_eq!(group.oom_kills().unwrap(), 0);
 }
 
+/// Runs `before` in a mount namespace of the child's own, then the child, all of it in a group.
+/// `None` where there are no such namespaces.
+fn unshared(group: &MemoryGroup, before: &str, arguments: &[&str]) -> Option<Output> {
+    let probe = Command::new("unshare")
+        .args(["-m", "sh", "-c", &format!("{before} true")])
+        .output();
+    if !probe.is_ok_and(|output| output.status.success()) {
+        skipped("a child cannot be given mounts of its own");
+        return None;
+    }
+    let enter = format!(
+        "{} exec unshare -m sh -c '{before} exec \"$0\" \"$@\"'",
+        group.enter()
+    );
+    // `unshare` and its shell are put before the host, with its path as `$0`.
+    let output = Command::new("sh")
+        .args(["-c", &format!("{enter} \"$0\" \"$@\"")])
+        .arg(binary())
+        .args(arguments)
+        .output();
+    Some(output.unwrap())
+}
+
 /// Where the check cannot see the limit, the kernel's own refusal is what is left.
 #[test]
 fn a_cgroup_that_cannot_be_seen_still_refuses_and_nobody_is_killed() {
@@ -156,21 +146,13 @@ fn a_cgroup_that_cannot_be_seen_still_refuses_and_nobody_is_killed() {
         return;
     };
     let hide = format!("umount -l {} &&", group.mount());
-    let probe = Command::new("unshare")
-        .args(["-m", "sh", "-c", &format!("{hide} true")])
-        .output();
-    if !probe.is_ok_and(|output| output.status.success()) {
-        return skipped("the memory cgroup's mount cannot be hidden from a child");
-    }
-    let child = "exec \"$0\" --exact child --nocapture";
-    let before = format!(
-        "{} exec unshare -m sh -c '{hide} {child}' \"$0\";",
-        group.enter()
-    );
+    let pages = PAGES.to_string();
     for step in 0..48 {
         group.set_limit(16 * MIB + step * (1000 << 10)).unwrap();
-        let output = commit(&before, PAGES, "auto", 0);
-        assert_eq!(output.status.signal(), None, "step {step}");
+        let arguments = ["--pages", &pages, "--margin-bytes", "0"];
+        let Some(output) = unshared(&group, &hide, &arguments) else {
+            return;
+        };
         let text = refused(&output);
         assert!(text.contains("a memory cgroup refused after"), "{text}");
         assert!(text.contains("no limit is visible from here"), "{text}");
@@ -178,93 +160,199 @@ fn a_cgroup_that_cannot_be_seen_still_refuses_and_nobody_is_killed() {
     assert_eq!(group.oom_kills().unwrap(), 0);
 }
 
+/// A container sees its own group as the only one; the pod around it may have less.
+#[test]
+fn a_parents_limit_outside_of_the_mount_is_found_or_refuses_by_itself() {
+    let Some(parent) = MemoryGroup::create_or_skip(NEEDED_BYTES) else {
+        return;
+    };
+    let group = match parent.create_below() {
+        Ok(group) => group,
+        Err(why) => return skipped(&why),
+    };
+    let (own, mount) = (group.path().display(), parent.mount());
+    let narrow = format!("mount --bind {own} {mount} &&");
+    let pages = PAGES.to_string();
+    for backing in ["auto", "base"] {
+        let arguments = [
+            "--pages",
+            &pages,
+            "--backing",
+            backing,
+            "--margin-bytes",
+            "0",
+        ];
+        let (mut secured, mut refusals) = (0, 0);
+        for step in 0..24 {
+            parent.set_limit(16 * MIB + step * 3 * MIB).unwrap();
+            let visible = parent.version() == "v1";
+            if backing == "base" && !visible {
+                // Version 2 tells nothing of such a parent, and populating cannot be refused.
+                skipped("a hidden parent of version 2 cannot be known to who uses base pages");
+                break;
+            }
+            let Some(output) = unshared(&group, &narrow, &arguments) else {
+                return;
+            };
+            let text = stderr(&output);
+            match output.status.code() {
+                Some(SECURED) => secured += 1,
+                Some(REFUSED) if visible => {
+                    refusals += 1;
+                    let file = format!(
+                        "a parent cgroup outside this mount, reported by {mount}/memory.stat"
+                    );
+                    assert!(text.contains(&file), "step {step}: {text}");
+                    assert!(text.contains("limit of the parent group"), "{text}");
+                }
+                Some(REFUSED) => {
+                    refusals += 1;
+                    assert!(text.contains("a memory cgroup refused after"), "{text}");
+                }
+                _ => panic!("step {step}: {}: {text}", output.status),
+            }
+        }
+        println!("hidden parent, {backing}: {secured} secured, {refusals} refused");
+        assert!(backing == "base" || (secured > 0 && refusals > 0));
+    }
+    assert_eq!(parent.oom_kills().unwrap() + group.oom_kills().unwrap(), 0);
+}
+
 /// Four that start at once where there is room for two: the lock lets the second see what the
 /// first has taken, so that always two succeed and two are told why not.
 #[test]
 fn hosts_that_start_together_do_not_take_the_same_room() {
-    let Some(group) = MemoryGroup::create_or_skip(2 * NEEDED_BYTES + 32 * MIB) else {
+    if !groups_or_skip() {
         return;
-    };
-    for round in 0..6 {
-        let backing = ["auto", "base"][round % 2];
-        let children: Vec<_> = (0..4)
-            .map(|_| {
-                command(&group.enter(), PAGES, backing, 0)
-                    .env("COMMIT_HOLD", "1")
-                    .stdin(Stdio::piped())
-                    .stdout(Stdio::null())
-                    .stderr(Stdio::piped())
-                    .spawn()
-                    .unwrap()
-            })
-            .collect();
-        // Whoever succeeded holds its memory until all four have answered.
-        let mut held = Vec::new();
-        let mut secured = 0;
-        for mut child in children {
-            let mut answers = BufReader::new(child.stderr.take().unwrap());
-            let mut answer = String::new();
-            answers.read_line(&mut answer).unwrap();
-            if answer.contains("resident, by") {
-                secured += 1;
-            } else {
-                assert!(answer.contains("memory not secured: needed"), "{answer}");
-            }
-            held.push((child, answers));
-        }
-        assert_eq!(secured, 2, "round {round}, {backing}");
-        for (mut child, _answers) in held {
-            drop(child.stdin.take());
-            assert_eq!(child.wait().unwrap().signal(), None);
-        }
     }
-    assert_eq!(group.oom_kills().unwrap(), 0);
+    for how in Pages::ALL {
+        let tally = host(how).race(4, 2, 2 * NEEDED_BYTES + 32 * MIB, 5);
+        nobody_was_killed(&format!("{how}, 4 at once"), &tally.unwrap());
+    }
 }
 
 #[test]
 fn page_cache_of_the_group_makes_room() {
-    let Some(group) = MemoryGroup::create_or_skip(NEEDED_BYTES) else {
+    if !groups_or_skip() {
         return;
-    };
+    }
     // The file system must have page cache, which tmpfs has not: use the build's own directory.
-    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let file = directory.path().join("cached");
-    group.set_limit(NEEDED_BYTES + 24 * MIB).unwrap();
-    let fill = format!(
-        "{} dd if=/dev/zero of='{}' bs=1M count=64 2>/dev/null && sync &&",
-        group.enter(),
-        file.display()
-    );
-    for backing in ["auto", "base"] {
-        let output = commit(&fill, PAGES, backing, 0);
-        assert_eq!(output.status.code(), Some(SECURED), "{}", stderr(&output));
+    let folder = env!("CARGO_TARGET_TMPDIR").as_ref();
+    for how in Pages::ALL {
+        for cached in [Cached::Written, Cached::Read] {
+            let tally = host(how).in_page_cache(cached, folder).unwrap();
+            nobody_was_killed(&format!("{how}, {cached:?}"), &tally);
+        }
     }
 }
 
 #[test]
 fn ulimit_v_is_named_as_the_address_space() {
-    let output = commit("ulimit -v 300000 &&", 8192, "auto", 0);
+    let output = commit("ulimit -v 300000 &&", &["--pages", "8192"]);
     let text = refused(&output);
     assert!(text.contains("RLIMIT_AS"), "{text}");
     assert!(text.contains("limit: AddressSpace"), "{text}");
-    assert_advice_works(&text, "ulimit -v ", 8192);
+    assert_advice_works(&text, "ulimit -v ", &["--pages", "8192"]);
 }
 
 #[test]
 fn ulimit_d_is_named_as_the_data_segment() {
-    let output = commit("ulimit -d 300000 &&", 8192, "auto", 0);
+    let output = commit("ulimit -d 300000 &&", &["--pages", "8192"]);
     let text = refused(&output);
     assert!(text.contains("RLIMIT_DATA"), "{text}");
     assert!(text.contains("limit: DataSegment"), "{text}");
-    assert_advice_works(&text, "ulimit -d ", 8192);
+    assert_advice_works(&text, "ulimit -d ", &["--pages", "8192"]);
+}
+
+/// A memory that is locked counts against a limit, unless the process has CAP_IPC_LOCK.
+#[test]
+fn ulimit_l_is_named_as_locked_memory() {
+    const DROP: [&str; 4] = ["--bounding-set", "-ipc_lock", "--inh-caps", "-ipc_lock"];
+    let probe = Command::new("setpriv").args(DROP).arg("true").output();
+    let before = match probe.is_ok_and(|output| output.status.success()) {
+        true => format!("setpriv {}", DROP.join(" ")),
+        false => {
+            // An ordinary user has no such capability to drop.
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+            if effective.map(str::trim) != Some("0000000000000000") {
+                return skipped("CAP_IPC_LOCK cannot be given up here: there is no setpriv");
+            }
+            String::new()
+        }
+    };
+    let locked = |kib: u64| {
+        Command::new("sh")
+            .args([
+                "-c",
+                &format!("ulimit -l {kib} && exec {before} \"$0\" \"$@\""),
+            ])
+            .arg(binary())
+            .args(["--pages", "32", "--lock-memory"])
+            .output()
+            .unwrap()
+    };
+    let text = refused(&locked(1024));
+    assert!(text.contains("RLIMIT_MEMLOCK"), "{text}");
+    assert!(text.contains("limit: LockedMemory"), "{text}");
+    let kib = advised(&text, "ulimit -l ");
+    assert_eq!(kib, 2 << 10);
+    let output = locked(kib);
+    assert_eq!(output.status.code(), Some(SECURED), "{}", stderr(&output));
+}
+
+/// Nobody has set apart 4 GiB of such pages.
+#[test]
+fn a_pool_of_huge_pages_without_enough_of_them_is_named() {
+    let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+    let free = std::fs::read_to_string(format!("{pool}/free_hugepages"));
+    match free.map(|free| free.trim().parse::<u64>()) {
+        Ok(Ok(..2048)) => {}
+        Ok(_) => return skipped("the pool of huge pages has 4 GiB to give"),
+        Err(why) => return skipped(&format!("{pool}: {why}")),
+    }
+    let text = refused(&commit("", &["--backing", "hugetlb-2m"]));
+    assert!(text.contains("limit: HugePages"), "{text}");
+    assert!(
+        text.contains(&format!("the pool of huge pages {pool}")),
+        "{text}"
+    );
+    assert!(text.contains("needed 4294967296 bytes"), "{text}");
+    assert!(text.contains(&format!("> {pool}/nr_hugepages")), "{text}");
+}
+
+/// Under RLIMIT_DATA, memory counts as it becomes accessible, so that growth could be refused
+/// although its pages are committed.
+#[test]
+fn growth_is_not_promised_where_a_limit_could_refuse_it() {
+    let arguments = ["--pages", "1024", "--policy", "commit-maximum"];
+    // More than enough: what matters is that it counts.
+    let text = refused(&commit("ulimit -d 8388608 &&", &arguments));
+    assert!(text.contains("growth cannot be assured under"), "{text}");
+    assert!(text.contains("RLIMIT_DATA"), "{text}");
+    assert!(
+        text.contains("GrowthNotAssured { limit: DataSegment }"),
+        "{text}"
+    );
+    // Both ways out that the message names.
+    let output = commit("", &arguments);
+    assert_eq!(output.status.code(), Some(SECURED), "{}", stderr(&output));
+    let output = commit("ulimit -d 8388608 &&", &["--pages", "1024"]);
+    assert_eq!(output.status.code(), Some(SECURED), "{}", stderr(&output));
+}
+
+/// The number that a message advises.
+#[track_caller]
+fn advised(text: &str, command: &str) -> u64 {
+    let (_, rest) = text.split_once(&format!(": {command}")).unwrap();
+    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap()
 }
 
 /// What the message says to run is run, with room for what differs from run to run.
 #[track_caller]
-fn assert_advice_works(text: &str, command: &str, pages: u64) {
-    let (_, rest) = text.split_once(&format!(": {command}")).unwrap();
-    let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-    let kib: u64 = digits.parse().unwrap();
-    let output = commit(&format!("{command}{} &&", kib + 4096), pages, "auto", 0);
+fn assert_advice_works(text: &str, command: &str, arguments: &[&str]) {
+    let kib = advised(text, command) + 4096;
+    let output = commit(&format!("{command}{kib} &&"), arguments);
     assert_eq!(output.status.code(), Some(SECURED), "{}", stderr(&output));
 }

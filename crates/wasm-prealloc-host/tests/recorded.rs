@@ -180,6 +180,13 @@ fn version_1_parent_outside_of_the_mount() {
     assert!(advice.contains("parent group"), "{advice}");
 }
 
+/// The group's own directory, mounted over the whole hierarchy: both mounts are still listed.
+#[test]
+fn version_1_mount_that_another_covers() {
+    let own = "hidden /sys/fs/cgroup/memory/memory.stat";
+    expect("v1-covered-mount", &[(own, [512, 20, 8, 500])]);
+}
+
 #[test]
 fn version_1_ancestor_that_does_not_account_for_its_children() {
     let own = "v1 /sys/fs/cgroup/memory/a/b/memory.limit_in_bytes";
@@ -265,6 +272,30 @@ fn each_limit_is_compared_with_its_own_part_of_the_need() {
         short_of(512 * MIB, 1024 * MIB, 100 << 30),
         Some((Limit::Machine, 513 * MIB + (100 << 30)))
     );
+}
+
+/// As the machine is with vm.overcommit_memory = 2, which is the whole machine's and so is not
+/// switched on for a test.
+#[test]
+fn strict_overcommit_is_named_with_the_settings_that_lift_it() {
+    let headroom = read("strict-overcommit").unwrap();
+    let need = Need::commit(12 << 30, 14 << 30, 0);
+    let shortfall = headroom.shortfall(&need).unwrap();
+    assert_eq!(shortfall.limit, Limit::Overcommit);
+    // What is made writable and a little for other threads counts, not what is only reserved.
+    assert_eq!(shortfall.needed_bytes, (12 << 30) + MIB);
+    let missing = (12 << 30) + MIB + 52_516 * 1024 - 12_342_040 * 1024;
+    assert_eq!(shortfall.missing_bytes(), missing);
+    let message = Error::Shortfall(shortfall).to_string();
+    assert!(message.contains("vm.overcommit_memory = 2"), "{message}");
+    let advice = format!(
+        "vm.overcommit_kbytes={}",
+        ((12 << 30) + MIB) / 1024 + 52_516
+    );
+    assert!(message.contains(&advice), "{message}");
+    headroom
+        .check(&Need::commit(11 << 30, 64 << 30, 0))
+        .unwrap();
 }
 
 #[test]

@@ -1,0 +1,155 @@
+//! `--full`: hosts at hundreds of limits, and a chain of blocks on machines of many sizes. Rows are
+//! chosen and printed here; what they must come to is in the harness that the tests share.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use comfy_table::CellAlignment;
+use wasm_prealloc_tests::cells::{Bench as Cells, Setup};
+use wasm_prealloc_tests::chain::{Bench, Chain, Machine};
+use wasm_prealloc_tests::limits::{Cached, Host, Pages, Tally, limits};
+
+use super::MIB;
+
+const KIB: u64 = 1 << 10;
+/// 4 GiB, and 1 GiB, in wasm pages.
+const WHOLE: u64 = 65_536;
+const QUARTER: u64 = 16_384;
+
+/// Shows hosts at limits, and gives the number of rows that are not as they must be.
+pub(super) fn limit_rows(commit: &Path, scratch: &Path) -> Result<usize> {
+    let mut table = super::table([
+        "hosts",
+        "memory MiB",
+        "pages by",
+        "tried",
+        "secured",
+        "refused",
+        "killed",
+        "OOM kills",
+        "seconds",
+        "as it must be",
+    ]);
+    let mut wrong = 0;
+    let mut row = |what: &str, host: &Host, tally: Tally| {
+        let verdict = tally.judge();
+        wrong += usize::from(verdict.is_err());
+        table.add_row([
+            what.to_owned(),
+            (host.bytes() / MIB).to_string(),
+            host.how.to_string(),
+            tally.tried.to_string(),
+            tally.secured.to_string(),
+            tally.refused.to_string(),
+            tally.killed.to_string(),
+            tally.oom_kills.to_string(),
+            tally.elapsed.as_secs().to_string(),
+            super::told(&verdict),
+        ]);
+    };
+    for how in Pages::ALL {
+        let host = |pages| Host {
+            program: commit.to_owned(),
+            pages,
+            how,
+        };
+        eprintln!("running: 200 limits, {how}");
+        let whole = host(WHOLE);
+        let tally = whole.sweep(limits(64 * MIB, 5120 * MIB, 200))?;
+        row("limits from 64 MiB to 5 GiB", &whole, tally);
+
+        eprintln!("running: 256 limits around the break-even, {how}");
+        let quarter = host(QUARTER);
+        let around = quarter.limits_around_break_even(256, 16 * KIB)?;
+        let tally = quarter.sweep(around)?;
+        row("limits every 16 KiB around the break-even", &quarter, tally);
+
+        eprintln!("running: 20 rounds of 4 hosts at once, {how}");
+        let tally = quarter.race(4, 2, 2560 * MIB, 20)?;
+        row("4 at once in 2560 MiB, 20 rounds", &quarter, tally);
+
+        for (cached, what) in [
+            (Cached::Written, "in page cache of a file written"),
+            (Cached::Read, "in page cache of a file read"),
+        ] {
+            eprintln!("running: {what}, {how}");
+            let tally = quarter.in_page_cache(cached, scratch)?;
+            row(what, &quarter, tally);
+        }
+    }
+    for column in table.column_iter_mut().skip(3).take(6) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    writeln!(
+        std::io::stdout(),
+        "\nHosts at limits, without a margin. A refusal names the file that holds the limit.\n\n{table}"
+    )?;
+    Ok(wrong)
+}
+
+/// Shows one chain on many machines, and gives the number of rows that are not as they must be.
+pub(super) fn chain_rows(cells: &Cells, commit: &Path) -> Result<usize> {
+    let bench = Bench {
+        indexer: cells.indexer.clone(),
+        commit: commit.to_owned(),
+        natural: cells.natural.memory_stress.clone(),
+        pinned: cells.pinned.memory_stress.clone(),
+        scratch: cells.scratch.clone(),
+    };
+    let mut chain = Chain::long();
+    let mut machines = Vec::new();
+    for setup in [Setup::Before, Setup::After] {
+        let machine = |limit_mib| Machine::new(setup, limit_mib);
+        machines.extend([512, 1024, 2048, 4096, 4608].map(machine));
+        machines.push(machine(4608).beside(600));
+        machines.push(machine(6144));
+        if setup == Setup::After {
+            machines.push(machine(6144).beside(600));
+            machines.push(machine(6144).interrupted_at(77));
+        }
+        machines.push(machine(20 * 1024));
+    }
+    let mut table = super::table([
+        "host",
+        "exit",
+        "blocks stored",
+        "state root",
+        "seconds",
+        "as it must be",
+    ]);
+    let mut wrong = 0;
+    for machine in machines {
+        eprintln!("running: {} blocks, {machine}", chain.blocks.len());
+        let outcome = bench
+            .run(&chain, machine)
+            .with_context(|| machine.to_string())?;
+        let verdict = machine.judge(&mut chain, &outcome);
+        wrong += usize::from(verdict.is_err());
+        let root = outcome.state_root.as_deref();
+        table.add_row([
+            machine.to_string(),
+            super::status(outcome.status),
+            outcome.stored.len().to_string(),
+            root.map_or("", |root| &root[..root.len().min(12)])
+                .to_owned(),
+            outcome.elapsed.as_secs().to_string(),
+            super::told(&verdict),
+        ]);
+    }
+    for index in [2, 4] {
+        if let Some(column) = table.column_mut(index) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    writeln!(
+        std::io::stdout(),
+        "\nA chain of {} blocks that allocate {} MiB together, {} of them more than a memory has, \
+         on machines of many sizes. Its state root is {}.\n\n{table}",
+        chain.blocks.len(),
+        chain.total_mib(),
+        chain.beyond(),
+        chain.state_root.as_deref().unwrap_or("unknown"),
+    )?;
+    Ok(wrong)
+}
