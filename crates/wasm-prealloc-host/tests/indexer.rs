@@ -135,17 +135,10 @@ fn blocks_follow_one_another_and_read_what_was_stored() {
         0,
         &["1048576 bytes (1 MiB) resident", "guest: last"],
     );
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    let (blocks, root) = stdout.split_once("state root ").unwrap();
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
         "block 0: 2 values stored\nblock 1: 2 values stored\n\
          state root a28451be2ed9fc2fccd412d2570450a319df538375f0fb59987e8d92fb126baf\n"
-    );
-    let digits = root.trim_end();
-    assert!(
-        digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
-        "{root}"
     );
     assert_eq!(
         case.dump(),
