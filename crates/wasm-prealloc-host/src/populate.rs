@@ -302,9 +302,10 @@ unsafe fn touch(start: NonNull<u8>, bytes: usize, step: usize) {
         let byte = unsafe { AtomicU8::from_ptr(start.add(offset).as_ptr()) };
         // Atomic, so that what another thread writes at the same time is not undone; where that
         // makes it fail, the page was written too. Not an `or` with 0, of which a compiler knows
-        // that it changes nothing, and makes a load, which populates nothing.
-        let is = byte.load(Ordering::Relaxed);
-        let _ = byte.compare_exchange(is, is, Ordering::Relaxed, Ordering::Relaxed);
+        // that it changes nothing, and makes a load, which populates nothing; nor a load first,
+        // which would take a page fault of its own.
+        let same = |is| byte.compare_exchange(is, is, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = same(0).or_else(same);
     }
 }
 
