@@ -132,6 +132,7 @@ unsafe fn commit(
     if requirements.backing == Backing::Transparent && rest >= HUGE_PAGE_BYTES {
         return Err(Failure::NoHugePages {
             collapsed_bytes: collapsed as u64,
+            needed_bytes: bytes as u64,
         });
     }
     let mut how = Method::Populated;

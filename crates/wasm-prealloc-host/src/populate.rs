@@ -41,7 +41,10 @@ pub(crate) enum Failure {
     )]
     CgroupFull { committed_bytes: u64 },
     /// Huge pages were required, and there are none for all of it.
-    NoHugePages { collapsed_bytes: u64 },
+    NoHugePages {
+        collapsed_bytes: u64,
+        needed_bytes: u64,
+    },
     /// A system call failed.
     System {
         call: &'static str,

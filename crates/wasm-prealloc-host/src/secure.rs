@@ -292,6 +292,7 @@ fn populate(
     if requirements.backing == Backing::Transparent && bytes - collapsed >= HUGE_PAGE_BYTES {
         return Err(Failure::NoHugePages {
             collapsed_bytes: collapsed as u64,
+            needed_bytes: bytes as u64,
         });
     }
     if collapsed < bytes {
@@ -310,9 +311,12 @@ fn populate(
 pub(crate) fn explain(failure: Failure, need: &Need) -> Error {
     match failure {
         Failure::Known(error) => error,
-        Failure::NoHugePages { collapsed_bytes } => Error::NoHugePages {
+        Failure::NoHugePages {
             collapsed_bytes,
-            needed_bytes: need.data_bytes.max(collapsed_bytes),
+            needed_bytes,
+        } => Error::NoHugePages {
+            collapsed_bytes,
+            needed_bytes,
         },
         Failure::CgroupFull { committed_bytes } => match Headroom::read() {
             Ok(headroom) => match headroom.shortfall(need) {

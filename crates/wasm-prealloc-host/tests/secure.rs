@@ -56,6 +56,20 @@ fn huge_pages_where_there_are_any() {
 }
 
 #[test]
+fn transparent_huge_pages_throughout_or_an_error() {
+    let _turn = one_at_a_time();
+    // With a tail that no huge page fits into.
+    match SecuredRegion::secure(&requirements(4097, Backing::Transparent)) {
+        Ok(region) => assert_eq!(region.secured().how, Method::Collapsed),
+        Err(Error::NoHugePages { needed_bytes, .. }) => {
+            assert_eq!(needed_bytes, 4097 << 16);
+            wasm_prealloc_tests::skipped("no huge pages here, which is what was said");
+        }
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
 fn a_single_page_is_less_than_a_huge_page() {
     assert_eq!(secure(1, Backing::Auto), Method::Populated);
 }

@@ -1,4 +1,4 @@
-//! A process that may not have huge pages falls back to populating.
+//! A process that may not have huge pages falls back to populating, unless it insists on them.
 //!
 //! The setting is the whole process's, so this test has a binary of its own.
 
@@ -6,7 +6,7 @@
 // prctl(2) is how a process gives up huge pages.
 #![allow(unsafe_code)]
 
-use wasm_prealloc_host::{Backing, Method, Requirements, SecuredRegion, resident_bytes};
+use wasm_prealloc_host::{Backing, Error, Method, Requirements, SecuredRegion, resident_bytes};
 
 #[test]
 fn collapse_is_refused_and_memory_is_populated() {
@@ -22,4 +22,13 @@ fn collapse_is_refused_and_memory_is_populated() {
     assert_eq!(region.secured().how, Method::Populated);
     assert_eq!(resident_bytes(region.bytes()).unwrap(), 4096 << 16);
     assert!(region.bytes().iter().step_by(512).all(|&byte| byte == 0));
+
+    requirements.backing = Backing::Transparent;
+    match SecuredRegion::secure(&requirements) {
+        Err(Error::NoHugePages {
+            collapsed_bytes,
+            needed_bytes,
+        }) => assert_eq!((collapsed_bytes, needed_bytes), (0, 4096 << 16)),
+        other => panic!("{other:?}"),
+    }
 }
