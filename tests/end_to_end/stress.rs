@@ -70,11 +70,8 @@ fn the_stress_guest_gets_all_of_its_memory() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
     assert_eq!(stored(&database), expected());
-    assert_eq!(
-        stderr.matches("(4096 MiB) resident").count(),
-        BLOCKS.len(),
-        "{stderr}"
-    );
+    // Once for all blocks: each takes the slot that the block before it gave back.
+    assert_eq!(stderr.matches("(4096 MiB) resident").count(), 1, "{stderr}");
 }
 
 /// Its growth starts at its declared minimum.
