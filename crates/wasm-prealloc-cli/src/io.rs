@@ -205,7 +205,8 @@ fn is_special(path: &Path) -> bool {
 /// Prints a value as one JSON document on stdout.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut stdout, value)?;
+    // As an I/O error it still tells that the reader has gone.
+    serde_json::to_writer_pretty(&mut stdout, value).map_err(io::Error::from)?;
     writeln!(stdout)?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! which limit says no?
 
 use std::io::Write as _;
+use std::num::NonZeroUsize;
 
 use anyhow::Result;
 use comfy_table::presets::ASCII_MARKDOWN;
@@ -36,8 +37,8 @@ pub(crate) struct Opts {
     pages: u64,
 
     /// How many memories there are at a time
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    instances: usize,
+    #[arg(long, value_name = "N", default_value = "1")]
+    instances: NonZeroUsize,
 
     /// Really commit the memory, and give it back
     #[arg(long)]
@@ -156,7 +157,7 @@ fn kind(limit: &Limit) -> &'static str {
 
 pub(crate) fn run(opts: &Opts) -> Result<u8> {
     let builder = MemoryPool::builder()
-        .slots(opts.instances)
+        .slots(opts.instances.get())
         .pages(opts.pages)
         .margin_bytes(opts.margin_bytes)
         .backing(opts.backing.into())
@@ -166,7 +167,7 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
         command: "preflight",
         exit: exit::DONE,
         pages: opts.pages,
-        instances: opts.instances,
+        instances: opts.instances.get(),
         limits: Vec::new(),
         secured: None,
         error: None,

@@ -162,6 +162,30 @@ fn a_reader_that_goes_leaves_no_batch_half_done() {
     }
 }
 
+/// Whatever it was to be told, and in whichever form.
+#[test]
+fn a_reader_that_goes_is_no_error_of_any_command() {
+    let folder = tempfile::tempdir().unwrap();
+    make(folder.path(), &[("a.wat", GROWING.as_bytes())]);
+    for args in [
+        &["inspect", "a.wat"][..],
+        &["inspect", "--json", "a.wat"],
+        &["preflight", "--pages", "1"],
+        &["preflight", "--pages", "1", "--json"],
+    ] {
+        let mut child = crate::harness::command(folder.path(), args)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_exit(&output, 0);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(stderr, "", "{args:?}");
+    }
+}
+
 #[test]
 fn no_input_is_written_over_before_it_is_read() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,0 +1,2 @@
+;; RUN: preflight --instances 0
+(module)
