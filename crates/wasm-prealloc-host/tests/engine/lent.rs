@@ -171,61 +171,6 @@ fn nothing_of_one_instance_is_visible_to_the_next() {
 }
 
 #[test]
-fn a_thousand_instances_use_the_same_memory_and_fault_no_more() {
-    let mut host = Host::of_pages(65_536);
-    // 12 MiB at the bottom, and a page far above.
-    let module = host.module(
-        r#"(module
-            (memory 65536 65536)
-            (func (export "run") (param i32)
-                (memory.fill (i32.const 0) (local.get 0) (i32.const 12582912))
-                (i32.store (i32.const 0x80000000) (local.get 0))))"#,
-    );
-    let resident_kib = || {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let number = line.unwrap().trim().strip_suffix(" kB").unwrap();
-        number.parse::<u64>().unwrap()
-    };
-    let mut before = None;
-    for block in 0..1000 {
-        let linker = Linker::new(&host.engine);
-        let instance = host.pool.instantiate(&linker, &mut host.store, &module);
-        let instance = instance.unwrap();
-        let run = instance.get_typed_func::<i32, ()>(&mut host.store, "run");
-        let run = run.unwrap();
-        let faults = thread_faults();
-        run.call(&mut host.store, 7).unwrap();
-        let faults = thread_faults() - faults;
-        // The first block finds the watermark low. The far page is tracked, which is one fault
-        // each time; that its huge page was split shows once more.
-        if block > 1 {
-            assert!(faults <= 2, "block {block}: {faults} page faults");
-        }
-        host.end_block();
-        match before {
-            None => before = (block == 10).then(&resident_kib),
-            Some(before) => {
-                let now = resident_kib();
-                assert!(
-                    now.abs_diff(before) < 2048,
-                    "block {block}: {before} then {now} KiB"
-                );
-            }
-        }
-    }
-    assert_eq!(host.pool.statistics().watermark_resets, 1000);
-}
-
-/// Minor page faults of this thread so far.
-fn thread_faults() -> i64 {
-    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
-    // After the name in parentheses: state, 6 numbers, minor faults.
-    let (_, rest) = stat.rsplit_once(") ").unwrap();
-    rest.split(' ').nth(7).unwrap().parse().unwrap()
-}
-
-#[test]
 fn stores_in_several_threads_wait_for_a_slot() {
     let _turn = one_at_a_time();
     let pool = MemoryPool::builder()
