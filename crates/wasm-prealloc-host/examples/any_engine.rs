@@ -36,7 +36,8 @@ fn main() -> ExitCode {
 fn run(path: &std::path::Path) -> Result<()> {
     let wasm = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let engine = Engine::default();
-    let module = Module::new(&engine, &wasm)?;
+    let module = Module::new(&engine, &wasm)
+        .with_context(|| format!("{} is not a valid module", path.display()))?;
     let mut store = Store::new(&engine, ());
     let needed_bytes = DEFAULT_PAGES * WASM_PAGE_BYTES;
     let need = Need::commit(needed_bytes, needed_bytes, DEFAULT_MARGIN_BYTES);
