@@ -1,12 +1,12 @@
 //! Published packages, used through their own APIs in Node, give the same results on rewritten
-//! modules as on their own. The packages and what is done with them stand in `tests/clients`.
+//! modules as on their own. The packages and what is done with them stand in `tests/fixtures/clients`.
 
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use wasm_prealloc_tests::{command, repository, skipped};
+use wasm_prealloc_tests::{Profile, command, repository, skipped};
 
 use crate::machine;
 
@@ -47,8 +47,8 @@ fn locked(path: &Path) -> Option<Vec<(String, Value)>> {
 #[test]
 fn published_packages_give_the_same_results() {
     let _machine = machine();
-    let folder = repository().join("tests/clients");
-    let binary = command().unwrap();
+    let folder = repository().join("tests/fixtures/clients");
+    let binary = command(Profile::Dev).unwrap();
 
     let wanted = locked(&folder.join("package-lock.json"));
     assert!(wanted.is_some(), "package-lock.json cannot be read");
@@ -61,7 +61,7 @@ fn published_packages_give_the_same_results() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         if !output.status.success() && UNREACHABLE.iter().any(|code| stderr.contains(code)) {
             skipped(
-                "npm's registry cannot be reached, and tests/clients/node_modules is not there",
+                "npm's registry cannot be reached, and tests/fixtures/clients/node_modules is not there",
             );
             return;
         }

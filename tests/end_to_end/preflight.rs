@@ -3,7 +3,7 @@
 use std::process::Output;
 
 use serde_json::Value;
-use wasm_prealloc_tests::{MemoryGroup, command};
+use wasm_prealloc_tests::{MemoryGroup, Profile, command};
 
 use crate::machine;
 
@@ -11,7 +11,7 @@ const MIB: u64 = 1 << 20;
 
 fn preflight(group: &MemoryGroup, arguments: &[&str]) -> Output {
     group
-        .command(command().unwrap())
+        .command(command(Profile::Dev).unwrap())
         .arg("preflight")
         .args(arguments)
         .output()

@@ -110,7 +110,7 @@ fn with_kept_growth_the_guest_cannot_allocate() {
 
 /// Runs a module on a block in Node; `None` where there is no Node.
 fn in_node(module: &Path, height: usize, block: &str) -> Option<Output> {
-    let host = repository().join("tests/node/stress_host.mjs");
+    let host = repository().join("tests/fixtures/node/stress_host.mjs");
     let output = Command::new("node")
         .arg(host)
         .arg(module)

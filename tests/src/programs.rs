@@ -91,13 +91,25 @@ fn example(name: &str) -> Result<PathBuf> {
     artifact(command, name, |artifact| artifact.executable)
 }
 
-/// Builds the `wasm-prealloc` command, where it is not up to date, and gives its path.
+/// The cargo profile of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// The profile that the tests use.
+    Dev,
+    /// The profile of a release.
+    Release,
+}
+
+/// Builds the `wasm-prealloc` command if it is not up to date. Returns its path.
 ///
 /// # Errors
 /// As [`indexer`].
-pub fn command() -> Result<PathBuf> {
+pub fn command(profile: Profile) -> Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "--quiet", "--workspace", "--bin", "wasm-prealloc"]);
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
     artifact(command, "wasm-prealloc", |artifact| artifact.executable)
 }
 

@@ -29,7 +29,8 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
             "run",
             "--quiet",
             "--release",
-            "-p",
+            // Not `-p`: with the features of the whole workspace the engine is built once.
+            "--bin",
             "wasm-prealloc-bench",
             "--",
         ])

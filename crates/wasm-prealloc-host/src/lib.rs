@@ -53,6 +53,9 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("wasm-prealloc-host needs a 64-bit address space: a linear memory is 4 GiB");
 
+#[cfg(all(target_os = "linux", feature = "bare"))]
+#[doc(hidden)]
+pub mod bare;
 mod builder;
 mod cgroup;
 mod error;

@@ -1,36 +1,36 @@
-//! `cargo xtask bench` starts this program. It measures everything side by side in one run, prints
-//! the ratios first, and writes them into `docs/benchmarks.md` when asked to.
+//! `cargo xtask bench` starts this program. It measures everything in one run, prints the ratios
+//! first, and with `--write` writes the result to `docs/benchmarks.md`.
 //!
-//! Each measurement is a process of its own; the contenders take turns, so that whatever else the
-//! machine does hits all alike.
+//! Each measurement is a process of its own, so that the allocator and the peak memory of one do not
+//! influence another. The contenders take turns, so that other load on the machine affects all of
+//! them alike.
 
-mod child;
-mod command;
-mod contenders;
-mod corpus;
+mod cost;
 mod host;
-mod report;
+mod rewriter;
 mod tables;
 
+use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Parser, Subcommand};
+use serde::de::DeserializeOwned;
 
-use contenders::Contender;
-use report::{Measured, Report};
-
-/// Measure the rewriter side by side with what else reads and writes modules, and the host side by
-/// side with bare system calls and with the engine's own memory
+/// Measure the rewriter and the host beside their alternatives
+///
+/// The rewriter is compared with other libraries that read and write modules, the host with bare
+/// system calls and with the engine's own memory.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench", args_conflicts_with_subcommands = true)]
 struct Cli {
-    /// Write the result into docs/benchmarks.md
+    /// Write the result to docs/benchmarks.md
     #[arg(long)]
     write: bool,
 
-    /// How often everything is measured; the medians count
+    /// Number of rounds; the result is the median
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
 
@@ -46,100 +46,112 @@ struct Cli {
     part: Option<Part>,
 }
 
-/// The two halves, which know nothing of each other.
+/// The two halves, which are independent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Half {
-    /// What is done with a module's bytes
+    /// Work on the bytes of a module
     Rewriter,
-    /// What is done with memory
+    /// Work on memory
     Host,
 }
 
-/// What this program starts itself again for.
+/// The parts for which this program starts itself again.
 #[derive(Debug, Subcommand)]
 #[command(hide = true)]
 enum Part {
     /// Measure one contender on one module
     #[command(hide = true)]
-    Child {
-        contender: Contender,
+    Rewriter {
+        contender: rewriter::Contender,
         module: PathBuf,
     },
-    /// The program that the whole command is compared with
+    /// Measure one contender of one part of the host
+    #[command(hide = true)]
+    Host { part: String, contender: String },
+    /// Rewrite a file with walrus, as the program that the whole command is compared with
     #[command(hide = true)]
     WalrusFile { input: PathBuf, output: PathBuf },
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    match cli.part {
-        Some(Part::Child { contender, module }) => {
-            let sample = child::run(contender, &module)?;
-            Ok(serde_json::to_writer(std::io::stdout(), &sample)?)
+    let stdout = std::io::stdout();
+    match &cli.part {
+        Some(Part::Rewriter { contender, module }) => {
+            let cost = rewriter::measure_one(*contender, module)?;
+            Ok(serde_json::to_writer(stdout, &cost)?)
         }
-        Some(Part::WalrusFile { input, output }) => command::walrus_file(&input, &output),
+        Some(Part::Host { part, contender }) => {
+            let rows = host::measure_one(part, contender)?;
+            Ok(serde_json::to_writer(stdout, &rows)?)
+        }
+        Some(Part::WalrusFile { input, output }) => rewriter::walrus_file(input, output),
         None => bench(&cli),
     }
 }
 
-/// The size that the whole command is compared at.
-const WHOLE_COMMAND_BYTES: usize = 30 << 20;
+/// Starts this program again for one measurement, and reads the JSON that it prints.
+fn measure_in_child<T: DeserializeOwned>(arguments: [&OsStr; 3]) -> Result<T> {
+    let output = this_program()?
+        .args(arguments)
+        .stderr(Stdio::inherit())
+        .output()
+        .context("starting a measurement")?;
+    ensure!(
+        output.status.success(),
+        "{arguments:?} failed ({})",
+        output.status
+    );
+    serde_json::from_slice(&output.stdout).context("reading a measurement")
+}
+
+fn this_program() -> Result<Command> {
+    let path = std::env::current_exe().context("finding this program")?;
+    Ok(Command::new(path))
+}
 
 fn bench(cli: &Cli) -> Result<()> {
-    let programs = command::build()?;
     let rounds = usize::from(cli.rounds);
     let host = match cli.only {
         Some(Half::Rewriter) => host::Measured::default(),
-        _ => host::measure(&programs.measure, rounds)?,
+        _ => host::measure(rounds)?,
     };
-    let modules = match cli.only {
-        Some(Half::Host) => Vec::new(),
-        _ => corpus::modules()?,
+    let rewriter = match cli.only {
+        Some(Half::Host) => rewriter::Measured::default(),
+        _ => rewriter::measure(rounds, cli.quick)?,
     };
-    let contenders: Vec<Contender> = Contender::ALL
-        .iter()
-        .copied()
-        .filter(|contender| !(cli.quick && *contender == Contender::Walrus))
-        .collect();
-    let mut samples = vec![vec![Vec::with_capacity(rounds); contenders.len()]; modules.len()];
-    for round in 1..=rounds {
-        for (module, samples) in modules.iter().zip(&mut samples) {
-            eprintln!("round {round} of {rounds}: {}", module.name);
-            for (contender, samples) in contenders.iter().zip(samples) {
-                samples.push(child::measure(*contender, &module.path)?);
-            }
-        }
-    }
-    let measured: Vec<Vec<Measured>> = samples
-        .iter()
-        .map(|contenders| contenders.iter().map(|s| Measured::median(s)).collect())
-        .collect();
-    // The one nearest to the size that the comparison is about.
-    let large = modules
-        .iter()
-        .min_by_key(|module| module.bytes.abs_diff(WHOLE_COMMAND_BYTES))
-        .filter(|_| !cli.quick);
-    let whole = match large {
-        None => None,
-        Some(large) => {
-            eprintln!("the whole command: {}", large.name);
-            let compared = command::compare(&programs.command, large, rounds)?;
-            Some((large, compared))
-        }
-    };
-    let report = Report {
-        modules: &modules,
-        contenders: &contenders,
-        measured: &measured,
-        whole,
-        rounds,
-        host: &host,
-    };
-    let text = report.text()?;
+    let text = format!(
+        "# Benchmarks\n\nWritten by `cargo xtask bench --write`; do not edit. {}\n\n{}{}",
+        machine(),
+        rewriter.text(),
+        host.text()
+    );
     writeln!(std::io::stdout(), "{text}")?;
     if cli.write {
         let path = wasm_prealloc_tests::repository().join("docs/benchmarks.md");
         std::fs::write(&path, text).with_context(|| path.display().to_string())?;
     }
     Ok(())
+}
+
+/// The machine and the date, in one sentence. Unknown facts are left out.
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let output_of = |program: &str, arg: &str| {
+        let output = Command::new(program).arg(arg).output().ok();
+        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+        text.unwrap_or_default()
+    };
+    let cpuinfo = read("/proc/cpuinfo");
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map_or("an unnamed CPU", |(_, model)| model);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!(
+        "Measured on {} with {model}, {cores} cores, Linux {}, {}.",
+        output_of("date", "+%F"),
+        read("/proc/sys/kernel/osrelease").trim(),
+        output_of("rustc", "--version")
+    )
 }

@@ -1,9 +1,8 @@
-//! Tables that are Markdown too, and the one that every part begins with: ratios, and what they
-//! shall come to.
+//! Markdown tables, and the table of ratios that every part begins with.
 
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 
-/// What a ratio shall come to.
+/// The goal of a ratio.
 #[derive(Clone, Copy)]
 pub(crate) enum Goal {
     AtLeast(f64),
@@ -11,10 +10,10 @@ pub(crate) enum Goal {
 }
 
 impl Goal {
-    fn is_met(self, is: f64) -> bool {
+    fn is_met(self, ratio: f64) -> bool {
         match self {
-            Self::AtLeast(goal) => is >= goal,
-            Self::AtMost(goal) => is <= goal,
+            Self::AtLeast(goal) => ratio >= goal,
+            Self::AtMost(goal) => ratio <= goal,
         }
     }
 }
@@ -33,17 +32,17 @@ pub(crate) struct Ratios(Table);
 
 impl Ratios {
     pub(crate) fn new() -> Self {
-        Self(table(&["ratio", "is", "by the clock", "goal", "met"]))
+        Self(table(&["ratio", "measured", "wall clock", "goal", "met"]))
     }
 
-    pub(crate) fn add(&mut self, what: &str, is: f64, by_clock: Option<f64>, goal: Goal) {
-        let digits = if is < 1.0 { 3 } else { 2 };
+    pub(crate) fn add(&mut self, label: &str, ratio: f64, wall_clock: Option<f64>, goal: Goal) {
+        let digits = if ratio < 1.0 { 3 } else { 2 };
         self.0.add_row([
-            what.to_owned(),
-            format!("{is:.digits$}"),
-            by_clock.map_or(String::new(), |is| format!("{is:.digits$}")),
+            label.to_owned(),
+            format!("{ratio:.digits$}"),
+            wall_clock.map_or(String::new(), |ratio| format!("{ratio:.digits$}")),
             goal.to_string(),
-            if goal.is_met(is) { "yes" } else { "no" }.to_owned(),
+            if goal.is_met(ratio) { "yes" } else { "no" }.to_owned(),
         ]);
     }
 
@@ -60,6 +59,7 @@ pub(crate) fn table(header: &[&str]) -> Table {
     table
 }
 
+/// Aligns all columns from `first` on to the right.
 pub(crate) fn right_from(table: &mut Table, first: usize) {
     for column in table.column_iter_mut().skip(first) {
         column.set_cell_alignment(CellAlignment::Right);

@@ -1,4 +1,4 @@
-//! The modules that are measured: real ones out of npm packages, and this repository's guests.
+//! The modules that are measured: published ones from npm packages, and this repository's guests.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use wasm_prealloc_build::Linking;
 use wasm_prealloc_tests::{Guests, repository, skipped};
 
-/// Where the packages' modules lie below `node_modules`, smallest first.
+/// Packages, and the paths of their modules in the package's folder. The smallest module is first.
 const PACKAGES: &[(&str, &str)] = &[
     ("argon2-browser", "dist/argon2.wasm"),
     ("@rollup/wasm-node", "dist/wasm-node/bindings_wasm_bg.wasm"),
@@ -27,25 +27,25 @@ const PACKAGES: &[(&str, &str)] = &[
     ("@biomejs/wasm-nodejs", "biome_wasm_bg.wasm"),
 ];
 
-/// A module, and what tables say of it.
-#[derive(Debug)]
-pub(crate) struct Module {
-    pub(crate) name: String,
-    pub(crate) path: PathBuf,
-    pub(crate) bytes: usize,
-    pub(crate) functions: u32,
-    pub(crate) grow_sites: usize,
-    pub(crate) size_sites: usize,
+/// A module and the facts that the tables show.
+#[derive(Clone, Debug)]
+pub(super) struct Module {
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    pub(super) bytes: usize,
+    pub(super) functions: u32,
+    pub(super) grow_sites: usize,
+    pub(super) size_sites: usize,
 }
 
-/// Every module that there is here. Says visibly what is not.
-pub(crate) fn modules() -> Result<Vec<Module>> {
+/// Returns all modules. Without the npm packages, prints a `skipped` line and returns the guests.
+pub(super) fn modules() -> Result<Vec<Module>> {
     let guests = Guests::build(Linking::Natural)?;
     let mut modules = vec![
         Module::read("minimal (guest)".into(), guests.minimal)?,
         Module::read("memory-stress (guest)".into(), guests.memory_stress)?,
     ];
-    let folder = repository().join("tests/corpus");
+    let folder = repository().join("tests/fixtures/corpus");
     if let Err(why) = install(&folder) {
         skipped(&format!("the modules of npm packages: {why:#}"));
         return Ok(modules);
@@ -57,11 +57,11 @@ pub(crate) fn modules() -> Result<Vec<Module>> {
     Ok(modules)
 }
 
-/// Fetches the packages as the lock file pins them, where they are not there. None of their
-/// scripts is run.
+/// Installs the packages at the versions of the lock file, unless they are installed already. Their
+/// scripts are not run.
 fn install(folder: &Path) -> Result<()> {
     let lock = std::fs::read(folder.join("package-lock.json"))?;
-    // npm says nothing of what it installed from which lock file, so this does.
+    // npm does not record which lock file it installed from, so this file does.
     let stamp = folder.join("node_modules/.installed-from");
     if std::fs::read(&stamp).is_ok_and(|from| from == lock) {
         return Ok(());
@@ -71,7 +71,7 @@ fn install(folder: &Path) -> Result<()> {
         .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
         .current_dir(folder)
         .output()
-        .context("npm cannot be started")?;
+        .context("cannot start npm")?;
     anyhow::ensure!(
         output.status.success(),
         "npm ci failed: {}",
@@ -95,7 +95,7 @@ impl Module {
     }
 }
 
-/// How many functions a module defines.
+/// Counts the functions that a module defines.
 fn functions(wasm: &[u8]) -> Result<u32> {
     for payload in wasmparser::Parser::new(0).parse_all(wasm) {
         if let wasmparser::Payload::CodeSectionStart { count, .. } = payload? {

@@ -1,4 +1,4 @@
-//! Who is measured: each takes a module's bytes and makes of them what it makes.
+//! The contenders. Each takes the bytes of a module and produces its output from them.
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::ValueEnum;
@@ -6,38 +6,28 @@ use wasm_encoder::reencode::{Reencode as _, RoundtripReencoder};
 use wasm_prealloc::{Options, Validate, rewrite, rewrite_into};
 use wasmparser::{Parser, Validator, WasmFeatures};
 
-/// One way to go through a module.
+/// One way to process a module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Contender {
-    /// Copies the bytes into a buffer that is resident already: no rewriter can be faster.
+    /// Copies the bytes into a buffer that is already resident. No rewriter can be faster.
     Memcpy,
-    /// This project's rewrite, validating what it changed, into a buffer that is resident already.
+    /// Rewrites into a buffer that is already resident, and validates what changed.
     Changed,
-    /// The same into memory that the operating system has yet to give.
+    /// As `Changed`, into a new buffer.
     ChangedFresh,
-    /// This project's rewrite, validating input and output.
+    /// Rewrites, and validates input and output.
     Full,
     /// Validates, and writes nothing.
     Wasmparser,
-    /// Decodes and encodes every item, changing nothing.
+    /// Decodes and encodes every item, and changes nothing.
     WasmEncoder,
-    /// Builds the whole module as a graph and writes it again, changing nothing.
+    /// Builds the whole module as a graph and encodes it, and changes nothing.
     Walrus,
 }
 
 impl Contender {
-    pub(crate) const ALL: &[Self] = &[
-        Self::Memcpy,
-        Self::Changed,
-        Self::ChangedFresh,
-        Self::Full,
-        Self::Wasmparser,
-        Self::WasmEncoder,
-        Self::Walrus,
-    ];
-
-    /// How tables call it.
-    pub(crate) fn title(self) -> &'static str {
+    /// The name in the table of totals.
+    pub(super) fn title(self) -> &'static str {
         match self {
             Self::Memcpy => "memcpy, warm",
             Self::Changed => "rewrite_into, `Validate::Changed`, warm",
@@ -49,19 +39,31 @@ impl Contender {
         }
     }
 
-    /// Goes through a module. What is made stays in `made`, so that it is freed by the caller and
-    /// counts into the peak.
-    pub(crate) fn run(self, wasm: &[u8], made: &mut Vec<u8>) -> Result<()> {
+    /// The name in the table of modules.
+    pub(super) fn column(self) -> &'static str {
+        match self {
+            Self::Memcpy => "memcpy",
+            Self::Changed => "changed",
+            Self::ChangedFresh => "fresh",
+            Self::Full => "full",
+            Self::Wasmparser => "wasmparser",
+            Self::WasmEncoder => "wasm-encoder",
+            Self::Walrus => "walrus",
+        }
+    }
+
+    /// Processes a module. The caller frees the output, so that it counts towards the peak memory.
+    pub(super) fn run(self, wasm: &[u8], output: &mut Vec<u8>) -> Result<()> {
         match self {
             Self::Memcpy => {
-                made.clear();
-                made.extend_from_slice(wasm);
+                output.clear();
+                output.extend_from_slice(wasm);
             }
             Self::Changed => {
-                rewrite_into(wasm, &options(Validate::Changed), made)?;
+                rewrite_into(wasm, &options(Validate::Changed), output)?;
             }
-            Self::ChangedFresh => *made = rewritten(wasm, Validate::Changed)?,
-            Self::Full => *made = rewritten(wasm, Validate::Full)?,
+            Self::ChangedFresh => *output = rewritten(wasm, Validate::Changed)?,
+            Self::Full => *output = rewritten(wasm, Validate::Full)?,
             Self::Wasmparser => {
                 Validator::new_with_features(WasmFeatures::all()).validate_all(wasm)?;
             }
@@ -70,10 +72,10 @@ impl Contender {
                 RoundtripReencoder
                     .parse_core_module(&mut module, Parser::new(0), wasm)
                     .map_err(|error| anyhow!("{error}"))?;
-                *made = module.finish();
+                *output = module.finish();
             }
             Self::Walrus => {
-                *made = walrus::Module::from_buffer(wasm)
+                *output = walrus::Module::from_buffer(wasm)
                     .context("walrus does not parse it")?
                     .emit_wasm();
             }
@@ -81,8 +83,8 @@ impl Contender {
         Ok(())
     }
 
-    /// Whether a round begins with what the last one has made.
-    pub(crate) fn reuses_its_buffer(self) -> bool {
+    /// Returns true if a round starts with the output of the last round.
+    pub(super) fn reuses_its_buffer(self) -> bool {
         matches!(self, Self::Memcpy | Self::Changed)
     }
 }

@@ -1,16 +1,17 @@
-//! Taking memory back, against the memset or the scan that it needs at least.
+//! (c) Taking memory back, compared with the memset and the scan that it needs at least.
 
 use anyhow::{Result, bail};
+use wasm_prealloc_host::bare::{Tracked, collapse};
 use wasm_prealloc_host::{DEFAULT_PAGES, MemoryPool, Policy, Tracking, WASM_PAGE_BYTES};
 
-use crate::bare::Mapping;
-use crate::track::Tracker;
-use crate::{Cost, GIB, MIB};
+use super::memory::Memory;
+use super::{GIB, MIB, Row};
+use crate::cost::Cost;
 
 const BYTES: usize = 4 * GIB;
 const ROUNDS: usize = 25;
 
-pub(crate) fn measure(contender: &str) -> Result<()> {
+pub(super) fn measure(contender: &str) -> Result<Vec<Row>> {
     match contender {
         "high-water" => ours(Policy::CommitMaximum, Tracking::Auto, &[10, 100, 1000]),
         "watermark" => ours(Policy::Declared, Tracking::Auto, &[0, 10, 100, 1000]),
@@ -21,15 +22,16 @@ pub(crate) fn measure(contender: &str) -> Result<()> {
     }
 }
 
-/// Lends, writes from the bottom on, and measures how long giving back takes.
-fn ours(policy: Policy, tracking: Tracking, sizes: &[usize]) -> Result<()> {
+/// Lends a memory, writes to its start, and measures the time to return it.
+fn ours(policy: Policy, tracking: Tracking, sizes: &[usize]) -> Result<Vec<Row>> {
     let pool = MemoryPool::builder()
         .policy(policy)
         .tracking(tracking)
         .secure()?;
+    let mut rows = Vec::new();
     for &mib in sizes {
         let mut costs = Vec::new();
-        // The first blocks of a size move the watermark to where it belongs.
+        // The first blocks of a size move the watermark to its place.
         for round in 0..ROUNDS + 5 {
             let minimum = match policy {
                 Policy::Declared => DEFAULT_PAGES,
@@ -45,52 +47,48 @@ fn ours(policy: Policy, tracking: Tracking, sizes: &[usize]) -> Result<()> {
                 costs.push(cost);
             }
         }
-        Cost::median(&costs).print("ours", mib);
+        rows.push((mib, Cost::median(&costs)));
     }
-    let statistics = pool.statistics();
-    if tracking == Tracking::Auto && statistics.full_resets > 0 {
+    if tracking == Tracking::Auto && pool.statistics().full_resets > 0 {
         bail!("writes cannot be tracked on this machine");
     }
-    Ok(())
+    Ok(rows)
 }
 
-/// The same sizes, in memory that is committed as the pool's.
-fn memset() -> Result<()> {
-    let mapping = Mapping::new(BYTES)?;
-    mapping.collapse()?;
+/// Zeroes the same sizes, in memory that is committed like the pool's.
+fn memset() -> Result<Vec<Row>> {
+    let mut memory = Memory::new(BYTES);
+    collapse(memory.bytes())?;
+    let mut rows = Vec::new();
     for mib in [10, 100, 1000, 4096] {
         let mut costs = Vec::new();
         for _ in 0..ROUNDS {
-            mapping.fill(mib * MIB, 0xa5);
+            memory.fill(mib * MIB, 0xa5);
             costs.push(Cost::of(|| {
-                mapping.fill(mib * MIB, 0);
+                memory.fill(mib * MIB, 0);
                 Ok(())
             })?);
         }
-        Cost::median(&costs).print("memset", mib);
+        rows.push((mib, Cost::median(&costs)));
     }
-    Ok(())
+    Ok(rows)
 }
 
-/// One scan of memory that is tracked and not written.
-fn scan() -> Result<()> {
-    let mapping = Mapping::new(BYTES)?;
-    mapping.collapse()?;
-    let range = mapping.range();
-    let tracker = Tracker::open()?;
-    // SAFETY: the range is the mapping's own, which outlives the tracker's use of it.
-    unsafe { tracker.watch(range.clone()) }?;
+/// Scans tracked memory that was not written.
+fn scan() -> Result<Vec<Row>> {
+    let mut memory = Memory::new(BYTES);
+    collapse(memory.bytes())?;
+    let tracked = Tracked::new(memory.bytes())?;
     let mut costs = Vec::new();
     for _ in 0..ROUNDS {
-        let mut written = Vec::new();
+        let mut written = 0;
         costs.push(Cost::of(|| {
-            Ok(tracker.written(range.clone(), &mut written)?)
+            written = tracked.written_bytes()?;
+            Ok(())
         })?);
-        if !written.is_empty() {
-            bail!("what nobody wrote counts as written");
+        if written > 0 {
+            bail!("{written} bytes count as written, and none were");
         }
     }
-    Cost::median(&costs).print("scan", BYTES / MIB);
-    // SAFETY: as above.
-    Ok(unsafe { tracker.unwatch(range) }?)
+    Ok(vec![(BYTES / MIB, Cost::median(&costs))])
 }

@@ -1,4 +1,4 @@
-//! A block on a wasmtime host: instantiate, write some MiB, drop the instance.
+//! (b) A block on a wasmtime host: instantiate a module, let it write some MiB, drop the instance.
 
 use anyhow::{Result, bail};
 use wasm_prealloc_host::{InstantiateError, MemoryPool, Policy};
@@ -7,13 +7,14 @@ use wasmtime::{
     PoolingAllocationConfig, Store, TypedFunc,
 };
 
-use crate::{Cost, GIB};
+use super::{GIB, Row};
+use crate::cost::Cost;
 
-/// Has a small memory as linkers make it, grows it as allocators do, 1 MiB at a time where `STEP`
-/// is 16, and writes all that it has got.
+/// A guest with a small memory, as linkers make it. It grows the memory by `STEP` pages at a time
+/// (16 pages are 1 MiB), as allocators do, and writes all of it.
 const GUEST: &str = r#"(module
     (memory (export "memory") LIMITS)
-    (data (i32.const 1024) "a data segment, as every guest has one")
+    (data (i32.const 1024) "a data segment, as in every guest")
     (func (export "run") (param $mib i32)
         (local $pages i32)
         (local.set $pages (i32.add (i32.const 17) (i32.shl (local.get $mib) (i32.const 4))))
@@ -28,7 +29,7 @@ const GUEST: &str = r#"(module
 const NATURAL: &str = "17";
 const PINNED: &str = "65536 65536";
 
-/// MiB written, and how often.
+/// Sizes in MiB that the guest writes, each with its number of rounds.
 const SIZES: [(usize, usize); 5] = [(0, 300), (1, 200), (10, 60), (100, 20), (1000, 5)];
 
 struct Contender {
@@ -36,7 +37,7 @@ struct Contender {
     limits: &'static str,
     step: u32,
     pool: Option<MemoryPool>,
-    /// The pool is secured anew for each block.
+    /// True if memory is secured for each block.
     anew: bool,
 }
 
@@ -96,7 +97,7 @@ impl Contender {
     }
 }
 
-pub(crate) fn measure(name: &str) -> Result<()> {
+pub(super) fn measure(name: &str) -> Result<Vec<Row>> {
     let contender = Contender::new(name)?;
     let guest = wat::parse_str(contender.guest())?;
     if contender.anew {
@@ -106,29 +107,30 @@ pub(crate) fn measure(name: &str) -> Result<()> {
     if let Some(pool) = &contender.pool {
         pool.verify(&host.module)?;
     }
+    let mut rows = Vec::new();
     for (mib, rounds) in SIZES {
-        let (mut costs, mut faults) = (Vec::new(), Vec::new());
-        // The first blocks of a size make a pool warm.
+        let (mut costs, mut guest_costs) = (Vec::new(), Vec::new());
+        // The first blocks of a size warm the pool.
         for round in 0..rounds + 4 {
-            let mut within = None;
+            let mut in_guest = Cost::default();
             let cost = Cost::of(|| {
-                within = Some(host.block(mib)?);
+                in_guest = host.block(mib)?;
                 Ok(())
             })?;
             if round >= 4 {
                 costs.push(cost);
-                faults.extend(within);
+                guest_costs.push(in_guest);
             }
         }
-        // Faults that are taken while the guest runs are those that can get a host killed.
-        let faults = Cost::median(&faults).faults;
-        let whole = Cost::median(&costs);
-        Cost { faults, ..whole }.print(name, mib);
+        // Only faults that the guest takes count: a host can be killed at each of them.
+        let faults = Cost::median(&guest_costs).faults;
+        let cost = Cost::median(&costs);
+        rows.push((mib, Cost { faults, ..cost }));
     }
-    Ok(())
+    Ok(rows)
 }
 
-/// An engine with the guest compiled and linked.
+/// An engine, and the guest compiled and linked for it.
 struct Host {
     engine: Engine,
     module: Module,
@@ -146,7 +148,7 @@ impl Host {
         })
     }
 
-    /// Runs one block, and gives what the guest's own run cost.
+    /// Runs one block. Returns the cost of the guest's own run.
     fn block(&self, mib: usize) -> Result<Cost> {
         let mut store = Store::new(&self.engine, ());
         let run = self.instantiate(&mut store)?;
@@ -162,8 +164,9 @@ impl Host {
     }
 }
 
-/// Memory is secured for each block, and given back with it.
-fn anew(guest: &[u8]) -> Result<()> {
+/// Secures memory for each block, and releases it with the block.
+fn anew(guest: &[u8]) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
     for (mib, _) in SIZES {
         let mut costs = Vec::new();
         for _ in 0..3 {
@@ -176,7 +179,7 @@ fn anew(guest: &[u8]) -> Result<()> {
                 host.block(mib).map(|_| ())
             })?);
         }
-        Cost::median(&costs).print("anew", mib);
+        rows.push((mib, Cost::median(&costs)));
     }
-    Ok(())
+    Ok(rows)
 }

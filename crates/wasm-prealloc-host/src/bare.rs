@@ -1,0 +1,79 @@
+//! The system calls of this crate without the checks around them, for this repository's benchmarks.
+//! Not part of the API: the feature `bare` exists only for them.
+
+use std::io;
+use std::ops::Range;
+
+use crate::track::Tracker;
+
+const HUGE_PAGE: usize = 2 << 20;
+const MADV_COLLAPSE: libc::c_int = 25;
+
+/// Commits memory with the system calls of [`secure`](crate::SecuredRegion::secure), in the same
+/// order. `memory` starts and ends at a multiple of 2 MiB.
+///
+/// # Errors
+/// The error of the first call that fails.
+pub fn collapse(memory: &mut [u8]) -> io::Result<()> {
+    advise(memory, libc::MADV_NOHUGEPAGE)?;
+    for chunk in memory.chunks_mut(HUGE_PAGE) {
+        chunk[0] = 0;
+        std::hint::black_box(chunk);
+    }
+    advise(memory, libc::MADV_HUGEPAGE)?;
+    let mut chunks = memory.chunks_mut(HUGE_PAGE);
+    chunks.try_for_each(|chunk| advise(chunk, MADV_COLLAPSE))
+}
+
+fn advise(memory: &mut [u8], advice: libc::c_int) -> io::Result<()> {
+    // SAFETY: the range is the caller's, and none of the advice above changes its contents.
+    let result = unsafe { libc::madvise(memory.as_mut_ptr().cast(), memory.len(), advice) };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Memory with write tracking.
+#[derive(Debug)]
+pub struct Tracked<'a> {
+    memory: &'a mut [u8],
+    tracker: Tracker,
+}
+
+impl<'a> Tracked<'a> {
+    /// Starts to track writes. `memory` starts and ends at a multiple of 2 MiB.
+    ///
+    /// # Errors
+    /// The kernel does not support write tracking.
+    pub fn new(memory: &'a mut [u8]) -> io::Result<Self> {
+        let tracker = Tracker::open()?;
+        let tracked = Self { memory, tracker };
+        // SAFETY: the range is whole pages of memory that is mutably borrowed, and `drop` ends the
+        // tracking before the borrow ends.
+        unsafe { tracked.tracker.watch(tracked.range()) }?;
+        Ok(tracked)
+    }
+
+    /// Scans for written pages. Returns how many bytes were written since tracking began.
+    ///
+    /// # Errors
+    /// The scan failed.
+    pub fn written_bytes(&self) -> io::Result<usize> {
+        let mut written = Vec::new();
+        self.tracker.written(self.range(), &mut written)?;
+        Ok(written.iter().map(Range::len).sum())
+    }
+
+    fn range(&self) -> Range<usize> {
+        let range = self.memory.as_ptr_range();
+        range.start.addr()..range.end.addr()
+    }
+}
+
+impl Drop for Tracked<'_> {
+    fn drop(&mut self) {
+        // SAFETY: as in `new`. If this fails, tracking ends with the tracker's descriptor.
+        let _ = unsafe { self.tracker.unwatch(self.range()) };
+    }
+}

@@ -1,0 +1,206 @@
+//! The benchmarks of the host as Markdown: ratios first, then the numbers they are made of.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::{BLOCK, RESET, SECURE};
+use crate::cost::Cost;
+use crate::tables::Goal::{AtLeast, AtMost};
+use crate::tables::{Ratios, right_from, table};
+
+const BLOCK_SIZES: [usize; 5] = [0, 1, 10, 100, 1000];
+const RESET_SIZES: [usize; 5] = [0, 10, 100, 1000, 4096];
+
+/// Medians over all rounds, by part, contender and size in MiB.
+#[derive(Debug, Default)]
+pub(crate) struct Measured {
+    pub(super) costs: BTreeMap<(&'static str, &'static str, usize), Cost>,
+    pub(super) rounds: usize,
+}
+
+impl Measured {
+    fn cost(&self, part: &'static str, contender: &'static str, mib: usize) -> Option<Cost> {
+        self.costs.get(&(part, contender, mib)).copied()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        if self.costs.is_empty() {
+            return text;
+        }
+        // Writing to a string cannot fail.
+        let _ = write!(
+            text,
+            "\n## The host: ratios\n\n{}\n\n\
+             Ratios are of CPU time. Times are medians of {} rounds. In each round the contenders \
+             take turns, each in a process of its own. The resets in (c) are compared with the \
+             work that they cannot avoid: zeroing the written memory, and with a watermark also \
+             one scan for written pages.\n\n\
+             ## The host: (a) making 4 GiB resident\n\n{}\n\n\
+             ## The host: (b) a block\n\n{}\n\n\
+             CPU time in milliseconds to instantiate a module, to let it write that many MiB, and \
+             to drop the instance. `faults` is the number of page faults that the guest takes at \
+             100 MiB; the OOM killer can end a host at any of them. The guest grows its memory by \
+             1 MiB at a time. Only the hosts marked \"ours\" have 4 GiB committed before they \
+             start.\n\n\
+             ## The host: (c) taking 4 GiB back\n\n{}\n\n\
+             CPU time in milliseconds, by the number of MiB that were written. If a guest wrote \
+             0 MiB, a reset with a watermark costs one scan.\n",
+            self.ratios(),
+            self.rounds,
+            self.securing(),
+            self.blocks(),
+            self.resets(),
+        );
+        text
+    }
+
+    fn ratios(&self) -> String {
+        let block = |contender, mib| self.cost("block", contender, mib);
+        let reset = |contender, mib| self.cost("reset", contender, mib);
+        let [ours, bare, pattern] =
+            ["ours", "bare", "pattern"].map(|contender| self.cost("secure", contender, 4096));
+        let mut rows = vec![
+            (
+                "(a) ours / the bare system calls".to_owned(),
+                ours,
+                bare,
+                AtMost(1.1),
+            ),
+            (
+                "(a) a pattern, then zeros / ours".to_owned(),
+                pattern,
+                ours,
+                AtLeast(6.0),
+            ),
+        ];
+        for mib in [10, 100] {
+            for (contender, name, goal) in [
+                ("on-demand", "on demand", AtLeast(6.0)),
+                ("pooling", "pooling", AtLeast(6.0)),
+                ("pooling-tuned", "pooling, tuned", AtLeast(1.0)),
+                (
+                    "pooling-tuned-scan",
+                    "pooling, tuned, with scan",
+                    AtLeast(1.0),
+                ),
+                ("declared", "`Declared`", AtMost(1.5)),
+            ] {
+                let label = format!("(b) {mib} MiB: {name} / `CommitMaximum`");
+                rows.push((
+                    label,
+                    block(contender, mib),
+                    block("commit-maximum", mib),
+                    goal,
+                ));
+            }
+        }
+        for mib in [10, 100, 1000] {
+            let memset = reset("memset", mib);
+            let label = format!("(c) {mib} MiB: high-water reset / memset");
+            rows.push((label, reset("high-water", mib), memset, AtMost(1.2)));
+            let both = memset.zip(reset("scan", 4096)).map(|(memset, scan)| Cost {
+                seconds: memset.seconds + scan.seconds,
+                cpu_seconds: memset.cpu_seconds + scan.cpu_seconds,
+                ..memset
+            });
+            let label = format!("(c) {mib} MiB: watermark reset / memset and scan");
+            rows.push((label, reset("watermark", mib), both, AtMost(1.2)));
+        }
+        let label = "(c) 4096 MiB: full reset / memset".to_owned();
+        rows.push((
+            label,
+            reset("everything", 4096),
+            reset("memset", 4096),
+            AtMost(1.2),
+        ));
+
+        let mut ratios = Ratios::new();
+        for (label, one, other, goal) in rows {
+            if let (Some(one), Some(other)) = (one, other) {
+                let wall_clock = one.seconds / other.seconds;
+                let cpu = one.cpu_seconds / other.cpu_seconds;
+                ratios.add(&label, cpu, Some(wall_clock), goal);
+            }
+        }
+        ratios.text()
+    }
+
+    fn securing(&self) -> String {
+        let mut table = table(&["way", "wall-clock ms", "CPU ms"]);
+        for (contender, name) in SECURE.iter().zip([
+            "ours: lock, checks, commit, residency check",
+            "the bare system calls",
+            "one write per 4 KiB",
+            "memset",
+            "a pattern, then zeros",
+        ]) {
+            if let Some(cost) = self.cost("secure", contender, 4096) {
+                table.add_row([
+                    name.to_owned(),
+                    milliseconds(cost.seconds),
+                    milliseconds(cost.cpu_seconds),
+                ]);
+            }
+        }
+        right_from(&mut table, 1);
+        table.to_string()
+    }
+
+    fn blocks(&self) -> String {
+        let mut table = table_by_size("host", BLOCK_SIZES, &["faults"]);
+        for (contender, name) in BLOCK {
+            let mut row = self.row("block", contender, name, BLOCK_SIZES);
+            let faults = self.cost("block", contender, 100).map(|cost| cost.faults);
+            // With `anew`, the faults of securing are not counted apart from the guest's.
+            let faults = faults.filter(|_| contender != "anew");
+            row.push(faults.map_or(String::new(), |faults| format!("{faults:.0}")));
+            table.add_row(row);
+        }
+        right_from(&mut table, 1);
+        table.to_string()
+    }
+
+    fn resets(&self) -> String {
+        let mut table = table_by_size("way", RESET_SIZES, &[]);
+        for (contender, name) in RESET.iter().zip([
+            "ours, up to an enforced size",
+            "ours, watermark and tracking",
+            "ours, everything",
+            "memset",
+            "one scan of 4 GiB for written pages",
+        ]) {
+            table.add_row(self.row("reset", contender, name, RESET_SIZES));
+        }
+        right_from(&mut table, 1);
+        table.to_string()
+    }
+
+    /// A contender's name, and its CPU time at each size.
+    fn row(
+        &self,
+        part: &'static str,
+        contender: &'static str,
+        name: &str,
+        sizes: [usize; 5],
+    ) -> Vec<String> {
+        let times = sizes.map(|mib| {
+            let cost = self.cost(part, contender, mib);
+            cost.map_or(String::new(), |cost| milliseconds(cost.cpu_seconds))
+        });
+        [name.to_owned()].into_iter().chain(times).collect()
+    }
+}
+
+/// A table with a column for each size.
+fn table_by_size(first: &str, sizes: [usize; 5], last: &[&str]) -> comfy_table::Table {
+    let sizes = sizes.map(|mib| format!("{mib} MiB"));
+    let mut header = vec![first];
+    header.extend(sizes.iter().map(String::as_str));
+    header.extend(last);
+    table(&header)
+}
+
+fn milliseconds(seconds: f64) -> String {
+    format!("{:.3}", seconds * 1e3)
+}

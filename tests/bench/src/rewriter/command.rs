@@ -1,0 +1,99 @@
+//! The whole command compared with a program of the same shape that uses walrus. Both start, read a
+//! file, and write a file atomically.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use wasm_prealloc_build::StagedFile;
+use wasm_prealloc_tests::{Profile, command, repository};
+
+use super::corpus::Module;
+use crate::cost::{Cost, median, peak_bytes};
+use crate::this_program;
+
+/// The time between two readings of a running process's peak memory.
+const POLL: Duration = Duration::from_micros(200);
+
+/// The costs of whole processes: wall-clock time and peak memory.
+#[derive(Debug)]
+pub(super) struct Comparison {
+    pub(super) ours_full: Cost,
+    pub(super) ours_changed: Cost,
+    pub(super) walrus: Cost,
+}
+
+/// The program that the command is compared with.
+pub(crate) fn walrus_file(input: &Path, output: &Path) -> Result<()> {
+    let mut module = walrus::Module::from_file(input).context("walrus does not parse it")?;
+    StagedFile::write(output, &module.emit_wasm())?.publish()?;
+    Ok(())
+}
+
+/// Measures the command, with both kinds of validation, and its rival. They take turns.
+pub(super) fn compare(module: &Module, rounds: usize) -> Result<Comparison> {
+    let binary = command(Profile::Release)?;
+    let folder = repository().join("target/bench");
+    std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    let output = folder.join("out.wasm");
+    let start = |contender: usize| {
+        let mut command = match contender {
+            2 => this_program()?,
+            _ => Command::new(&binary),
+        };
+        match contender {
+            2 => command.arg("walrus-file").arg(&module.path).arg(&output),
+            _ => {
+                let validate = ["full", "changed"][contender];
+                command.arg("rewrite").arg(&module.path).arg("-o");
+                command.arg(&output).args(["--validate", validate])
+            }
+        };
+        let child = command.stdout(Stdio::null()).spawn();
+        child.with_context(|| format!("starting {command:?}"))
+    };
+    let mut seconds = [const { Vec::new() }; 3];
+    for _ in 0..rounds {
+        for (contender, seconds) in seconds.iter_mut().enumerate() {
+            let begin = Instant::now();
+            finish(start(contender)?)?;
+            seconds.push(begin.elapsed().as_secs_f64());
+        }
+    }
+    // Watching a process takes CPU time, so it has runs of its own.
+    let mut costs = [Cost::default(); 3];
+    for (contender, (cost, seconds)) in costs.iter_mut().zip(seconds).enumerate() {
+        cost.seconds = median(seconds);
+        cost.peak_bytes = watch(start(contender)?)?;
+    }
+    let [ours_full, ours_changed, walrus] = costs;
+    Ok(Comparison {
+        ours_full,
+        ours_changed,
+        walrus,
+    })
+}
+
+fn finish(mut child: Child) -> Result<()> {
+    let status = child.wait()?;
+    ensure!(status.success(), "a program failed ({status})");
+    Ok(())
+}
+
+/// Waits for a process. Returns the highest peak memory that was read.
+fn watch(mut child: Child) -> Result<f64> {
+    let process = child.id().to_string();
+    let mut peak = 0.0;
+    while child.try_wait()?.is_none() {
+        // A process that has exited and is not waited for yet has no memory to read.
+        peak = peak_bytes(&process).unwrap_or(peak);
+        std::thread::sleep(POLL);
+    }
+    finish(child)?;
+    ensure!(
+        peak > 0.0,
+        "a program ended before its peak memory was read"
+    );
+    Ok(peak)
+}
