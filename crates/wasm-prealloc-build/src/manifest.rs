@@ -159,7 +159,6 @@ impl From<&wasm_prealloc::GrowthHandling> for BuiltGrowth {
             },
             GrowthHandling::Pregrown { pages, .. } => Self::Pregrown { pages },
             GrowthHandling::Kept => Self::Kept,
-            _ => Self::Other,
         }
     }
 }

@@ -82,9 +82,11 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(error: &anyhow::Error) -> Self {
-        let library = error.chain().find_map(|cause| cause.downcast_ref());
+        let library = error
+            .chain()
+            .find_map(|cause| cause.downcast_ref::<Error>());
         let (kind, offset) = match library {
-            Some(error) => kind_of(error),
+            Some(error) => (error.kind(), error.offset()),
             None if error.chain().any(|cause| cause.is::<std::io::Error>()) => ("io", None),
             None if error.chain().any(|cause| cause.is::<wat::Error>()) => ("text", None),
             None => ("refused", None),
@@ -108,29 +110,5 @@ impl Failure {
             offset: None,
             message,
         }
-    }
-}
-
-/// The name of a library's error, and the place in the input.
-fn kind_of(error: &Error) -> (&'static str, Option<u64>) {
-    match error {
-        Error::NotWasm { .. } => ("not-wasm", None),
-        Error::Malformed { offset, .. } => ("malformed", Some(*offset)),
-        Error::Invalid { offset, .. } => ("invalid", Some(*offset)),
-        // The offset is one in the output, which nobody has.
-        Error::OutputInvalid { .. } => ("output-invalid", None),
-        Error::Unsupported { offset, .. } => ("unsupported", Some(*offset)),
-        Error::PagesOutOfRange { .. } => ("pages-out-of-range", None),
-        Error::MinimumExceedsTarget { offset, .. } => ("minimum-exceeds-target", Some(*offset)),
-        Error::NoNaturalMinimum { .. } => ("no-natural-minimum", None),
-        Error::ImportedMemoryGrows { offset, .. } => ("imported-memory-grows", Some(*offset)),
-        Error::ComponentSharesMemory { offset, .. } => ("component-shares-memory", Some(*offset)),
-        Error::SharedMemoryGrows { offset, .. } => ("shared-memory-grows", Some(*offset)),
-        Error::ExportExists { .. } => ("export-exists", None),
-        Error::NoHeapBase => ("no-heap-base", None),
-        Error::StartAboveCap { .. } => ("start-above-cap", None),
-        Error::StartBelowData { .. } => ("start-below-data", None),
-        // The library may come to know more errors than this command has names for.
-        _ => ("refused", None),
     }
 }

@@ -257,7 +257,5 @@ pub(crate) fn handling(memory: &Memory, growth: &GrowthHandling) -> String {
         GrowthHandling::Pregrown { pages, .. } => {
             format!("pregrown, reads as {}", size(memory, *pages))
         }
-        // The library may come to know more ways than this command has words for.
-        other => format!("{other:?}"),
     }
 }

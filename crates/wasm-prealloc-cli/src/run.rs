@@ -169,7 +169,6 @@ fn execute(opts: &Opts, secured: &mut Option<SecuredReport>) -> Result<Vec<Strin
             VerifyError::NotPinned(_) => Failure::No(NOT_PINNED, error.into()),
             // The cause itself, so that what it is called and where it is can be told.
             VerifyError::Unreadable(error) => Failure::Question(error.into()),
-            _ => Failure::Question(error.into()),
         })?;
     }
     let inspection = inspect(&wasm).map_err(|error| Failure::Question(error.into()))?;

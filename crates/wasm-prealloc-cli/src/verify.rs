@@ -91,10 +91,6 @@ fn verify_one(item: &Item, opts: &Opts) -> Answer {
             let error = anyhow::Error::new(error).context(item.input.name());
             answer.error = Some(Failure::new(&error));
         }
-        Ok(Err(error)) => {
-            let error = anyhow::Error::new(error).context(item.input.name());
-            answer.error = Some(Failure::new(&error));
-        }
         Err(error) => answer.error = Some(Failure::new(&error)),
     }
     answer

@@ -189,6 +189,51 @@ pub enum Error {
 }
 
 impl Error {
+    /// The error's name in kebab case, for programs that read it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::NotWasm { .. } => "not-wasm",
+            Self::Malformed { .. } => "malformed",
+            Self::Invalid { .. } => "invalid",
+            Self::OutputInvalid { .. } => "output-invalid",
+            Self::Unsupported { .. } => "unsupported",
+            Self::PagesOutOfRange { .. } => "pages-out-of-range",
+            Self::MinimumExceedsTarget { .. } => "minimum-exceeds-target",
+            Self::NoNaturalMinimum { .. } => "no-natural-minimum",
+            Self::ImportedMemoryGrows { .. } => "imported-memory-grows",
+            Self::ComponentSharesMemory { .. } => "component-shares-memory",
+            Self::SharedMemoryGrows { .. } => "shared-memory-grows",
+            Self::ExportExists { .. } => "export-exists",
+            Self::NoHeapBase => "no-heap-base",
+            Self::StartAboveCap { .. } => "start-above-cap",
+            Self::StartBelowData { .. } => "start-below-data",
+        }
+    }
+
+    /// The byte offset in the input that the error is about. [`Error::OutputInvalid`] has none: its
+    /// offset is one in the discarded output.
+    #[must_use]
+    pub fn offset(&self) -> Option<u64> {
+        match self {
+            Self::Malformed { offset, .. }
+            | Self::Invalid { offset, .. }
+            | Self::Unsupported { offset, .. }
+            | Self::MinimumExceedsTarget { offset, .. }
+            | Self::ImportedMemoryGrows { offset, .. }
+            | Self::ComponentSharesMemory { offset, .. }
+            | Self::SharedMemoryGrows { offset, .. } => Some(*offset),
+            Self::NotWasm { .. }
+            | Self::OutputInvalid { .. }
+            | Self::PagesOutOfRange { .. }
+            | Self::NoNaturalMinimum { .. }
+            | Self::ExportExists { .. }
+            | Self::NoHeapBase
+            | Self::StartAboveCap { .. }
+            | Self::StartBelowData { .. } => None,
+        }
+    }
+
     /// A reader's complaint about the input's structure.
     pub(crate) fn malformed(error: &wasmparser::BinaryReaderError) -> Self {
         Self::Malformed {

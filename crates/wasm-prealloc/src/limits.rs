@@ -10,7 +10,7 @@ pub const MAX_PAGES: u64 = 65_536;
 
 /// Which memory is meant. Displays as `memory 0`, or as `memory 0 of core module 2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct MemoryId {
     /// In a component, which core module it belongs to, counted from 0 in the order of the bytes;
     /// `None` where the input is a core module itself.
@@ -32,7 +32,7 @@ impl fmt::Display for MemoryId {
 /// A memory as a module declares it. Sizes are in pages of the memory's own page size, which is
 /// 64 KiB unless [`page_size_log2`](Self::page_size_log2) says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Memory {
     /// Which memory it is.
@@ -56,7 +56,7 @@ pub struct Memory {
 
 /// The two names under which a memory is imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct MemoryImport {
     /// Module name.
     pub module: String,

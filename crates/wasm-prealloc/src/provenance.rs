@@ -19,7 +19,7 @@ const VERSION: u8 = 1;
 
 /// The limits that a memory declared before it was rewritten, in its own pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Declared {
     /// Its minimum.

@@ -52,7 +52,7 @@ pub(crate) struct Body {
 
 /// How many instructions grow and measure a memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Sites {
     /// `memory.size` instructions.

@@ -125,7 +125,6 @@ impl fmt::Display for Violations {
 
 /// Why a module was not found to be pinned.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum VerifyError {
     /// It cannot be read, so that nothing can be said of its memories.
     #[error(transparent)]

@@ -18,7 +18,7 @@ pub struct Rewritten<'a> {
 
 /// What a rewrite found and did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Report {
     /// Length of the input in bytes.
@@ -36,7 +36,7 @@ pub struct Report {
 
 /// What became of one memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct MemoryReport {
     /// As the input declares it.
@@ -53,10 +53,9 @@ pub struct MemoryReport {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(
     feature = "serde",
-    derive(serde::Serialize),
+    derive(serde::Serialize, serde::Deserialize),
     serde(tag = "mode", rename_all = "kebab-case")
 )]
-#[non_exhaustive]
 pub enum GrowthHandling {
     /// There are none.
     None,
@@ -87,7 +86,7 @@ pub enum GrowthHandling {
 /// Which code of a core module stands at another offset of the code section than before.
 /// Functions are named by their index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct CodeOffsets {
     /// In a component, which core module it is.
@@ -113,7 +112,7 @@ impl CodeOffsets {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(
     feature = "serde",
-    derive(serde::Serialize),
+    derive(serde::Serialize, serde::Deserialize),
     serde(tag = "kind", rename_all = "kebab-case")
 )]
 #[non_exhaustive]
