@@ -1,7 +1,7 @@
 //! Every way a build can fail, each naming the file or package it happened to and the way out.
 //! Nothing is decided here; what cargo has to say about a guest's code goes to stderr as it is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 /// Why guests were not built. Output files are then as they were before, except after
@@ -174,6 +174,25 @@ pub enum Error {
         source: wasm_prealloc::Error,
     },
 
+    /// The workspace's own link arguments declare a memory that cannot be pinned.
+    #[error(
+        "cannot pin the memory of `{package}` ({}), because {problem}: remove `{flag}` from \
+         RUSTFLAGS, from .cargo/config.toml and from build scripts{alternative}",
+        path.display()
+    )]
+    LinkArgs {
+        /// The package.
+        package: String,
+        /// The module as it was linked.
+        path: PathBuf,
+        /// The problem with the linked module.
+        problem: &'static str,
+        /// The linker argument that causes it.
+        flag: &'static str,
+        /// Another remedy; may be empty.
+        alternative: &'static str,
+    },
+
     /// A linked module could not be looked at.
     #[error("cannot tell what memory `{package}` ({}) declares", path.display())]
     Inspect {
@@ -231,4 +250,45 @@ pub enum Error {
         /// The schema version that this program reads and writes.
         expected: u32,
     },
+}
+
+impl Error {
+    /// Describes a rewrite that failed. The rewriter's own remedies are options that a build does
+    /// not have, so those that link arguments cause get a remedy here.
+    pub(crate) fn rewrite(package: &str, path: &Path, source: wasm_prealloc::Error) -> Self {
+        use wasm_prealloc::Error as Rewriter;
+        let (problem, flag, alternative) = match source {
+            Rewriter::NoHeapBase => (
+                "it is linked with a minimum of 65536 pages and has no `__heap_base`, so the size \
+                 at which its growth starts is unknown",
+                "--initial-memory",
+                ", or add `-Clink-arg=--export=__heap_base` to RUSTFLAGS",
+            ),
+            Rewriter::ImportedMemoryGrows { .. } => (
+                "it grows a memory that it imports, and other modules may count the growth of that \
+                 memory too",
+                "--import-memory",
+                "",
+            ),
+            Rewriter::SharedMemoryGrows { .. } => (
+                "it grows a memory that threads share, and each thread would count its growth alone",
+                "--shared-memory",
+                "",
+            ),
+            source => {
+                return Self::Rewrite {
+                    package: package.to_owned(),
+                    path: path.to_owned(),
+                    source,
+                };
+            }
+        };
+        Self::LinkArgs {
+            package: package.to_owned(),
+            path: path.to_owned(),
+            problem,
+            flag,
+            alternative,
+        }
+    }
 }

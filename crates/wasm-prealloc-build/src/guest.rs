@@ -1,6 +1,5 @@
-//! Guests: which packages of a workspace are any, and how cargo links one.
-//! Only the link of the guest itself is touched; flags and configuration of whoever builds stay in
-//! force. What becomes of the linked module is decided in `lib.rs`.
+//! Guests: the packages of a workspace that become modules, and their link by cargo.
+//! The linked module is rewritten in `lib.rs`.
 
 use std::collections::BTreeMap;
 use std::io::BufReader;
@@ -9,39 +8,49 @@ use std::process::Stdio;
 
 use cargo_metadata::{Message, Metadata, MetadataCommand, PackageId, TargetKind};
 use serde::{Deserialize, Serialize};
+use wasm_prealloc::WASM_PAGE_SIZE;
 
-use crate::target::{Place, WASM_TARGET};
+use crate::cargo_env::CargoEnv;
+use crate::target::WASM_TARGET;
 use crate::{Error, PAGES};
 
-/// How guests are linked.
+/// The way guests are linked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Linking {
-    /// With a memory whose minimum is its maximum, and growth handled inside the module.
+    /// With a maximum of [`PAGES`] and, after the rewriter has run, a minimum of as many. Growth is
+    /// handled inside the module.
     #[default]
     Pinned,
-    /// As cargo links them anyway, and not rewritten: what a host gets today.
+    /// As cargo links them by itself, and not rewritten: what a host gets without this crate.
     Natural,
 }
 
 impl Linking {
-    /// The arguments for the linker, and only for the guest's own link: neither a dependency nor a
-    /// build script gets them, and no environment variable that could hide somebody's flags is set.
-    fn link_args(self) -> Vec<String> {
+    /// Returns the linker arguments that declare the limits of the finished module.
+    ///
+    /// Only the last one reaches the linker, so that it still records the size at which growth
+    /// starts. See the crate's documentation.
+    pub(crate) fn link_args(self) -> Vec<String> {
+        let bytes = PAGES * WASM_PAGE_SIZE;
         match self {
-            Linking::Pinned => {
-                let bytes = PAGES << 16;
-                vec![
-                    format!("-Clink-arg=--initial-memory={bytes}"),
-                    format!("-Clink-arg=--max-memory={bytes}"),
-                ]
-            }
+            Linking::Pinned => vec![
+                format!("--initial-memory={bytes}"),
+                format!("--max-memory={bytes}"),
+            ],
             Linking::Natural => Vec::new(),
         }
     }
+
+    /// Returns rustc's arguments for the link of a guest. They do not reach dependencies and build
+    /// scripts, and they leave RUSTFLAGS and cargo's configuration in force.
+    fn rustc_args(self) -> Option<String> {
+        let maximum = self.link_args().pop()?;
+        Some(format!("-Clink-arg={maximum}"))
+    }
 }
 
-/// The guests of a workspace that were asked for.
+/// The selected guests of a workspace.
 #[derive(Debug)]
 pub(crate) struct Guests {
     pub(crate) guests: Vec<Guest>,
@@ -49,38 +58,38 @@ pub(crate) struct Guests {
     manifest_path: PathBuf,
 }
 
-/// One module that a workspace can make.
+/// A library or binary that cargo links to a module.
 #[derive(Debug)]
 pub(crate) struct Guest {
-    /// The library or binary as cargo names it, and the module's file without its extension.
+    /// Cargo's name of the library or binary, which is the module's file name without extension.
     pub(crate) name: String,
-    /// The package that it comes from.
+    /// The name of its package.
     pub(crate) package: String,
     id: PackageId,
     kind: TargetKind,
 }
 
 impl Guest {
-    /// Whether a name means this guest: its package's, or that of the file it becomes.
-    fn answers_to(&self, name: &str) -> bool {
+    /// Returns true if `name` is that of the guest's package or of its file.
+    fn is_named(&self, name: &str) -> bool {
         name == self.package || name == self.name
     }
 }
 
 impl Guests {
-    /// Finds the guests of a workspace, sorted by name. No `wanted` packages means all guests.
+    /// Finds the guests of a workspace, sorted by name: all of them if `wanted` is empty.
     pub(crate) fn find(
-        place: &Place<'_>,
+        env: &CargoEnv<'_>,
         manifest_path: &Path,
         wanted: &[String],
     ) -> Result<Self, Error> {
         let mut command = MetadataCommand::new();
         command
-            .cargo_path(place.cargo())
-            .current_dir(place.folder)
+            .cargo_path(env.cargo())
+            .current_dir(env.folder)
             .manifest_path(manifest_path)
             .no_deps();
-        for (name, value) in place.env {
+        for (name, value) in env.env() {
             match value {
                 Some(value) => command.env(name, value),
                 None => command.env_remove(name),
@@ -97,7 +106,7 @@ impl Guests {
             });
         }
         for name in wanted {
-            if !all.iter().any(|guest| guest.answers_to(name)) {
+            if !all.iter().any(|guest| guest.is_named(name)) {
                 let mut known: Vec<_> = all.into_iter().map(|guest| guest.package).collect();
                 known.sort();
                 known.dedup();
@@ -110,7 +119,7 @@ impl Guests {
         }
         let mut by_name = BTreeMap::new();
         for guest in all {
-            if !wanted.is_empty() && !wanted.iter().any(|name| guest.answers_to(name)) {
+            if !wanted.is_empty() && !wanted.iter().any(|name| guest.is_named(name)) {
                 continue;
             }
             let package = guest.package.clone();
@@ -130,15 +139,15 @@ impl Guests {
         })
     }
 
-    /// Has cargo build and link one guest, and returns the module's path.
+    /// Builds and links one guest with cargo, and returns the module's path.
     pub(crate) fn link(
         &self,
-        place: &Place<'_>,
+        env: &CargoEnv<'_>,
         guest: &Guest,
         linking: Linking,
     ) -> Result<PathBuf, Error> {
-        let cargo = place.cargo();
-        let mut command = place.command(&cargo);
+        let cargo = env.cargo();
+        let mut command = env.command(&cargo);
         command
             .args(["rustc", "--release", "--target", WASM_TARGET])
             .arg("--manifest-path")
@@ -150,12 +159,12 @@ impl Guests {
             _ => command.arg("--lib"),
         };
         if linking == Linking::Natural {
-            // Cargo gives both ways of linking the same file name. In one folder, each would
-            // re-link what the other has just made, and a build beside this one could swap them.
+            // Both ways of linking write the same file name. In one folder, each would re-link the
+            // other's file, and a concurrent build could swap them.
             let natural = self.target_directory.join("natural");
             command.arg("--target-dir").arg(natural);
         }
-        command.arg("--").args(linking.link_args());
+        command.arg("--").args(linking.rustc_args());
 
         let report = |source| Error::Report {
             package: guest.package.clone(),
@@ -195,10 +204,10 @@ impl Guests {
     }
 }
 
-/// Everything in a workspace that links to a module: a package's `cdylib`, or where it has none its
-/// binaries. A module has the name of the file that cargo makes: a library's with `_` for `-`.
+/// Lists all guests of a workspace: each package's `cdylib`, or its binaries if it has no `cdylib`.
+/// A guest has the name of the file that cargo writes: a library's name has `_` for `-`.
 ///
-/// A package with both is a library for hosts with programs around it; those are no guests.
+/// The binaries beside a `cdylib` are programs for the host, so they are not guests.
 fn guests_of(metadata: &Metadata) -> Vec<Guest> {
     let mut guests = Vec::new();
     for package in metadata.workspace_packages() {

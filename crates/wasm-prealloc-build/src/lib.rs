@@ -1,6 +1,32 @@
-//! Builds WebAssembly guests with cargo, with a memory whose minimum is its maximum from the link
-//! on and with growth that still works in it. Here is the order of things: find, link, fix, verify,
-//! and only then write. Knows cargo and files; knows no engine, and no host.
+//! Builds WebAssembly guests with cargo, gives each memory a minimum equal to its maximum, and keeps
+//! growth working inside that memory. This file holds the order of the steps: find, link, pin,
+//! verify, and only then write. The crate knows cargo and files, and no engine and no host.
+//!
+//! # The link arguments
+//!
+//! A finished module declares what `--initial-memory=4294967296 --max-memory=4294967296` ask of the
+//! linker, and the manifest records these arguments. There are two ways to get there, and this crate
+//! uses the second:
+//!
+//! 1. Both arguments go to the linker. The module is then pinned by the link, and the size at which
+//!    growth should start is lost. It can only be derived from `__heap_base`, which
+//!    `wasm32-unknown-unknown` no longer exports since Rust 1.97, and which is only right for
+//!    allocators that ignore `__heap_end`: at 65,536 pages that symbol wraps to 0.
+//! 2. Only `--max-memory` goes to the linker. The linker records the minimum that the module needs,
+//!    the rewriter starts growth exactly there, and then declares the minimum of 65,536 pages. This
+//!    works for every allocator and every toolchain, and needs no symbol.
+//!
+//! If the workspace's own flags pin the memory (`--initial-memory=4294967296` in RUSTFLAGS, in a
+//! cargo configuration or in a build script), growth starts at `__heap_base`, or the build fails if
+//! the module does not have that symbol.
+//!
+//! # The toolchain
+//!
+//! Guests are built with the toolchain that rustup chooses for their folder, as `cargo build` there
+//! would: a `rust-toolchain.toml` in that folder is honoured. A `+toolchain` on the command line and
+//! a `RUSTUP_TOOLCHAIN` that the user has set take precedence.
+//!
+//! # Example
 //!
 //! ```no_run
 //! use wasm_prealloc_build::{BuildOptions, build};
@@ -12,6 +38,7 @@
 //! # Ok::<(), wasm_prealloc_build::Error>(())
 //! ```
 
+mod cargo_env;
 mod error;
 mod guest;
 pub mod manifest;
@@ -23,11 +50,11 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
-use wasm_prealloc::{EmulateFrom, Growth, Inspection, Options};
+use wasm_prealloc::{EmulateFrom, Growth, Inspection, Options, Report};
 
+use crate::cargo_env::CargoEnv;
 use crate::guest::{Guest, Guests};
 use crate::manifest::{BuiltGrowth, BuiltGuest, BuiltMemory, Manifest};
-use crate::target::Place;
 
 pub use crate::error::Error;
 pub use crate::guest::Linking;
@@ -99,12 +126,10 @@ impl Build {
 pub fn build(options: &BuildOptions) -> Result<Build, Error> {
     let manifest_path = absolute(&options.manifest_path)?;
     let out_dir = absolute(&options.out_dir)?;
-    let place = Place {
-        folder: manifest_path.parent().unwrap_or(Path::new("/")),
-        env: &options.env,
-    };
-    let guests = Guests::find(&place, &manifest_path, &options.packages)?;
-    let toolchain = target::ensure(&place)?;
+    let folder = manifest_path.parent().unwrap_or(Path::new("/"));
+    let env = CargoEnv::new(folder, &options.env);
+    let guests = Guests::find(&env, &manifest_path, &options.packages)?;
+    let toolchain = target::ensure(&env)?;
     let earlier = if options.packages.is_empty() {
         Vec::new()
     } else {
@@ -113,7 +138,7 @@ pub fn build(options: &BuildOptions) -> Result<Build, Error> {
 
     let mut modules = Vec::new();
     for guest in &guests.guests {
-        let path = guests.link(&place, guest, options.linking)?;
+        let path = guests.link(&env, guest, options.linking)?;
         modules.push(finish(guest, &path, options.linking, &toolchain)?);
     }
     let (built, contents): (Vec<_>, Vec<_>) = modules.into_iter().unzip();
@@ -159,7 +184,7 @@ fn finish(
     })?;
     let bytes_before = linked.len() as u64;
     let finished = match linking {
-        Linking::Pinned => fix(guest, path, &linked)?,
+        Linking::Pinned => pin(guest, path, &linked)?,
         Linking::Natural => describe(guest, path, linked)?,
     };
     let built = BuiltGuest {
@@ -168,6 +193,7 @@ fn finish(
         file: format!("{}.wasm", guest.name),
         sha256: sha256(&finished.module),
         linking,
+        link_args: linking.link_args(),
         bytes_before,
         bytes_after: finished.module.len() as u64,
         memories: finished.memories,
@@ -184,30 +210,26 @@ struct Finished {
     warnings: Vec<String>,
 }
 
-/// Fixes a module's memory, with growth handled inside it, and verifies the result.
-fn fix(guest: &Guest, path: &Path, linked: &[u8]) -> Result<Finished, Error> {
+/// Pins a module's memory, with growth handled inside it, and verifies the result.
+fn pin(guest: &Guest, path: &Path, linked: &[u8]) -> Result<Finished, Error> {
+    let rewrite = |options: &Options| {
+        wasm_prealloc::rewrite(linked, options)
+            .map_err(|source| Error::rewrite(&guest.package, path, source))
+    };
     let mut options = Options::default();
     options.pages = PAGES;
-    // Somebody else's pinned module that only measures its memory is left alone, because it may
-    // have been made so. This one was pinned a moment ago: 65,536 pages are 0 bytes in 32 bits, and
-    // no guest of ours is to compute that.
-    let inspection = inspect(guest, path, linked)?;
-    options.growth = match inspection.memories().any(|memory| memory.sites.grow > 0) {
-        true => Growth::Auto,
-        false => Growth::Pregrown,
-    };
-    // A memory that is pinned has lost the size that it started with, but at 65,536 pages nobody
-    // owns what lies above `__heap_base`: its end wraps to 0. Where somebody's own link-args
-    // overrode ours, the minimum still stands and says where growth starts.
-    options.emulate_from = match wasm_prealloc::verify(linked, PAGES) {
-        Ok(_) => EmulateFrom::HeapBase,
-        Err(_) => EmulateFrom::Declared,
-    };
-    let rewritten = wasm_prealloc::rewrite(linked, &options).map_err(|source| Error::Rewrite {
-        package: guest.package.clone(),
-        path: path.to_owned(),
-        source,
-    })?;
+    let mut rewritten = rewrite(&options)?;
+    if is_pinned(&rewritten.report) {
+        // The workspace's own flags have pinned it, so its natural minimum is lost. `Growth::Auto`
+        // leaves such a module alone if it only measures its memory, but 65,536 pages are 0 bytes
+        // in 32 bits, and no guest built here may compute that.
+        options.emulate_from = EmulateFrom::HeapBase;
+        let mut memories = rewritten.report.memories.iter();
+        if memories.all(|memory| memory.sites.grow == 0) {
+            options.growth = Growth::Pregrown;
+        }
+        rewritten = rewrite(&options)?;
+    }
     let module = rewritten.wasm.into_owned();
     wasm_prealloc::verify(&module, PAGES).map_err(|source| Error::Verify {
         package: guest.package.clone(),
@@ -223,6 +245,12 @@ fn fix(guest: &Guest, path: &Path, linked: &[u8]) -> Result<Finished, Error> {
         memories: memories.collect(),
         warnings: report.warnings.iter().map(ToString::to_string).collect(),
     })
+}
+
+/// Returns true if the linker has already declared the size that every memory gets.
+fn is_pinned(report: &Report) -> bool {
+    let mut memories = report.memories.iter();
+    memories.all(|memory| memory.before.is_pinned() && memory.before.minimum == PAGES)
 }
 
 /// Leaves a module as it was linked, and only looks at what it declares.

@@ -27,6 +27,7 @@ pub const FILE_NAME: &str = "manifest.json";
 ///       "file": "minimal.wasm",
 ///       "sha256": "64 hexadecimal digits",
 ///       "linking": "pinned",
+///       "link_args": ["--initial-memory=4294967296", "--max-memory=4294967296"],
 ///       "bytes_before": 300,
 ///       "bytes_after": 300,
 ///       "memories": [
@@ -70,8 +71,11 @@ pub struct BuiltGuest {
     pub file: String,
     /// SHA-256 of that file, in lower-case hexadecimal.
     pub sha256: String,
-    /// How it was linked.
+    /// The way it was linked.
     pub linking: Linking,
+    /// The linker arguments that declare the limits of the module's memory. The build passes only
+    /// `--max-memory` to the linker, and the rewriter declares the minimum.
+    pub link_args: Vec<String>,
     /// The size of the linked module, in bytes.
     pub bytes_before: u64,
     /// The size of the file written, in bytes.

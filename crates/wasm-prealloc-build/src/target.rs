@@ -1,15 +1,15 @@
-//! The target: whether the compiler in use has its standard library, and how to get it.
-//! Asks the compiler itself, because not every toolchain comes from rustup. Builds nothing.
+//! The wasm target: checks that the compiler has its standard library, and installs it with rustup.
+//! The compiler itself is queried, because not every toolchain comes from rustup.
 
-use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::cargo_env::CargoEnv;
 
 /// The target that guests are built for.
 pub const WASM_TARGET: &str = "wasm32-unknown-unknown";
@@ -18,7 +18,7 @@ pub const WASM_TARGET: &str = "wasm32-unknown-unknown";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Toolchain {
-    /// What `rustc --version` prints.
+    /// The output of `rustc --version`.
     pub rustc: String,
     /// The machine that the compiler runs on, as a target triple.
     pub host: String,
@@ -26,81 +26,18 @@ pub struct Toolchain {
     pub target: String,
 }
 
-/// Where and with which environment cargo, rustc and rustup are run.
-///
-/// In the guests' own folder, because that is where a `rust-toolchain.toml` and a
-/// `.cargo/config.toml` are looked up from.
-#[derive(Clone, Debug)]
-pub(crate) struct Place<'a> {
-    pub(crate) folder: &'a Path,
-    pub(crate) env: &'a BTreeMap<OsString, Option<OsString>>,
-}
-
-impl Place<'_> {
-    /// The value of an environment variable as the programs run here will see it.
-    pub(crate) fn variable(&self, name: &str) -> Option<OsString> {
-        let value = match self.env.get(OsStr::new(name)) {
-            Some(value) => value.clone(),
-            None => std::env::var_os(name),
-        };
-        value.filter(|value| !value.is_empty())
-    }
-
-    /// Cargo: the one that started this program, if one did.
-    pub(crate) fn cargo(&self) -> OsString {
-        self.variable("CARGO").unwrap_or_else(|| "cargo".into())
-    }
-
-    fn rustc(&self) -> OsString {
-        self.variable("RUSTC").unwrap_or_else(|| "rustc".into())
-    }
-
-    pub(crate) fn command(&self, program: &OsStr) -> Command {
-        let mut command = Command::new(program);
-        command.current_dir(self.folder);
-        for (name, value) in self.env {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        command
-    }
-
-    /// Asks the compiler something, and returns its answer.
-    fn ask_rustc(&self, arguments: &[&str]) -> Result<String, Error> {
-        let rustc = self.rustc();
-        let output = self
-            .command(&rustc)
-            .args(arguments)
-            .output()
-            .map_err(|source| Error::Start {
-                program: rustc.display().to_string(),
-                source,
-            })?;
-        if !output.status.success() {
-            return Err(Error::Compiler {
-                command: format!("{} {}", rustc.display(), arguments.join(" ")),
-                status: output.status,
-                stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-            });
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    }
-}
-
-/// Makes sure that the compiler can build for [`WASM_TARGET`], if need be with
-/// `rustup target add`, and says which compiler it is.
-pub(crate) fn ensure(place: &Place<'_>) -> Result<Toolchain, Error> {
+/// Makes sure that the compiler can build for [`WASM_TARGET`], with `rustup target add` if it
+/// cannot, and returns the compiler's version.
+pub(crate) fn ensure(env: &CargoEnv<'_>) -> Result<Toolchain, Error> {
     let libdir =
-        PathBuf::from(place.ask_rustc(&["--print", "target-libdir", "--target", WASM_TARGET])?);
+        PathBuf::from(env.query_rustc(&["--print", "target-libdir", "--target", WASM_TARGET])?);
     if !has_standard_library(&libdir) {
-        add_with_rustup(place, &libdir)?;
+        add_with_rustup(env, &libdir)?;
     }
-    describe(place)
+    describe(env)
 }
 
-/// Whether a compiler's library folder holds a standard library to link against.
+/// Returns true if a compiler's library folder holds a standard library.
 fn has_standard_library(libdir: &Path) -> bool {
     let Ok(entries) = libdir.read_dir() else {
         return false;
@@ -112,11 +49,11 @@ fn has_standard_library(libdir: &Path) -> bool {
     })
 }
 
-fn add_with_rustup(place: &Place<'_>, libdir: &Path) -> Result<(), Error> {
-    let added = place
+fn add_with_rustup(env: &CargoEnv<'_>, libdir: &Path) -> Result<(), Error> {
+    let added = env
         .command(OsStr::new("rustup"))
         .args(["target", "add", WASM_TARGET])
-        // What it has to say is for people; the caller's standard output may be a program's.
+        // The caller may print to stdout what a program reads; rustup's progress is for people.
         .stdout(Stdio::null())
         .status();
     let status = match added {
@@ -144,15 +81,15 @@ fn add_with_rustup(place: &Place<'_>, libdir: &Path) -> Result<(), Error> {
     if !has_standard_library(libdir) {
         return Err(Error::TargetElsewhere {
             target: WASM_TARGET.to_owned(),
-            rustc: place.rustc().display().to_string(),
+            rustc: env.rustc().display().to_string(),
             libdir: libdir.to_owned(),
         });
     }
     Ok(())
 }
 
-fn describe(place: &Place<'_>) -> Result<Toolchain, Error> {
-    let version = place.ask_rustc(&["--version", "--verbose"])?;
+fn describe(env: &CargoEnv<'_>) -> Result<Toolchain, Error> {
+    let version = env.query_rustc(&["--version", "--verbose"])?;
     let host = version.lines().find_map(|line| line.strip_prefix("host: "));
     Ok(Toolchain {
         rustc: version.lines().next().unwrap_or_default().to_owned(),

@@ -7,3 +7,4 @@ mod fixture;
 mod outputs;
 #[cfg(unix)]
 mod target;
+mod toolchains;

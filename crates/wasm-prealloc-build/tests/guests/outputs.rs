@@ -5,10 +5,16 @@ use sha2::{Digest as _, Sha256};
 use wasm_prealloc_build::manifest::{BuiltGrowth, Manifest, SCHEMA};
 use wasm_prealloc_build::{Error, Linking, PAGES, build};
 
-/// A cargo configuration whose link-arg stands after ours, and wins: 1,024 pages.
+/// A cargo configuration with a minimum of 1,024 pages.
 const LINK_64_MIB: &str = "\
 [target.wasm32-unknown-unknown]
 rustflags = [\"-Clink-arg=--initial-memory=67108864\"]
+";
+
+/// A cargo configuration that pins the memory. `__heap_base` is exported by the toolchain or not.
+const LINK_4_GIB: &str = "\
+[target.wasm32-unknown-unknown]
+rustflags = [\"-Clink-arg=--initial-memory=4294967296\", \"-Clink-arg=--export=__heap_base\"]
 ";
 
 fn names(manifest: &Manifest) -> Vec<&str> {
@@ -65,14 +71,20 @@ fn a_guest_that_allocates_grows_in_its_own_books() {
     assert_eq!(cap_pages, PAGES);
     let linked = fixture.path("target/wasm32-unknown-unknown/release/allocating.wasm");
     let linked = std::fs::read(linked).unwrap();
-    wasm_prealloc::verify(&linked, PAGES).expect("pinned from the link on");
+    let linked_memory = wasm_prealloc::inspect(&linked).unwrap().modules.remove(0);
+    let linked_memory = linked_memory.memories[0].memory.clone();
+    assert_eq!(linked_memory.minimum, from_pages);
+    assert_eq!(linked_memory.maximum, Some(PAGES));
     assert_eq!(pinned.bytes_before, linked.len() as u64);
+    let link_args = ["--initial-memory=4294967296", "--max-memory=4294967296"];
+    assert_eq!(pinned.link_args, link_args);
 
-    // The size that the linker would have chosen is where the heap starts in a pinned module, too.
+    // A pinned module starts to grow at the size that the linker chooses.
     let mut options = fixture.options();
     options.linking = Linking::Natural;
     let natural = build(&options).unwrap().guests.remove(0);
     assert_eq!(natural.linking, Linking::Natural);
+    assert_eq!(natural.link_args, [""; 0]);
     assert_eq!(natural.bytes_before, natural.bytes_after);
     assert_eq!(natural.memories[0].maximum_pages, None);
     assert_eq!(natural.memories[0].minimum_pages, from_pages);
@@ -93,15 +105,24 @@ fn a_guest_that_only_measures_its_memory_sees_it_grown() {
     assert_eq!(pinned.memories[0].grow_sites, 0);
     let growth = BuiltGrowth::Pregrown { pages: PAGES - 1 };
     assert_eq!(pinned.memories[0].growth, growth);
-    assert_eq!(pinned.warnings, [""; 0]);
-
-    // Not pinned by the linker, so that somebody may have meant to grow it from outside.
-    fixture.write(".cargo/config.toml", LINK_64_MIB);
-    let rewritten = build(&fixture.options()).unwrap().guests.remove(0);
-    assert_eq!(rewritten.memories[0].growth, growth);
-    assert_eq!(rewritten.warnings.len(), 1, "{:?}", rewritten.warnings);
+    // The linker does not pin it, so an embedder could have grown it.
+    assert_eq!(pinned.warnings.len(), 1, "{:?}", pinned.warnings);
     let manifest = Manifest::read(&fixture.out_dir()).unwrap();
-    assert_eq!(manifest.guests, [rewritten]);
+    assert_eq!(manifest.guests, [pinned]);
+
+    for (flags, warnings) in [(LINK_64_MIB, 1), (LINK_4_GIB, 0)] {
+        fixture.write(".cargo/config.toml", flags);
+        let rewritten = build(&fixture.options()).unwrap().guests.remove(0);
+        assert_eq!(rewritten.memories[0].growth, growth);
+        assert_eq!(
+            rewritten.warnings.len(),
+            warnings,
+            "{:?}",
+            rewritten.warnings
+        );
+        let manifest = Manifest::read(&fixture.out_dir()).unwrap();
+        assert_eq!(manifest.guests, [rewritten]);
+    }
 }
 
 #[test]
@@ -158,6 +179,55 @@ fn where_link_args_of_the_workspace_win_growth_starts_at_the_size_they_declare()
     assert_eq!(build.guests[0].memories[0].growth, growth);
     let module = std::fs::read(build.path("allocating").unwrap()).unwrap();
     wasm_prealloc::verify(&module, PAGES).unwrap();
+}
+
+#[test]
+fn a_maximum_of_the_workspace_is_the_cap_of_growth() {
+    let fixture = Fixture::of_guests(&[("allocating", ALLOCATING)]);
+    fixture.write(
+        ".cargo/config.toml",
+        "[target.wasm32-unknown-unknown]\nrustflags = [\"-Clink-arg=--max-memory=67108864\"]\n",
+    );
+    let build = build(&fixture.options()).unwrap();
+    let BuiltGrowth::Emulated { cap_pages, .. } = build.guests[0].memories[0].growth else {
+        panic!("{:?}", build.guests[0].memories);
+    };
+    assert_eq!(cap_pages, 1024);
+}
+
+#[test]
+fn a_memory_that_the_workspace_pins_grows_from_its_heap_base() {
+    let fixture = Fixture::of_guests(&[("allocating", ALLOCATING)]);
+    let natural = build(&fixture.options()).unwrap().guests.remove(0);
+    fixture.write(".cargo/config.toml", LINK_4_GIB);
+    let pinned = build(&fixture.options()).unwrap().guests.remove(0);
+    assert_eq!(pinned.memories[0].growth, natural.memories[0].growth);
+    let module = &fixture.outputs()["allocating.wasm"];
+    wasm_prealloc::verify(module, PAGES).unwrap();
+}
+
+#[test]
+fn link_args_that_prevent_pinning_are_named_with_a_remedy() {
+    let fixture = Fixture::of_guests(&[("allocating", ALLOCATING)]);
+    // A name section or an export would tell where the heap starts.
+    let pinned = "-Clink-arg=--initial-memory=4294967296 -Clink-arg=--strip-all \
+                  -Clink-arg=--no-export-dynamic";
+    let imported = "-Clink-arg=--import-memory";
+    for (flags, flag) in [(pinned, "--initial-memory"), (imported, "--import-memory")] {
+        let toolchain = fixture.options_with("RUSTFLAGS", flags);
+        match build(&toolchain) {
+            Err(error @ Error::LinkArgs { .. }) => {
+                let text = error.to_string();
+                assert!(text.contains(&format!("remove `{flag}` from")), "{text}");
+                assert!(std::error::Error::source(&error).is_none());
+            }
+            // Toolchains before 1.97 export `__heap_base`.
+            Ok(build) if flags == pinned => {
+                assert!(build.guests[0].memories[0].grow_sites > 0);
+            }
+            other => panic!("{flags}: {other:?}"),
+        }
+    }
 }
 
 #[test]
