@@ -4,7 +4,7 @@
 use std::io;
 use std::ops::Range;
 
-use crate::track::Tracker;
+use crate::sys::Tracker;
 
 const HUGE_PAGE: usize = 2 << 20;
 const MADV_COLLAPSE: libc::c_int = 25;

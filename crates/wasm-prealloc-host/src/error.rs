@@ -7,8 +7,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::limit::{Bytes, Limit, Reading};
-use crate::requirements::Backing;
+use crate::commit::requirements::Backing;
+use crate::limits::limit::{Bytes, Limit, Reading};
 
 /// Memory was not secured. Nothing is left mapped.
 #[derive(Debug, thiserror::Error)]
@@ -332,7 +332,7 @@ impl fmt::Display for Shortfall {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limit::CgroupVersion;
+    use crate::limits::limit::CgroupVersion;
 
     #[test]
     fn a_refusal_names_the_file_the_numbers_and_the_way_out() {

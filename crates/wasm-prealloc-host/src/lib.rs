@@ -56,45 +56,27 @@ compile_error!("wasm-prealloc-host needs a 64-bit address space: a linear memory
 #[cfg(all(target_os = "linux", feature = "bare"))]
 #[doc(hidden)]
 pub mod bare;
-mod builder;
-mod cgroup;
+mod commit;
+mod engine;
 mod error;
-mod files;
-mod headroom;
-mod in_place;
-mod limit;
-mod lock;
-mod os;
+mod limits;
 mod pool;
-mod populate;
-mod region;
-mod requirements;
-mod reset;
-mod secure;
-mod slot;
-#[cfg(target_os = "linux")]
-mod track;
-#[cfg(not(target_os = "linux"))]
-#[path = "untracked.rs"]
-mod track;
-#[cfg(feature = "wasmtime")]
-mod wasmtime;
+mod sys;
 
-pub use builder::{MemoryPoolBuilder, Policy, PreparedPool, Tracking, WhenExhausted};
-pub use error::{Error, Shortfall};
-pub use files::Files;
-pub use headroom::{Headroom, Need};
-pub use in_place::secure_in_place;
-pub use limit::{CgroupVersion, Limit, Reading};
-pub use lock::LockOptions;
-pub use pool::{LentMemory, MemoryPool, Statistics};
-pub use requirements::{
+pub use commit::in_place::secure_in_place;
+pub use commit::lock::LockOptions;
+pub use commit::requirements::{
     Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, Requirements, WASM_PAGE_BYTES,
 };
-pub use secure::{Method, Progress, Secured, SecuredRegion, resident_bytes};
-
+pub use commit::secure::{Method, Progress, Secured, SecuredRegion, resident_bytes};
 #[cfg(feature = "wasmtime")]
-pub use crate::wasmtime::{InstantiateError, deterministic};
+pub use engine::wasmtime::instantiate::{InstantiateError, deterministic};
+pub use error::{Error, Shortfall};
+pub use limits::files::Files;
+pub use limits::headroom::{Headroom, Need};
+pub use limits::limit::{CgroupVersion, Limit, Reading};
+pub use pool::builder::{MemoryPoolBuilder, Policy, PreparedPool, Tracking, WhenExhausted};
+pub use pool::memory_pool::{LentMemory, MemoryPool, Statistics};
 
 /// The README's program is compiled with the documentation's tests, so that it stays true.
 #[cfg(all(doctest, feature = "wasmtime"))]

@@ -6,8 +6,8 @@
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::Error;
-use crate::files::{self, Files};
-use crate::limit::{CgroupVersion, Limit, Reading};
+use crate::limits::files::{self, Files};
+use crate::limits::limit::{CgroupVersion, Limit, Reading};
 
 /// Version 1 writes "no limit" as the largest multiple of the operating system's page below
 /// 2^63. Pages are at most 64 KiB.

@@ -5,10 +5,10 @@
 use std::io;
 use std::ptr::NonNull;
 
-use crate::builder::Policy;
-use crate::reset::{self, ResetMethod, Watermark};
-use crate::secure::{Method, SecuredRegion};
-use crate::track::Tracker;
+use crate::commit::secure::{Method, SecuredRegion};
+use crate::pool::builder::Policy;
+use crate::pool::reset::{self, ResetMethod, Watermark};
+use crate::sys::Tracker;
 
 /// The address space that each slot has from its base on: with all that a 32-bit address can
 /// reach, and a guard behind, engines leave bounds checks to the processor.

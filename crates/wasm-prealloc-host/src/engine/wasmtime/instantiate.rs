@@ -11,11 +11,11 @@ use wasmtime::{
     LinearMemory, Linker, MemoryCreator, MemoryType, Module,
 };
 
-use crate::builder::PreparedPool;
+use crate::commit::requirements::WASM_PAGE_BYTES;
 use crate::error::Error;
-use crate::pool::{LentMemory, MemoryPool};
-use crate::requirements::WASM_PAGE_BYTES;
-use crate::slot::{GUARD_BYTES, RESERVATION_BYTES};
+use crate::pool::builder::PreparedPool;
+use crate::pool::memory_pool::{LentMemory, MemoryPool};
+use crate::pool::slot::{GUARD_BYTES, RESERVATION_BYTES};
 
 thread_local! {
     /// Why the creator refused last on this thread. The engine's interface lets a creator return

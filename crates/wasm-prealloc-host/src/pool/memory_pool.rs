@@ -6,13 +6,13 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::builder::{MemoryPoolBuilder, Policy, WhenExhausted};
+use crate::commit::requirements::{DEFAULT_PAGES, WASM_PAGE_BYTES};
+use crate::commit::secure::Secured;
 use crate::error::Error;
-use crate::requirements::{DEFAULT_PAGES, WASM_PAGE_BYTES};
-use crate::reset::ResetMethod;
-use crate::secure::Secured;
-use crate::slot::Slot;
-use crate::track::Tracker;
+use crate::pool::builder::{MemoryPoolBuilder, Policy, WhenExhausted};
+use crate::pool::reset::ResetMethod;
+use crate::pool::slot::Slot;
+use crate::sys::Tracker;
 
 /// What a pool has done so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

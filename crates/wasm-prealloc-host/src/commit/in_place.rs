@@ -5,14 +5,14 @@
 use std::ptr::NonNull;
 use std::time::Instant;
 
+use crate::commit::lock::CommitLock;
+use crate::commit::populate::{self, Failure};
+use crate::commit::region::HUGE_PAGE_BYTES;
+use crate::commit::requirements::{Backing, Requirements};
+use crate::commit::secure::{Method, Secured, explain};
 use crate::error::Error;
-use crate::headroom::{Headroom, Need};
-use crate::lock::CommitLock;
-use crate::os;
-use crate::populate::{self, Failure};
-use crate::region::HUGE_PAGE_BYTES;
-use crate::requirements::{Backing, Requirements};
-use crate::secure::{Method, Secured, explain};
+use crate::limits::headroom::{Headroom, Need};
+use crate::sys as os;
 
 /// Makes `bytes` of memory from `start` on resident, and changes nothing of what they hold.
 ///

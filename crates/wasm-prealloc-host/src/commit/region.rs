@@ -7,7 +7,7 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-use crate::os;
+use crate::sys as os;
 
 /// The size and the alignment of a transparent huge page, in bytes.
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;

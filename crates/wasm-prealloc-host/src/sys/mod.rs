@@ -3,13 +3,21 @@
 //! What only Linux can do is elsewhere: `populate` commits so that the kernel can refuse, `track`
 //! finds out what was written, `cgroup` and `headroom` read limits.
 
+#[cfg(target_os = "linux")]
+mod linux;
 #[cfg(unix)]
 mod unix;
+#[cfg(not(target_os = "linux"))]
+mod unsupported;
 #[cfg(windows)]
 mod windows;
 
+#[cfg(target_os = "linux")]
+pub(crate) use linux::*;
 #[cfg(unix)]
 pub(crate) use unix::*;
+#[cfg(not(target_os = "linux"))]
+pub(crate) use unsupported::*;
 #[cfg(windows)]
 pub(crate) use windows::*;
 

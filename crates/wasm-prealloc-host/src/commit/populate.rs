@@ -7,12 +7,12 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use crate::error::Error;
-use crate::headroom::{Headroom, Need};
-use crate::os;
 #[cfg(target_os = "linux")]
-use crate::region::HUGE_PAGE_BYTES;
-use crate::secure::Method;
+use crate::commit::region::HUGE_PAGE_BYTES;
+use crate::commit::secure::Method;
+use crate::error::Error;
+use crate::limits::headroom::{Headroom, Need};
+use crate::sys as os;
 
 /// Not in every C library's headers yet. Since Linux 6.1.
 #[cfg(target_os = "linux")]
@@ -348,7 +348,7 @@ unsafe fn advise(start: NonNull<u8>, bytes: usize, advice: libc::c_int) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::region::Region;
+    use crate::commit::region::Region;
 
     #[test]
     fn touching_makes_every_page_resident_and_keeps_what_it_holds() {

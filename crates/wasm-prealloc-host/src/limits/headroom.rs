@@ -6,10 +6,10 @@
 use std::cmp::Reverse;
 use std::path::Path;
 
-use crate::cgroup;
 use crate::error::{Error, Shortfall};
-use crate::files::{self, Files};
-use crate::limit::{Limit, Reading};
+use crate::limits::cgroup;
+use crate::limits::files::{self, Files};
+use crate::limits::limit::{Limit, Reading};
 
 /// Room for the small allocations that other threads make between check and commit, where the
 /// margin for physical memory does not apply.

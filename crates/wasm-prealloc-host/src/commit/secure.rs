@@ -7,14 +7,14 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
+use crate::commit::lock::CommitLock;
+use crate::commit::populate::{self, Failure};
+use crate::commit::region::{Extent, HUGE_PAGE_BYTES, Region};
+use crate::commit::requirements::{Backing, Requirements, WASM_PAGE_BYTES};
 use crate::error::Error;
-use crate::headroom::{Headroom, Need};
-use crate::limit::Bytes;
-use crate::lock::CommitLock;
-use crate::os;
-use crate::populate::{self, Failure};
-use crate::region::{Extent, HUGE_PAGE_BYTES, Region};
-use crate::requirements::{Backing, Requirements, WASM_PAGE_BYTES};
+use crate::limits::headroom::{Headroom, Need};
+use crate::limits::limit::Bytes;
+use crate::sys as os;
 
 /// How a region was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -15,9 +15,9 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-use crate::populate;
-use crate::region::HUGE_PAGE_BYTES;
-use crate::track::Tracker;
+use crate::commit::populate;
+use crate::commit::region::HUGE_PAGE_BYTES;
+use crate::sys::Tracker;
 
 /// How a slot was made zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -254,7 +254,7 @@ unsafe fn last_not_zero(base: NonNull<u8>, range: Range<usize>) -> Option<usize>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::region::Region;
+    use crate::commit::region::Region;
 
     const MIB: usize = 1 << 20;
 

@@ -6,15 +6,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::commit::lock::LockOptions;
+use crate::commit::requirements::{Backing, Requirements};
+use crate::commit::secure::{Progress, Secured, extent, need_of_many, secure_many};
 use crate::error::Error;
-use crate::headroom::{Headroom, Need};
-use crate::limit::Limit;
-use crate::lock::LockOptions;
-use crate::pool::MemoryPool;
-use crate::requirements::{Backing, Requirements};
-use crate::secure::{Progress, Secured, extent, need_of_many, secure_many};
-use crate::slot::{GUARD_BYTES, RESERVATION_BYTES, Slot};
-use crate::track::Tracker;
+use crate::limits::headroom::{Headroom, Need};
+use crate::limits::limit::Limit;
+use crate::pool::memory_pool::MemoryPool;
+use crate::pool::slot::{GUARD_BYTES, RESERVATION_BYTES, Slot};
+use crate::sys::Tracker;
 
 /// Which modules a pool serves, and what they see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

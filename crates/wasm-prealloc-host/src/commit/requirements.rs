@@ -2,8 +2,8 @@
 //!
 //! How it is done is in `secure`.
 
+use crate::commit::lock::LockOptions;
 use crate::error::Error;
-use crate::lock::LockOptions;
 
 /// The bytes of a wasm page.
 pub const WASM_PAGE_BYTES: u64 = 64 << 10;

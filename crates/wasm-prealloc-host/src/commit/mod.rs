@@ -1,0 +1,9 @@
+//! Committing memory: populated in a way that the kernel can refuse, checked for residency, and
+//! given back after a failure.
+
+pub(crate) mod in_place;
+pub(crate) mod lock;
+pub(crate) mod populate;
+pub(crate) mod region;
+pub(crate) mod requirements;
+pub(crate) mod secure;

@@ -1,0 +1,4 @@
+//! Engines that take their linear memories from a pool, one folder each.
+
+#[cfg(feature = "wasmtime")]
+pub(crate) mod wasmtime;

@@ -1,0 +1,3 @@
+//! wasmtime: its memory creator, and verified instantiation.
+
+pub(crate) mod instantiate;

@@ -1,0 +1,6 @@
+//! The limits on this process's memory: what they are, their values now, and whether a need fits.
+
+pub(crate) mod cgroup;
+pub(crate) mod files;
+pub(crate) mod headroom;
+pub(crate) mod limit;

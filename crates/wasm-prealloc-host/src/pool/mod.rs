@@ -1,0 +1,6 @@
+//! Pools of committed memories: their options, securing them, lending them, and zeroing them.
+
+pub(crate) mod builder;
+pub(crate) mod memory_pool;
+pub(crate) mod reset;
+pub(crate) mod slot;

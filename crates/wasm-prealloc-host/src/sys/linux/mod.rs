@@ -1,0 +1,5 @@
+//! What Linux has beyond other systems.
+
+mod track;
+
+pub(crate) use track::Tracker;
