@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use wasm_prealloc::{MAX_PAGES, Memory, VerifyError, inspect, verify};
-use wasm_prealloc_host::{InstantiateError, MemoryPool, Policy};
+use wasm_prealloc_host::{InstantiateError, MemoryPool, Policy, WasmtimePool};
 use wasmtime::{Config, Engine, ExternType, Instance, Linker, Module, Store, Val, ValType};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::WasiCtxBuilder;

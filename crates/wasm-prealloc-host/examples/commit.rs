@@ -20,9 +20,9 @@ struct Opts {
     /// How many memories there are
     #[arg(long, default_value_t = 1)]
     slots: usize,
-    #[arg(long, value_parser = backing, default_value = "auto", value_name = "auto|base|transparent|hugetlb-2m")]
+    #[arg(long, default_value_t)]
     backing: Backing,
-    #[arg(long, value_parser = policy, default_value_t = Policy::Declared, value_name = "declared|commit-maximum")]
+    #[arg(long, default_value_t)]
     policy: Policy,
     /// What the need must leave under each limit on physical memory
     #[arg(long, default_value_t = DEFAULT_MARGIN_BYTES)]
@@ -33,23 +33,6 @@ struct Opts {
     /// Keep the memory until stdin ends
     #[arg(long)]
     hold: bool,
-}
-
-fn backing(name: &str) -> Result<Backing, String> {
-    Ok(match name {
-        "auto" => Backing::Auto,
-        "base" => Backing::Base,
-        "transparent" => Backing::Transparent,
-        "hugetlb-2m" => Backing::HugeTlb2M,
-        _ => return Err("choose auto, base, transparent or hugetlb-2m".to_owned()),
-    })
-}
-
-fn policy(name: &str) -> Result<Policy, String> {
-    [Policy::Declared, Policy::CommitMaximum]
-        .into_iter()
-        .find(|policy| policy.to_string() == name)
-        .ok_or_else(|| "choose declared or commit-maximum".to_owned())
 }
 
 fn main() -> ExitCode {

@@ -3,11 +3,10 @@
 
 use std::io;
 use std::ops::Range;
+use std::ptr::NonNull;
 
-use crate::sys::Tracker;
-
-const HUGE_PAGE: usize = 2 << 20;
-const MADV_COLLAPSE: libc::c_int = 25;
+use crate::commit::region::HUGE_PAGE_BYTES;
+use crate::sys::{self, Advice, Tracker};
 
 /// Commits memory with the system calls of [`secure`](crate::SecuredRegion::secure), in the same
 /// order. `memory` starts and ends at a multiple of 2 MiB.
@@ -15,23 +14,19 @@ const MADV_COLLAPSE: libc::c_int = 25;
 /// # Errors
 /// The error of the first call that fails.
 pub fn collapse(memory: &mut [u8]) -> io::Result<()> {
-    advise(memory, libc::MADV_NOHUGEPAGE)?;
-    for chunk in memory.chunks_mut(HUGE_PAGE) {
+    advise(memory, Advice::BasePages)?;
+    for chunk in memory.chunks_mut(HUGE_PAGE_BYTES) {
         chunk[0] = 0;
         std::hint::black_box(chunk);
     }
-    advise(memory, libc::MADV_HUGEPAGE)?;
-    let mut chunks = memory.chunks_mut(HUGE_PAGE);
-    chunks.try_for_each(|chunk| advise(chunk, MADV_COLLAPSE))
+    advise(memory, Advice::HugePages)?;
+    let mut chunks = memory.chunks_mut(HUGE_PAGE_BYTES);
+    chunks.try_for_each(|chunk| advise(chunk, Advice::Collapse))
 }
 
-fn advise(memory: &mut [u8], advice: libc::c_int) -> io::Result<()> {
-    // SAFETY: the range is the caller's, and none of the advice above changes its contents.
-    let result = unsafe { libc::madvise(memory.as_mut_ptr().cast(), memory.len(), advice) };
-    match result {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+fn advise(memory: &mut [u8], advice: Advice) -> io::Result<()> {
+    // SAFETY: the range is the caller's.
+    unsafe { sys::advise(NonNull::from(&mut *memory).cast(), memory.len(), advice) }
 }
 
 /// Memory with write tracking.
@@ -55,7 +50,7 @@ impl<'a> Tracked<'a> {
         Ok(tracked)
     }
 
-    /// Scans for written pages. Returns how many bytes were written since tracking began.
+    /// Scans for written pages. Returns the number of bytes that were written since tracking began.
     ///
     /// # Errors
     /// The scan failed.

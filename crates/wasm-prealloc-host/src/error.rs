@@ -1,4 +1,4 @@
-//! Every way in which memory is not secured, as data and as a sentence that says what to do.
+//! The errors of this crate: fields for programs, and a message with the remedy for people.
 //!
 //! Nothing here reads a limit or calls the kernel.
 
@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::commit::requirements::Backing;
+use crate::commit::backing::Backing;
 use crate::limits::limit::{Bytes, Limit, Reading};
 
 /// Memory was not secured. Nothing is left mapped.
@@ -18,17 +18,17 @@ pub enum Error {
     #[error("memory not secured: {0}")]
     Shortfall(Shortfall),
 
-    /// A cgroup refused while memory was being committed, although the limits that can be read
-    /// leave enough: a neighbour in the group came first, or a parent group is not visible here.
+    /// A cgroup refused during the commit, although the limits that can be read leave enough: a
+    /// neighbour in the group took memory first, or a parent group is not visible here.
     #[error(
         "memory not secured: a memory cgroup refused after {} of {} were committed; {}; give \
          this process a cgroup of its own, with a limit that its neighbours cannot use up",
         Bytes(*.committed_bytes), Bytes(*.needed_bytes), nearest_now(.nearest)
     )]
     CgroupRefused {
-        /// How much had been committed, and was given back.
+        /// The part that had been committed, and was given back.
         committed_bytes: u64,
-        /// How much was to be committed, page tables and margin counted.
+        /// The whole need, page tables and margin included.
         needed_bytes: u64,
         /// The cgroup limit that leaves least now, if one is visible.
         nearest: Option<Box<Reading>>,
@@ -46,11 +46,11 @@ pub enum Error {
         minimum: u64,
         /// The maximum that the module declares, in pages.
         maximum: Option<u64>,
-        /// What both have to be, in pages.
+        /// The required value of both, in pages.
         expected: u64,
     },
 
-    /// The module imports a memory, which would be one that nobody secured.
+    /// The module imports its memory, which the pool does not secure.
     #[error(
         "the module imports its memory ({module:?} {name:?}), which would not be secured; link it \
          with a memory of its own (without `--import-memory`), or run `wasm-prealloc rewrite \
@@ -63,30 +63,30 @@ pub enum Error {
         name: String,
     },
 
-    /// The module's memory is of a kind that is not secured.
+    /// The module's memory is of a kind that cannot be secured.
     #[error("a {kind} memory cannot be secured; only unshared memories with pages of 64 KiB can")]
     UnsupportedMemory {
-        /// What it is: shared, or with a page size of its own.
+        /// The kind: shared, or with a custom page size.
         kind: &'static str,
     },
 
-    /// The number of pages required is not one that a 32-bit memory can have.
+    /// A 32-bit memory cannot have the required number of pages.
     #[error("{pages} pages of 64 KiB cannot be secured: the number must be from 1 to 65536")]
     PageCount {
-        /// The number required, in pages.
+        /// The required number of pages.
         pages: u64,
     },
 
-    /// The lock that keeps hosts from committing at the same time cannot be taken at all.
+    /// The lock that keeps hosts from committing at the same time cannot be taken.
     #[error("cannot lock {}; choose another path for the lock, the same for every host", .path.display())]
     Lock {
         /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         source: io::Error,
     },
 
-    /// Another host held the lock for all the time that this one was willing to wait.
+    /// Another host held the lock until the timeout.
     #[error(
         "another host was committing memory (lock on {}) for {:.1} s; wait for it, or allow a \
          longer lock timeout",
@@ -95,7 +95,7 @@ pub enum Error {
     LockTimeout {
         /// The file or directory.
         path: PathBuf,
-        /// How long this host waited.
+        /// The time that this host waited.
         waited: Duration,
     },
 
@@ -104,52 +104,52 @@ pub enum Error {
     System {
         /// The system call, and its advice if it has one.
         call: &'static str,
-        /// The length it was called with.
+        /// The length that it was called with.
         bytes: u64,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 
-    /// The kernel said that memory was committed, and reading back says otherwise.
+    /// The kernel reported a commit, but not all of the memory is resident.
     #[error(
         "memory not secured: only {} of {} are resident after they were committed; turn off swap \
          for this process, or free memory",
         Bytes(*.resident_bytes), Bytes(*.expected_bytes)
     )]
     NotResident {
-        /// How much should be resident.
+        /// The number of bytes that should be resident.
         expected_bytes: u64,
-        /// How much is.
+        /// The number of bytes that are.
         resident_bytes: u64,
     },
 
     /// [`Backing::Transparent`](crate::Backing::Transparent) was required, and there are not
     /// enough transparent huge pages.
     #[error(
-        "memory not secured: only {} of {} could be had in transparent huge pages; enable them \
+        "memory not secured: the kernel provided only {} of {} in transparent huge pages; enable them \
          (/sys/kernel/mm/transparent_hugepage/enabled: madvise or always), free memory that is \
          less fragmented (echo 1 > /proc/sys/vm/compact_memory), or allow other pages \
          (Backing::Auto)",
         Bytes(*.collapsed_bytes), Bytes(*.needed_bytes)
     )]
     NoHugePages {
-        /// How much was had, and given back.
+        /// The part that was collapsed, and given back.
         collapsed_bytes: u64,
-        /// How much was required.
+        /// The part that was required.
         needed_bytes: u64,
     },
 
-    /// The backing is not to be had on this operating system, or not for such a size or policy.
+    /// The backing is unsupported on this operating system, or for this size or policy.
     #[error("memory cannot be backed by {backing:?}: {why}")]
     Backing {
-        /// What was required.
+        /// The required backing.
         backing: Backing,
-        /// Why not, and the way out.
+        /// The reason and the remedy.
         why: &'static str,
     },
 
-    /// Growth inside the committed memory could be refused, which
-    /// [`Policy::CommitMaximum`](crate::Policy::CommitMaximum) promises it is not.
+    /// Growth inside the committed memory could be refused, so
+    /// [`Policy::CommitMaximum`](crate::Policy::CommitMaximum) cannot be kept.
     #[error(
         "growth cannot be assured under {}, which counts memory as it becomes accessible; lift \
          the limit (ulimit -d unlimited), or rewrite the module and use Policy::Declared",
@@ -169,11 +169,11 @@ pub enum Error {
     SlotTooSmall {
         /// The maximum that the module declares, in pages.
         maximum: Option<u64>,
-        /// What a slot has, in pages.
+        /// The size of a slot, in pages.
         slot_pages: u64,
     },
 
-    /// Every slot of the pool is lent. Where the pool waits, it has waited.
+    /// Every slot of the pool is lent, until the end of the wait if the pool waits.
     #[error(
         "no memory is free: all {slots} slots of the pool are in use{}; drop an instance first, \
          give the pool more slots, or let it wait (a module takes one slot for each memory that \
@@ -181,34 +181,69 @@ pub enum Error {
         after(.waited)
     )]
     NoSlot {
-        /// How many slots the pool has.
+        /// The number of slots of the pool.
         slots: usize,
-        /// How long it waited for one.
+        /// The time that it waited for one.
         waited: Duration,
     },
 
-    /// The pool was prepared and its memory not secured yet.
+    /// The pool was prepared, and its memory is not secured yet.
     #[error("the pool's memory is not secured yet; call `PreparedPool::secure` first")]
     NotSecuredYet,
 
-    /// The engine's configuration would undo the commit, or pass the pool by.
+    /// The engine's configuration would undo the commit or bypass the pool.
     #[error(
         "the engine {what}, so its memories would not be secured; call `MemoryPool::configure` \
          after every other setting that concerns memory"
     )]
     Engine {
-        /// What it does that it must not.
+        /// The effect of the configuration.
         what: &'static str,
     },
 
-    /// A file of `/proc` or of a cgroup exists, or must, and cannot be understood.
+    /// A file of `/proc` or of a cgroup is missing, or cannot be read or parsed.
     #[error("cannot read {}; without it the memory that is available is unknown", .path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         source: io::Error,
     },
+}
+
+impl Error {
+    /// The name of the variant, for programs: lower case, with hyphens.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Error::Shortfall(_) => "shortfall",
+            Error::CgroupRefused { .. } => "cgroup-refused",
+            Error::NotPinned { .. } => "not-pinned",
+            Error::ImportedMemory { .. } => "imported-memory",
+            Error::UnsupportedMemory { .. } => "unsupported-memory",
+            Error::PageCount { .. } => "page-count",
+            Error::Lock { .. } => "lock",
+            Error::LockTimeout { .. } => "lock-timeout",
+            Error::System { .. } => "system",
+            Error::NotResident { .. } => "not-resident",
+            Error::NoHugePages { .. } => "no-huge-pages",
+            Error::Backing { .. } => "backing",
+            Error::GrowthNotAssured { .. } => "growth-not-assured",
+            Error::SlotTooSmall { .. } => "slot-too-small",
+            Error::NoSlot { .. } => "no-slot",
+            Error::NotSecuredYet => "not-secured-yet",
+            Error::Engine { .. } => "engine",
+            Error::Unreadable { .. } => "unreadable",
+        }
+    }
+
+    /// Makes the error of a system call that was called with a length of `bytes`.
+    pub(crate) fn system(call: &'static str, bytes: usize) -> impl FnOnce(io::Error) -> Error {
+        move |source| Error::System {
+            call,
+            bytes: bytes as u64,
+            source,
+        }
+    }
 }
 
 fn maximum_pages(maximum: &Option<u64>) -> String {
@@ -240,18 +275,18 @@ pub struct Shortfall {
     pub limit: Limit,
     /// Its value.
     pub limit_bytes: u64,
-    /// What counts against it now.
+    /// The part of it that is in use now.
     pub in_use_bytes: u64,
-    /// The part of `in_use_bytes` that the kernel gives back when asked: page cache.
+    /// The part of `in_use_bytes` that the kernel can reclaim: page cache.
     pub reclaimable_bytes: u64,
-    /// What can still be had, the reclaimable part counted.
+    /// The part that is still available, the reclaimable part included.
     pub available_bytes: u64,
-    /// What is needed under this limit; page tables and margin counted where they count.
+    /// The need under this limit, page tables and margin included where they count.
     pub needed_bytes: u64,
 }
 
 impl Shortfall {
-    /// `reading`, found to leave less than `needed_bytes`.
+    /// Compares a reading with a need under it.
     pub(crate) fn new(reading: &Reading, needed_bytes: u64) -> Self {
         Shortfall {
             limit: reading.limit.clone(),
@@ -263,18 +298,18 @@ impl Shortfall {
         }
     }
 
-    /// How many bytes are missing.
+    /// Returns the number of bytes that are missing.
     pub fn missing_bytes(&self) -> u64 {
         self.needed_bytes.saturating_sub(self.available_bytes)
     }
 
-    /// The value in bytes at which the limit would no longer be in the way, all else unchanged.
+    /// Returns the smallest sufficient value of the limit in bytes, if nothing else changes.
     pub fn sufficient_bytes(&self) -> u64 {
         (self.in_use_bytes - self.reclaimable_bytes.min(self.in_use_bytes))
             .saturating_add(self.needed_bytes)
     }
 
-    /// What an operator can do about it.
+    /// Returns the remedy, for an operator.
     pub fn advice(&self) -> String {
         let enough = Bytes(self.sufficient_bytes());
         // The shell's limits are in KiB.
@@ -335,7 +370,7 @@ mod tests {
     use crate::limits::limit::CgroupVersion;
 
     #[test]
-    fn a_refusal_names_the_file_the_numbers_and_the_way_out() {
+    fn a_shortfall_names_the_file_the_numbers_and_the_remedy() {
         let limit = Limit::Cgroup {
             version: CgroupVersion::V1,
             file: "/sys/fs/cgroup/memory/x/memory.limit_in_bytes".into(),
@@ -352,14 +387,14 @@ mod tests {
     }
 
     #[test]
-    fn the_shells_limits_are_advised_in_kib_and_rounded_up() {
+    fn advice_for_the_shell_is_in_kib_and_rounded_up() {
         let reading = Reading::new(Limit::AddressSpace, 1 << 20, 1000, 0);
         let advice = Shortfall::new(&reading, 2 << 20).advice();
         assert!(advice.ends_with("ulimit -v 2049"), "{advice}");
     }
 
     #[test]
-    fn a_module_that_can_grow_is_told_the_command_that_pins_it() {
+    fn an_unpinned_module_is_refused_with_the_command_that_pins_it() {
         let error = Error::NotPinned {
             minimum: 17,
             maximum: None,

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "wasmtime")]
 
-use wasm_prealloc_host::MemoryPool;
+use wasm_prealloc_host::{MemoryPool, WasmtimePool};
 use wasmtime::{Config, Engine, Linker, Module, Store};
 
 #[test]

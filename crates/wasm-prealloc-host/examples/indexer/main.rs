@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow};
 use clap::Parser;
-use wasm_prealloc_host::{DEFAULT_PAGES, InstantiateError, MemoryPool, Policy};
+use wasm_prealloc_host::{DEFAULT_PAGES, InstantiateError, MemoryPool, Policy, WasmtimePool};
 use wasmtime::{Config, Engine, ExternType, Linker, Module, Store};
 
 use crate::abi::Guest;
@@ -63,7 +63,7 @@ struct Opts {
     #[arg(long, default_value_t = DEFAULT_PAGES)]
     pages: u64,
     /// Whether the guest has to declare that size as minimum and maximum, or is as it came
-    #[arg(long, value_parser = policy, default_value_t = Policy::Declared, value_name = "declared|commit-maximum")]
+    #[arg(long, default_value_t = Policy::Declared, value_name = "declared|commit-maximum")]
     policy: Policy,
     /// Neither verify nor commit the guest's memory
     #[arg(long)]
@@ -74,13 +74,6 @@ struct Opts {
     /// Print every stored key and value instead of indexing
     #[arg(long, conflicts_with_all = ["module", "blocks", "chain", "height", "unsecured", "log"])]
     dump: bool,
-}
-
-fn policy(name: &str) -> Result<Policy, String> {
-    [Policy::Declared, Policy::CommitMaximum]
-        .into_iter()
-        .find(|policy| policy.to_string() == name)
-        .ok_or_else(|| "choose declared or commit-maximum".to_owned())
 }
 
 /// Why indexing stopped, by exit status.

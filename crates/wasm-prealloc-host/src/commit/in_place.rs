@@ -1,36 +1,36 @@
-//! Commits memory that somebody else has mapped: the linear memory of any engine.
-//!
-//! The populating itself is in `populate`.
+//! Commits memory that an engine mapped itself.
 
 use std::ptr::NonNull;
 use std::time::Instant;
 
+use crate::commit::backing::Backing;
 use crate::commit::lock::CommitLock;
-use crate::commit::populate::{self, Failure};
-use crate::commit::region::HUGE_PAGE_BYTES;
-use crate::commit::requirements::{Backing, Requirements};
-use crate::commit::secure::{Method, Secured, explain};
+use crate::commit::populate;
+use crate::commit::report::{Method, Secured};
+use crate::commit::requirements::Requirements;
+use crate::commit::residency;
 use crate::error::Error;
+use crate::limits::explain::explain;
 use crate::limits::headroom::{Headroom, Need};
-use crate::sys as os;
+use crate::sys;
 
-/// Makes `bytes` of memory from `start` on resident, and changes nothing of what they hold.
+/// Makes `bytes` of memory from `start` on resident, and keeps their contents.
 ///
-/// For an engine that maps its memories itself: call it once the module is instantiated, data
-/// segments and all. Of `requirements` the margin, the lock, the backing and
-/// [`lock_memory`](Requirements::lock_memory) count, not the number of pages. How long it lasts is
-/// the engine's affair: one that unmaps or resets its memories gives the pages back.
+/// For an engine that maps its memories itself: call it after the module is instantiated, so that
+/// data segments are in place. Of `requirements` the number of pages does not apply; the margin, the
+/// lock, the backing and [`lock_memory`](Requirements::lock_memory) do. An engine that unmaps or
+/// resets its memories gives the pages back.
 ///
-/// The lock is held and limits are checked as for [`SecuredRegion::secure`], so where the memory
-/// does not fit nobody is killed. What a failure has already made resident stays so until the
-/// engine frees it: drop the instance at once.
+/// The lock is held and limits are checked as for [`SecuredRegion::secure`], so memory that does not
+/// fit is refused without a kill. After a failure, pages that are already resident stay so until
+/// the engine frees them: drop the instance at once.
 ///
 /// [`SecuredRegion::secure`]: crate::SecuredRegion::secure
 ///
 /// # Errors
 ///
 /// As for [`SecuredRegion::secure`]; [`Error::Backing`] for pages of the machine's pool, which
-/// cannot be put below memory that is already mapped.
+/// cannot back memory that is already mapped.
 ///
 /// # Safety
 ///
@@ -40,7 +40,7 @@ use crate::sys as os;
 /// use wasm_prealloc_host::{Requirements, resident_bytes, secure_in_place};
 ///
 /// let mut memory = vec![7_u8; 1 << 20];
-/// // SAFETY: the vector owns the range, and nothing frees it meanwhile.
+/// // SAFETY: the vector owns the range, and is not freed during the call.
 /// unsafe { secure_in_place(memory.as_mut_ptr(), memory.len(), &Requirements::default()) }?;
 /// assert_eq!(resident_bytes(&memory)?, 1 << 20);
 /// assert!(memory.iter().all(|&byte| byte == 7));
@@ -57,101 +57,44 @@ pub unsafe fn secure_in_place(
             why: "the memory is mapped already; use Backing::Auto",
         });
     }
-    requirements.backing.check(bytes)?;
+    requirements.check_backing(bytes)?;
     let since = Instant::now();
-    // Populating is by whole pages: those that the range lies in.
-    let page = os::page_bytes();
-    let first = start as usize - start as usize % page;
-    let end = (start as usize + bytes).next_multiple_of(page);
-    let (Some(base), false) = (NonNull::new(start.with_addr(first)), bytes == 0) else {
-        return Ok(Secured {
-            how: Method::Populated,
-            elapsed: since.elapsed(),
-            resident_bytes: 0,
-        });
-    };
-    let missing = |already: u64| (end - first) as u64 - already.min((end - first) as u64);
-
-    let _lock = CommitLock::acquire(&requirements.lock)?;
-    let resident = |source| {
-        explain(
-            Failure::system("mincore", bytes, &source),
-            &Need::populate(0, 0),
-        )
-    };
-    let already = os::resident(base.as_ptr(), end - first).map_err(resident)?;
-    let mut need = Need::populate(missing(already), requirements.margin_bytes);
-    if requirements.lock_memory {
-        need = need.locked((end - first) as u64);
-    }
-    Headroom::read()?.check(&need)?;
-    if missing(already) == 0 && !requirements.lock_memory && requirements.backing == Backing::Auto {
-        // Huge pages would have to be copied together, for no gain in what is asked for.
-        return Ok(Secured {
-            how: Method::Populated,
-            elapsed: since.elapsed(),
-            resident_bytes: bytes as u64,
-        });
-    }
-    // SAFETY: the pages hold a part of the caller's range, so they are mapped and writable.
-    let committed = unsafe { commit(base, end - first, requirements) };
-    let how = committed.map_err(|failure| explain(failure, &need))?;
-    let resident_bytes = os::resident(start, bytes).map_err(resident)?;
-    if resident_bytes < bytes as u64 {
-        let failure = Failure::NotResident {
-            expected_bytes: bytes as u64,
-            resident_bytes,
-        };
-        return Err(explain(failure, &need));
-    }
-    Ok(Secured {
+    let secured = |how, resident_bytes| Secured {
         how,
         elapsed: since.elapsed(),
         resident_bytes,
-    })
-}
+    };
+    // Only whole pages can be populated: those that contain the range.
+    let page = sys::page_bytes();
+    let first = start as usize - start as usize % page;
+    let whole_bytes = (start as usize + bytes).next_multiple_of(page) - first;
+    let (Some(base), false) = (NonNull::new(start.with_addr(first)), bytes == 0) else {
+        return Ok(secured(Method::Populated, 0));
+    };
 
-/// # Safety
-///
-/// `bytes` from `base` on are whole pages, mapped and writable.
-unsafe fn commit(
-    base: NonNull<u8>,
-    bytes: usize,
-    requirements: &Requirements,
-) -> Result<Method, Failure> {
-    let margin = requirements.margin_bytes;
-    let silent = &mut |_| {};
-    let aligned = (base.as_ptr() as usize).next_multiple_of(HUGE_PAGE_BYTES);
-    let head = (aligned - base.as_ptr() as usize).min(bytes);
-    let mut collapsed = 0;
-    if requirements.backing != Backing::Base && head < bytes {
-        // SAFETY: the range lies in the caller's, and starts at a multiple of a huge page.
-        collapsed = unsafe { populate::collapse(base.add(head), bytes - head, silent) }?;
-    }
-    let rest = bytes - head - collapsed;
-    if requirements.backing == Backing::Transparent && rest >= HUGE_PAGE_BYTES {
-        return Err(Failure::NoHugePages {
-            collapsed_bytes: collapsed as u64,
-            needed_bytes: bytes as u64,
-        });
-    }
-    let mut how = Method::Populated;
-    for (from, to) in [(0, head), (head + collapsed, bytes)] {
-        if from < to {
-            // SAFETY: the range lies in the caller's, and both ends are multiples of a page.
-            how = unsafe { populate::in_chunks(base, from, to, margin, silent) }?;
-        }
-    }
+    let _lock = CommitLock::acquire(&requirements.lock)?;
+    let already = residency::measure(base.as_ptr(), whole_bytes)?;
+    let missing = (whole_bytes as u64).saturating_sub(already);
+    let mut need = Need::populate(missing, requirements.margin_bytes);
     if requirements.lock_memory {
-        // SAFETY: the range is the caller's, and resident.
-        unsafe { os::lock(base, bytes) }
-            .map_err(|source| Failure::system("mlock", bytes, &source))?;
+        need = need.locked(whole_bytes as u64);
     }
-    // What lies before and behind the huge pages does not change how the range was had.
-    Ok(match rest < HUGE_PAGE_BYTES && collapsed > 0 {
-        true => Method::Collapsed,
-        false => how,
-    })
+    Headroom::read()?.check(&need)?;
+    if missing == 0 && !requirements.lock_memory && requirements.backing == Backing::Auto {
+        // Huge pages would cost a copy, and residency is all that is required.
+        return Ok(secured(Method::Populated, bytes as u64));
+    }
+    let commit = || {
+        // SAFETY: the pages contain a part of the caller's range, so they are mapped and writable.
+        let how = unsafe { populate::populate(base, whole_bytes, requirements, &mut |_| {}) }?;
+        if requirements.lock_memory {
+            // SAFETY: the pages are the caller's, and resident.
+            unsafe { sys::lock_memory(base, whole_bytes) }
+                .map_err(Error::system("mlock", whole_bytes))?;
+        }
+        Ok(secured(how, residency::check(start, bytes)?))
+    };
+    commit().map_err(|failure| explain(failure, &need))
 }
 
 #[cfg(test)]
@@ -159,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_mapping_holds_stays_and_all_of_it_is_resident() {
+    fn contents_stay_and_everything_is_resident() {
         let bytes = 9 << 20;
         let mut memory: Vec<u8> = Vec::with_capacity(bytes);
         let written = [1_usize, (3 << 20) + 5, bytes - 1];
@@ -184,14 +127,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_secured_at_once_and_a_pools_pages_are_refused() {
+    fn an_empty_range_is_secured_and_pool_pages_are_refused() {
         let requirements = &mut Requirements::default();
         // SAFETY: an empty range.
         let secured = unsafe { secure_in_place(NonNull::dangling().as_ptr(), 0, requirements) };
         assert_eq!(secured.unwrap().resident_bytes, 0);
         requirements.backing = Backing::HugeTlb2M;
         let mut memory = [0_u8; 8];
-        // SAFETY: the array is there during the call.
+        // SAFETY: the array outlives the call.
         let refused = unsafe { secure_in_place(memory.as_mut_ptr(), 8, requirements) };
         assert!(matches!(refused, Err(Error::Backing { .. })), "{refused:?}");
     }

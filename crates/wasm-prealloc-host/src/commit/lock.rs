@@ -1,46 +1,46 @@
-//! One committer at a time on a machine: an exclusive flock(2), waited for with a bound.
+//! The lock that lets one host on a machine commit at a time: an exclusive flock(2), waited for
+//! with a timeout.
 //!
-//! Without it two hosts can both find enough headroom for one. What is done under the lock is in
-//! `secure`.
+//! Without it two hosts can both find headroom that is enough for only one of them.
 
 use std::fs::{File, TryLockError};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
+use crate::sys;
 
 const POLL: Duration = Duration::from_millis(10);
 
-/// Which lock to take, and for how long to wait for it.
+/// The lock of committers, and the timeout of waiting for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LockOptions {
     /// A file or directory that exists and that every host on this machine can open for reading.
     ///
-    /// The default is the directory `/`: it is there on read-only systems too, is the same for
-    /// services with a private `/tmp`, and nothing is left behind. Containers each have a `/` of
-    /// their own; where several share one memory limit, point them all at a shared volume. On
-    /// Windows it is the file `wasm-prealloc.lock` in the user's folder for temporary files.
+    /// The default is the directory `/`: it exists on read-only systems too, services with a private
+    /// `/tmp` share it, and no file is created. Each container has its own `/`; if several share one
+    /// memory limit, use a path on a shared volume for all of them. On Windows the default is the
+    /// file `wasm-prealloc.lock` in the user's folder for temporary files.
     pub path: PathBuf,
-    /// How long to wait for other committers. A 4 GiB commit takes half a second on warm memory,
-    /// but on a virtual machine that uses its memory for the first time it has taken 15 s: the
-    /// default of 120 s lets several of those go first.
+    /// The longest wait for other committers. A commit of 4 GiB takes half a second on warm memory,
+    /// but took 15 s on a virtual machine that used its memory for the first time. The default of
+    /// 120 s allows for several of those.
     pub timeout: Duration,
 }
 
 impl Default for LockOptions {
     fn default() -> Self {
         LockOptions {
-            path: default_path(),
+            path: sys::default_lock_path(),
             timeout: Duration::from_secs(120),
         }
     }
 }
 
-/// The lock, held until dropped. Threads of one process exclude each other as well, because each
-/// opens the path anew.
+/// The lock, held until dropped. It excludes other threads of the process too, because each opens
+/// the path anew.
 #[derive(Debug)]
 pub(crate) struct CommitLock {
     _file: File,
@@ -52,7 +52,7 @@ impl CommitLock {
             path: options.path.clone(),
             source,
         };
-        let file = open(&options.path).map_err(refused)?;
+        let file = sys::open_lock(&options.path).map_err(refused)?;
         let start = Instant::now();
         loop {
             match file.try_lock() {
@@ -72,28 +72,6 @@ impl CommitLock {
     }
 }
 
-#[cfg(not(windows))]
-fn default_path() -> PathBuf {
-    PathBuf::from("/")
-}
-
-#[cfg(not(windows))]
-fn open(path: &Path) -> io::Result<File> {
-    File::open(path)
-}
-
-/// Windows locks no directories, so a file is made where there is none.
-#[cfg(windows)]
-fn default_path() -> PathBuf {
-    std::env::temp_dir().join("wasm-prealloc.lock")
-}
-
-#[cfg(windows)]
-fn open(path: &Path) -> io::Result<File> {
-    let mut options = File::options();
-    options.write(true).create(true).truncate(false).open(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_waits_and_gives_up_by_name() {
+    fn the_second_waits_and_names_the_lock() {
         let directory = tempfile::tempdir().unwrap();
         let held = CommitLock::acquire(&options(directory.path())).unwrap();
         match CommitLock::acquire(&options(directory.path())) {
@@ -126,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_is_not_there_is_named() {
+    fn a_missing_path_is_named() {
         let error = CommitLock::acquire(&options("/no/such/lock".as_ref())).unwrap_err();
         assert!(error.to_string().contains("/no/such/lock"), "{error}");
     }

@@ -1,36 +1,37 @@
-//! A stretch of address space with guards on both sides: reserved, made writable in part, and
+//! A range of address space with guards on both sides: reserved, made writable in part, and
 //! unmapped when dropped.
 //!
-//! Whether any of it is resident is not known here; that is `secure`.
+//! Nothing is made resident here; that is in `populate`.
 
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-use crate::sys as os;
+use crate::sys;
 
 /// The size and the alignment of a transparent huge page, in bytes.
 pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// How much address space to reserve, in bytes.
+/// The address space to reserve for a region, in bytes.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Extent {
-    /// From the base on: what may be made writable, and what stays inaccessible after it.
+pub(crate) struct Layout {
+    /// The reservation from the base on. Its start can be made writable, its rest stays
+    /// inaccessible.
     pub(crate) reservation_bytes: usize,
-    /// Inaccessible before the base, and again after the reservation.
+    /// The inaccessible range before the base, and another one after the reservation.
     pub(crate) guard_bytes: usize,
-    /// What the base is a multiple of: the size of some huge page.
+    /// The alignment of the base: the size of a huge page.
     pub(crate) alignment_bytes: usize,
 }
 
-impl Extent {
-    /// The length of the mapping that finds an aligned base for this extent.
+impl Layout {
+    /// Returns the length of a mapping that has room for an aligned base.
     pub(crate) fn mapping_bytes(&self) -> Option<usize> {
         self.guard_bytes
             .checked_mul(2)?
             .checked_add(self.reservation_bytes)?
             .checked_add(self.alignment_bytes)?
-            .checked_next_multiple_of(os::page_bytes())
+            .checked_next_multiple_of(sys::page_bytes())
     }
 }
 
@@ -45,19 +46,18 @@ pub(crate) struct Region {
 
 // SAFETY: the mapping belongs to the process, not to a thread, and this value alone owns it.
 unsafe impl Send for Region {}
-// SAFETY: a shared reference gives out addresses and numbers only; reading or writing through
-// them takes an unsafe block of its own.
+// SAFETY: a shared reference gives out addresses and numbers only; reads and writes through them
+// need an unsafe block of their own.
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// Reserves `extent`, with nothing accessible and the base aligned.
-    pub(crate) fn reserve(extent: Extent) -> io::Result<Region> {
-        let no_room = || io::Error::from_raw_os_error(os::errno::ENOMEM);
-        let mapping_bytes = extent.mapping_bytes().ok_or_else(no_room)?;
-        let mapping = os::reserve(mapping_bytes)?;
-        // The extra room is there to align the base; both its parts just make the guards larger.
+    /// Reserves the address space, with the base aligned. All of it is inaccessible.
+    pub(crate) fn reserve(layout: Layout) -> io::Result<Region> {
+        let mapping_bytes = layout.mapping_bytes().ok_or(io::ErrorKind::OutOfMemory)?;
+        let mapping = sys::reserve(mapping_bytes)?;
+        // The room that the alignment leaves on both sides makes the guards larger.
         let first = mapping.as_ptr() as usize;
-        let base = (first + extent.guard_bytes).next_multiple_of(extent.alignment_bytes);
+        let base = (first + layout.guard_bytes).next_multiple_of(layout.alignment_bytes);
         // SAFETY: the mapping is longer than both guards, the reservation and the alignment
         // together, so the base lies in it.
         let base = unsafe { mapping.add(base - first) };
@@ -65,7 +65,7 @@ impl Region {
             mapping,
             mapping_bytes,
             base,
-            reservation_bytes: extent.reservation_bytes,
+            reservation_bytes: layout.reservation_bytes,
         })
     }
 
@@ -73,48 +73,31 @@ impl Region {
     pub(crate) fn make_writable(&mut self, bytes: usize) -> io::Result<()> {
         let range = self.inside(0..bytes);
         // SAFETY: the range lies in this value's own mapping.
-        unsafe { os::make_writable(self.base, range.len()) }
+        unsafe { sys::make_writable(self.base, range.len()) }
     }
 
-    /// Puts huge pages of the machine's pool in place of the first `bytes` of the reservation:
-    /// readable, writable, and zero. `log2` is the logarithm of the huge page's size.
-    #[cfg(target_os = "linux")]
+    /// Replaces the first `bytes` of the reservation by huge pages of the machine's pool: readable,
+    /// writable, and zero. `log2` is the binary logarithm of the huge page's size.
     pub(crate) fn map_huge_pages(&mut self, bytes: usize, log2: u32) -> io::Result<()> {
         let range = self.inside(0..bytes);
-        // SAFETY: the range lies in this value's own mapping, is aligned by the caller's extent,
-        // and is known to nobody else, so what it held before can go.
-        let mapped = unsafe {
-            libc::mmap(
-                self.base.as_ptr().cast(),
-                range.len(),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE
-                    | libc::MAP_ANONYMOUS
-                    | libc::MAP_FIXED
-                    | libc::MAP_HUGETLB
-                    | (log2 << libc::MAP_HUGE_SHIFT).cast_signed(),
-                -1,
-                0,
-            )
-        };
-        match mapped == libc::MAP_FAILED {
-            true => Err(io::Error::last_os_error()),
-            false => Ok(()),
-        }
+        // SAFETY: the range lies in this value's own mapping, which the layout aligns, and is not
+        // in use: its address was not given out yet.
+        unsafe { sys::map_huge_pages(self.base, range.len(), log2) }
     }
 
-    /// Makes a range that was once made writable accessible or not; contents and residency stay.
+    /// Makes a range that was made writable before accessible or inaccessible. Contents and
+    /// residency stay.
     ///
     /// # Safety
     ///
-    /// Nobody uses what becomes inaccessible.
+    /// A range that becomes inaccessible is not in use.
     pub(crate) unsafe fn protect(&self, range: Range<usize>, accessible: bool) -> io::Result<()> {
         let range = self.inside(range);
         if range.is_empty() {
             return Ok(());
         }
-        // SAFETY: the range lies in this value's own mapping; for the rest the caller answers.
-        unsafe { os::protect(self.base.add(range.start), range.len(), accessible) }
+        // SAFETY: the range lies in this value's own mapping; the rest is the caller's promise.
+        unsafe { sys::protect(self.base.add(range.start), range.len(), accessible) }
     }
 
     /// The first byte of the reservation.
@@ -133,17 +116,16 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own, and whoever was lent an address of it borrowed
-        // this value or was told not to outlive it.
-        unsafe { os::release(self.mapping, self.mapping_bytes) };
+        // SAFETY: the mapping is this value's own, and no address of it is used after this value.
+        unsafe { sys::release(self.mapping, self.mapping_bytes) };
     }
 }
 
 #[cfg(test)]
 impl Region {
-    /// For tests: `bytes` that are writable and zero, with guards around them.
+    /// Returns a region of `bytes` that are writable and zero, with guards around them.
     pub(crate) fn writable(bytes: usize) -> Region {
-        let mut region = Region::reserve(Extent {
+        let mut region = Region::reserve(Layout {
             reservation_bytes: bytes,
             guard_bytes: 1 << 16,
             alignment_bytes: HUGE_PAGE_BYTES,
@@ -160,27 +142,27 @@ mod tests {
 
     #[test]
     fn the_base_is_aligned_and_the_writable_part_reads_as_zero() {
-        let extent = Extent {
+        let layout = Layout {
             reservation_bytes: 8 << 20,
             guard_bytes: 1 << 20,
             alignment_bytes: HUGE_PAGE_BYTES,
         };
-        let mut region = Region::reserve(extent).unwrap();
+        let mut region = Region::reserve(layout).unwrap();
         region.make_writable(1 << 20).unwrap();
         assert_eq!(region.base().as_ptr() as usize % HUGE_PAGE_BYTES, 0);
-        // SAFETY: the range was just made writable, and nobody else has its address.
+        // SAFETY: the range was just made writable, and its address was not given out.
         let bytes = unsafe { std::slice::from_raw_parts(region.base().as_ptr(), 1 << 20) };
         assert!(bytes.iter().all(|&byte| byte == 0));
     }
 
     #[test]
     fn guards_on_both_sides_are_mapped_and_inaccessible() {
-        let extent = Extent {
+        let layout = Layout {
             reservation_bytes: 4 << 20,
             guard_bytes: 1 << 20,
             alignment_bytes: HUGE_PAGE_BYTES,
         };
-        let mut region = Region::reserve(extent).unwrap();
+        let mut region = Region::reserve(layout).unwrap();
         region.make_writable(2 << 20).unwrap();
         let base = region.base().as_ptr() as usize;
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -202,12 +184,12 @@ mod tests {
     }
 
     #[test]
-    fn an_extent_that_overflows_is_refused() {
-        let extent = Extent {
+    fn a_layout_that_overflows_is_refused() {
+        let layout = Layout {
             reservation_bytes: usize::MAX - 10,
             guard_bytes: 1 << 20,
             alignment_bytes: HUGE_PAGE_BYTES,
         };
-        assert!(Region::reserve(extent).is_err());
+        assert!(Region::reserve(layout).is_err());
     }
 }

@@ -1,82 +1,20 @@
-//! Commits regions: lock, headroom check, reserve, populate in a way that the kernel can refuse,
-//! read back. Whatever fails, all of them are unmapped before anything else happens.
-//!
-//! The populating itself is in `populate`, the mapping in `region`, the limits in `headroom`.
+//! Commits regions: lock, headroom check, reserve, populate, residency check. After a failure all
+//! of them are unmapped before anything else happens.
 
-use std::fmt;
-use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::commit::lock::CommitLock;
-use crate::commit::populate::{self, Failure};
-use crate::commit::region::{Extent, HUGE_PAGE_BYTES, Region};
-use crate::commit::requirements::{Backing, Requirements, WASM_PAGE_BYTES};
+use crate::commit::populate;
+use crate::commit::region::{HUGE_PAGE_BYTES, Layout, Region};
+use crate::commit::report::{Method, Progress, Secured};
+use crate::commit::requirements::{Requirements, WASM_PAGE_BYTES};
+use crate::commit::residency;
 use crate::error::Error;
+use crate::limits::explain::explain;
 use crate::limits::headroom::{Headroom, Need};
-use crate::limits::limit::Bytes;
-use crate::sys as os;
+use crate::sys::{self, Advice};
 
-/// How a region was committed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Method {
-    /// Transparent huge pages throughout, `madvise(MADV_COLLAPSE)`.
-    Collapsed,
-    /// `madvise(MADV_POPULATE_WRITE)`, for at least a part of the region.
-    Populated,
-    /// One write to each of the operating system's pages, for at least a part of the region.
-    Touched,
-    /// Huge pages of the machine's pool.
-    HugePool,
-}
-
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Method::Collapsed => "huge pages (MADV_COLLAPSE)",
-            Method::Populated => "populating (MADV_POPULATE_WRITE)",
-            Method::Touched => "touching each page of the operating system",
-            Method::HugePool => "huge pages of the machine's pool (MAP_HUGETLB)",
-        })
-    }
-}
-
-/// What a commit did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Secured {
-    /// How.
-    pub how: Method,
-    /// How long it took, waiting for the lock not counted.
-    pub elapsed: Duration,
-    /// How many bytes were found resident afterwards: all.
-    pub resident_bytes: u64,
-}
-
-impl fmt::Display for Secured {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} resident, by {}, in {:.3} s",
-            Bytes(self.resident_bytes),
-            self.how,
-            self.elapsed.as_secs_f64()
-        )
-    }
-}
-
-/// How far a commit has come. Memory that a virtual machine uses for the first time can take 15 s
-/// for 4 GiB.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Progress {
-    /// What is committed so far, in bytes.
-    pub committed_bytes: u64,
-    /// What is to be committed, in bytes.
-    pub total_bytes: u64,
-}
-
-/// Committed memory, zero at first, given back when dropped.
+/// Committed memory, zero at first, and unmapped when dropped.
 #[derive(Debug)]
 pub struct SecuredRegion {
     region: Region,
@@ -89,41 +27,41 @@ impl SecuredRegion {
     ///
     /// # Errors
     ///
-    /// [`Error::Shortfall`] names the limit that leaves too little; other variants say why memory
-    /// could not be asked for, or was refused although every limit allows it. Nothing stays
+    /// [`Error::Shortfall`] names the limit that leaves too little. The other variants say why
+    /// memory could not be requested, or was refused although every limit allows it. Nothing stays
     /// mapped.
     pub fn secure(requirements: &Requirements) -> Result<SecuredRegion, Error> {
-        let guard_bytes = os::page_bytes().max(WASM_PAGE_BYTES as usize);
+        let guard_bytes = sys::page_bytes().max(WASM_PAGE_BYTES as usize);
         let bytes = requirements.bytes()?;
         let mut regions = secure_many(requirements, bytes, guard_bytes, 1, &mut |_| {})?;
-        Ok(regions.pop().expect("as many regions as were asked for"))
+        Ok(regions.pop().expect("as many regions as requested"))
     }
 
-    /// What the commit did.
+    /// Returns the outcome of the commit.
     pub fn secured(&self) -> &Secured {
         &self.secured
     }
 
-    /// The committed bytes.
+    /// Returns the committed bytes.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: the range is mapped and readable for as long as this value lives, and writing
         // to it takes a mutable borrow of this value, or an engine that owns it.
         unsafe { std::slice::from_raw_parts(self.region.base().as_ptr(), self.bytes) }
     }
 
-    /// The committed bytes, to be written.
+    /// Returns the committed bytes, writable.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: the range is mapped and writable for as long as this value lives, which is
         // mutably borrowed.
         unsafe { std::slice::from_raw_parts_mut(self.region.base().as_ptr(), self.bytes) }
     }
 
-    /// The mapping, for a pool that lends this memory and changes its protection.
+    /// Returns the mapping, for a pool that lends this memory and changes its protection.
     pub(crate) fn region(&self) -> &Region {
         &self.region
     }
 
-    /// How many bytes there are.
+    /// Returns the number of committed bytes.
     pub(crate) fn len(&self) -> usize {
         self.bytes
     }
@@ -131,7 +69,7 @@ impl SecuredRegion {
 
 /// Commits `count` regions, each at the start of a reservation with guards around it, or none.
 ///
-/// `progress` is called under the lock, near whatever limit there is: it must not need memory.
+/// `progress` is called under the lock, perhaps near a limit: it must not need memory.
 pub(crate) fn secure_many(
     requirements: &Requirements,
     reservation_bytes: usize,
@@ -140,13 +78,12 @@ pub(crate) fn secure_many(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<SecuredRegion>, Error> {
     let bytes = requirements.bytes()?;
-    let extent = extent(requirements, reservation_bytes, guard_bytes)?;
-    let need = need_of_many(requirements, &extent, count)?;
+    let layout = layout(requirements, reservation_bytes, guard_bytes)?;
+    let need = need_of_many(requirements, &layout, count)?;
     let span = tracing::info_span!("secure", regions = count, pages = requirements.pages);
     let _entered = span.enter();
 
-    // Under the lock, and before anything is committed: at a limit there may be no memory left
-    // to make room for what is had.
+    // Before the first commit: afterwards, at a limit, there may be no memory left for the list.
     let mut regions = Vec::with_capacity(count);
     let _lock = CommitLock::acquire(&requirements.lock)?;
     Headroom::read()?.check(&need)?;
@@ -159,14 +96,14 @@ pub(crate) fn secure_many(
                 total_bytes,
             });
         };
-        match commit(requirements, bytes, extent, &mut progress) {
+        match commit(requirements, bytes, layout, &mut progress) {
             Ok(region) => {
                 progress(bytes);
                 regions.push(region);
             }
             Err(failure) => {
-                // At a limit every further page can get somebody killed, and even making the
-                // message of an error takes memory.
+                // At a limit every further page can cause a kill, and the message of the error
+                // takes memory too.
                 drop(regions);
                 let error = explain(failure, &need);
                 tracing::warn!(%error, "memory was not secured");
@@ -185,31 +122,31 @@ pub(crate) fn secure_many(
     Ok(regions)
 }
 
-/// The address space of one region, if its pages can be had as required at all.
-pub(crate) fn extent(
+/// Returns the address space of one region, if it can have the required pages at all.
+pub(crate) fn layout(
     requirements: &Requirements,
     reservation_bytes: usize,
     guard_bytes: usize,
-) -> Result<Extent, Error> {
+) -> Result<Layout, Error> {
     let bytes = requirements.bytes()?;
-    requirements.backing.check(bytes)?;
+    requirements.check_backing(bytes)?;
     let pool_page = requirements.backing.pool_page_log2();
-    Ok(Extent {
+    Ok(Layout {
         reservation_bytes: reservation_bytes.max(bytes),
         guard_bytes,
         alignment_bytes: pool_page.map_or(HUGE_PAGE_BYTES, |log2| 1 << log2),
     })
 }
 
-/// What `count` regions need together.
+/// Returns the need of `count` regions together.
 pub(crate) fn need_of_many(
     requirements: &Requirements,
-    extent: &Extent,
+    layout: &Layout,
     count: usize,
 ) -> Result<Need, Error> {
     let all = |bytes: u64| bytes.saturating_mul(count as u64);
     let committed_bytes = all(requirements.bytes()? as u64);
-    let reserved_bytes = all(extent.mapping_bytes().unwrap_or(usize::MAX) as u64);
+    let reserved_bytes = all(layout.mapping_bytes().unwrap_or(usize::MAX) as u64);
     let margin_bytes = requirements.margin_bytes;
     let mut need = Need::commit(committed_bytes, reserved_bytes, margin_bytes);
     if let Some(log2) = requirements.backing.pool_page_log2() {
@@ -221,49 +158,40 @@ pub(crate) fn need_of_many(
     Ok(need)
 }
 
-/// Commits one region. Whatever fails, it is unmapped.
+/// Commits one region. After a failure it is unmapped.
 fn commit(
     requirements: &Requirements,
     bytes: usize,
-    extent: Extent,
+    layout: Layout,
     progress: populate::Progress<'_>,
-) -> Result<SecuredRegion, Failure> {
+) -> Result<SecuredRegion, Error> {
     let start = Instant::now();
-    let mapping_bytes = extent.mapping_bytes().unwrap_or(usize::MAX);
-    let mut region = Region::reserve(extent)
-        .map_err(|source| Failure::system("mmap", mapping_bytes, &source))?;
-    let how = match requirements.backing.pool_page_log2() {
-        #[cfg(target_os = "linux")]
-        Some(log2) => {
-            region
-                .map_huge_pages(bytes, log2)
-                .map_err(|source| Failure::system("mmap(MAP_HUGETLB)", bytes, &source))?;
-            // SAFETY: the range was just mapped as such pages.
-            unsafe { populate::huge_pages(region.base(), bytes, 1 << log2, progress) }?;
-            Method::HugePool
-        }
-        _ => {
-            region
-                .make_writable(bytes)
-                .map_err(|source| Failure::system("mprotect", bytes, &source))?;
-            populate(&region, bytes, requirements, progress)?
-        }
+    let mapping_bytes = layout.mapping_bytes().unwrap_or(usize::MAX);
+    let mut region = Region::reserve(layout).map_err(Error::system("mmap", mapping_bytes))?;
+    let base = region.base();
+    let how = if let Some(log2) = requirements.backing.pool_page_log2() {
+        region
+            .map_huge_pages(bytes, log2)
+            .map_err(Error::system("mmap(MAP_HUGETLB)", bytes))?;
+        // SAFETY: the range was just mapped as such pages.
+        unsafe { populate::pool_pages(base, bytes, 1 << log2, progress) }?;
+        Method::HugePool
+    } else {
+        region
+            .make_writable(bytes)
+            .map_err(Error::system("mprotect", bytes))?;
+        // SAFETY: the range was just made writable.
+        unsafe { populate::populate(base, bytes, requirements, progress) }?
     };
+    // A write after a fork would copy pages, which takes memory that is not secured. A kernel
+    // without this advice is accepted.
     // SAFETY: the range is the region's own.
-    unsafe { populate::keep_from_children(region.base(), bytes) };
+    let _ = unsafe { sys::advise(base, bytes, Advice::KeepFromChildren) };
     if requirements.lock_memory {
         // SAFETY: the range is the region's own, and resident.
-        unsafe { os::lock(region.base(), bytes) }
-            .map_err(|source| Failure::system("mlock", bytes, &source))?;
+        unsafe { sys::lock_memory(base, bytes) }.map_err(Error::system("mlock", bytes))?;
     }
-    let resident_bytes = os::resident(region.base().as_ptr(), bytes)
-        .map_err(|source| Failure::system("mincore", bytes, &source))?;
-    if resident_bytes < bytes as u64 {
-        return Err(Failure::NotResident {
-            expected_bytes: bytes as u64,
-            resident_bytes,
-        });
-    }
+    let resident_bytes = residency::check(base.as_ptr(), bytes)?;
     Ok(SecuredRegion {
         region,
         bytes,
@@ -273,153 +201,4 @@ fn commit(
             resident_bytes,
         },
     })
-}
-
-/// Populates the writable part of `region`.
-fn populate(
-    region: &Region,
-    bytes: usize,
-    requirements: &Requirements,
-    progress: populate::Progress<'_>,
-) -> Result<Method, Failure> {
-    let base = region.base();
-    let mut how = Method::Collapsed;
-    let mut collapsed = 0;
-    if requirements.backing != Backing::Base {
-        // SAFETY: the first `bytes` from the base are mapped and writable, and the base is aligned.
-        collapsed = unsafe { populate::collapse(base, bytes, &mut *progress) }?;
-    }
-    if requirements.backing == Backing::Transparent && bytes - collapsed >= HUGE_PAGE_BYTES {
-        return Err(Failure::NoHugePages {
-            collapsed_bytes: collapsed as u64,
-            needed_bytes: bytes as u64,
-        });
-    }
-    if collapsed < bytes {
-        let margin = requirements.margin_bytes;
-        // SAFETY: as above.
-        let used = unsafe { populate::in_chunks(base, collapsed, bytes, margin, progress) }?;
-        // A tail shorter than a huge page does not change how the region was had.
-        if bytes - collapsed >= HUGE_PAGE_BYTES || collapsed == 0 {
-            how = used;
-        }
-    }
-    Ok(how)
-}
-
-/// The error of a failure, with the limits read afresh. Nothing is mapped any more.
-pub(crate) fn explain(failure: Failure, need: &Need) -> Error {
-    match failure {
-        Failure::Known(error) => error,
-        Failure::NoHugePages {
-            collapsed_bytes,
-            needed_bytes,
-        } => Error::NoHugePages {
-            collapsed_bytes,
-            needed_bytes,
-        },
-        Failure::CgroupFull { committed_bytes } => match Headroom::read() {
-            Ok(headroom) => match headroom.shortfall(need) {
-                Some(shortfall) => Error::Shortfall(shortfall),
-                None => Error::CgroupRefused {
-                    committed_bytes,
-                    needed_bytes: need.physical_bytes,
-                    nearest: headroom.nearest_cgroup().cloned().map(Box::new),
-                },
-            },
-            Err(_) => Error::CgroupRefused {
-                committed_bytes,
-                needed_bytes: need.physical_bytes,
-                nearest: None,
-            },
-        },
-        Failure::System { call, bytes, errno } => {
-            refused(call, bytes, io::Error::from_raw_os_error(errno), need)
-        }
-        Failure::NotResident {
-            expected_bytes,
-            resident_bytes,
-        } => Error::NotResident {
-            expected_bytes,
-            resident_bytes,
-        },
-    }
-}
-
-/// ENOMEM has a limit behind it more often than not: name it where it can be found.
-fn refused(call: &'static str, bytes: usize, source: io::Error, need: &Need) -> Error {
-    if source.raw_os_error() == Some(os::errno::ENOMEM)
-        && let Some(shortfall) = Headroom::read().ok().and_then(|now| now.shortfall(need))
-    {
-        return Error::Shortfall(shortfall);
-    }
-    Error::System {
-        call,
-        bytes: bytes as u64,
-        source,
-    }
-}
-
-/// How many bytes of `memory` are resident, counted in whole pages of the operating system and
-/// cut to the slice.
-///
-/// # Errors
-///
-/// What mincore(2) says.
-pub fn resident_bytes(memory: &[u8]) -> io::Result<u64> {
-    os::resident(memory.as_ptr(), memory.len())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn nothing() -> Need {
-        Need::populate(0, 0)
-    }
-
-    fn too_much() -> Need {
-        Need::populate(1 << 60, 0)
-    }
-
-    #[test]
-    fn no_memory_names_the_limit_where_there_is_one() {
-        let no_memory = || io::Error::from_raw_os_error(libc::ENOMEM);
-        let error = refused("mmap", 1, no_memory(), &too_much());
-        assert!(matches!(error, Error::Shortfall(_)), "{error}");
-        let error = refused("mmap", 1, no_memory(), &nothing());
-        assert!(
-            matches!(error, Error::System { call: "mmap", .. }),
-            "{error}"
-        );
-        let other = io::Error::from_raw_os_error(libc::EPERM);
-        let error = refused("mprotect", 1, other, &too_much());
-        assert!(matches!(error, Error::System { bytes: 1, .. }), "{error}");
-    }
-
-    #[test]
-    fn a_cgroups_refusal_is_an_error_of_its_own_where_every_limit_allows_it() {
-        let full = || Failure::CgroupFull {
-            committed_bytes: 4 << 20,
-        };
-        let error = explain(full(), &nothing());
-        assert!(
-            matches!(error, Error::CgroupRefused { committed_bytes, .. } if committed_bytes == 4 << 20),
-            "{error}"
-        );
-        let error = explain(full(), &too_much());
-        assert!(matches!(error, Error::Shortfall(_)), "{error}");
-    }
-
-    #[test]
-    fn less_resident_than_committed_is_an_error() {
-        let failure = Failure::NotResident {
-            expected_bytes: 2,
-            resident_bytes: 1,
-        };
-        assert!(matches!(
-            explain(failure, &nothing()),
-            Error::NotResident { .. }
-        ));
-    }
 }

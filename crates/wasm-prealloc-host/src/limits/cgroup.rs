@@ -1,7 +1,7 @@
 //! Finds this process's memory cgroups, version 1 and 2, and reads the limits of each group from
-//! its own up to the mount point.
+//! the process's own up to the mount point.
 //!
-//! Other limits, and what is compared with them, are in `headroom`.
+//! Other limits, and the comparison with a need, are in `headroom`.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -13,22 +13,19 @@ use crate::limits::limit::{CgroupVersion, Limit, Reading};
 /// 2^63. Pages are at most 64 KiB.
 const V1_NO_LIMIT: u64 = (1 << 63) - (64 << 10);
 
-/// The limits of all memory cgroups that bind this process and are visible to it. A system
+/// Reads the limits of all memory cgroups that bind this process and are visible to it. A system
 /// without cgroups has none.
 pub(crate) fn readings(files: &Files) -> Result<Vec<Reading>, Error> {
-    let groups = Path::new("/proc/self/cgroup");
-    let mounts = Path::new("/proc/self/mountinfo");
-    let Some(groups) = files.read_optional(groups)? else {
-        return Ok(Vec::new());
-    };
-    let Some(mounts) = files.read_optional(mounts)? else {
+    let groups = files.read_optional(Path::new("/proc/self/cgroup"))?;
+    let mounts = files.read_optional(Path::new("/proc/self/mountinfo"))?;
+    let (Some(groups), Some(mounts)) = (groups, mounts) else {
         return Ok(Vec::new());
     };
     let mounts: Vec<Mount> = mounts.lines().filter_map(Mount::parse).collect();
 
     let mut readings = Vec::new();
     for line in groups.lines() {
-        // hierarchy:controllers:path, and the path may hold colons.
+        // hierarchy:controllers:path, and the path may contain colons.
         let mut fields = line.splitn(3, ':');
         let (Some(hierarchy), Some(controllers), Some(path)) =
             (fields.next(), fields.next(), fields.next())
@@ -53,18 +50,18 @@ pub(crate) fn readings(files: &Files) -> Result<Vec<Reading>, Error> {
     Ok(readings)
 }
 
-/// One line of `/proc/self/mountinfo` that mounts a cgroup file system with, possibly, the memory
+/// A line of `/proc/self/mountinfo` that mounts a cgroup file system which can have the memory
 /// controller.
 struct Mount {
     version: CgroupVersion,
-    /// Which group of the hierarchy is seen at `point`.
+    /// The group of the hierarchy that is mounted at `point`.
     root: PathBuf,
     point: PathBuf,
 }
 
 impl Mount {
     fn parse(line: &str) -> Option<Mount> {
-        // Optional fields stand before the dash, so the two halves are counted separately.
+        // The number of fields before the dash varies, so the two halves are counted separately.
         let (before, after) = line.split_once(" - ")?;
         let mut before = before.split(' ').skip(3);
         let (root, point) = (before.next()?, before.next()?);
@@ -83,7 +80,7 @@ impl Mount {
     }
 }
 
-/// mountinfo writes blanks, tabs, newlines and backslashes as three octal digits.
+/// Undoes the escapes of mountinfo: blanks, tabs, newlines and backslashes as three octal digits.
 fn unescape(field: &str) -> PathBuf {
     let bytes = field.as_bytes();
     let mut plain = Vec::with_capacity(bytes.len());
@@ -107,8 +104,8 @@ fn unescape(field: &str) -> PathBuf {
     PathBuf::from(String::from_utf8_lossy(&plain).into_owned())
 }
 
-/// The directories of the process's group and its ancestors, the group's own first and the mount
-/// point last.
+/// Finds the directories of the process's group and its ancestors, the group's own first and the
+/// mount point last.
 fn locate(
     files: &Files,
     mounts: &[Mount],
@@ -116,9 +113,9 @@ fn locate(
     group: &Path,
 ) -> Option<Vec<PathBuf>> {
     let mounts = || mounts.iter().filter(|mount| mount.version == version);
-    // Of the mounts that hold the group, the one with the shortest root shows most ancestors. A
-    // mount can be covered by another at the same place, as where a container's own group is put
-    // over the whole hierarchy: nothing can be read through it, so it comes last.
+    // Of the mounts that contain the group, the one with the shortest root shows most ancestors. A
+    // mount can be covered by another at the same place, as when a container's own group is mounted
+    // over the whole hierarchy. A covered mount cannot be read, so it comes last.
     let holding = mounts()
         .filter_map(|mount| Some((mount, below(group, &mount.root)?)))
         .min_by_key(|(mount, inside)| {
@@ -129,9 +126,9 @@ fn locate(
         Some((mount, inside)) => (mount.point.clone(), inside),
         None => {
             // The path and the mount belong to different cgroup namespaces. A path that exists
-            // below the mount is taken at its word. Otherwise the mount point itself has the only
-            // limits in sight: a container's usually are the process's own, and refusing for a
-            // limit that is not ours is better than being killed by one that is.
+            // under the mount is used. Otherwise only the limits of the mount point are visible: in
+            // a container they usually are the process's own. A refusal for a limit that does not
+            // bind this process is better than a kill at one that does.
             let mount = mounts().next_back()?;
             let visible = below(group, Path::new("/"))
                 .filter(|inside| files.is_directory(&mount.point.join(inside)));
@@ -147,8 +144,8 @@ fn locate(
     )
 }
 
-/// `group` relative to `root`, if it lies in it. A path that climbs (`/../x`) lies outside of
-/// everything that has a name here.
+/// Returns `group` relative to `root`, if it lies in it. A path with `..` (`/../x`) lies outside of
+/// every visible group.
 fn below(group: &Path, root: &Path) -> Option<PathBuf> {
     let inside = group.strip_prefix(root).ok()?;
     let climbs = inside.components().any(|part| part == Component::ParentDir);
@@ -157,8 +154,8 @@ fn below(group: &Path, root: &Path) -> Option<PathBuf> {
 
 fn read_v2(files: &Files, groups: &[PathBuf], readings: &mut Vec<Reading>) -> Result<(), Error> {
     for group in groups {
-        // Above `high` the kernel does not refuse: it makes the process sleep, without an end
-        // where nothing can be reclaimed. For a commit that is a limit like `max`.
+        // Above `high` the kernel does not refuse: it makes the process sleep, for ever if nothing
+        // can be reclaimed. For a commit that is a limit like `max`.
         for name in ["memory.max", "memory.high"] {
             let file = group.join(name);
             let Some(text) = files.read_optional(&file)? else {
@@ -203,7 +200,7 @@ fn read_v1(files: &Files, groups: &[PathBuf], readings: &mut Vec<Reading>) -> Re
         let mut tightest_visible = V1_NO_LIMIT;
         let mut outermost = None;
         for (depth, group) in groups.iter().enumerate() {
-            // Old kernels let an ancestor stand outside of the accounting.
+            // On old kernels an ancestor need not account for its descendants.
             let hierarchy = group.join("memory.use_hierarchy");
             let detached = files.read_optional(&hierarchy)?.as_deref().map(str::trim) == Some("0");
             if depth > 0 && detached {
@@ -226,7 +223,7 @@ fn read_v1(files: &Files, groups: &[PathBuf], readings: &mut Vec<Reading>) -> Re
             readings.push(read_v1_usage(files, group, usage_name, limit, limit_bytes)?);
         }
 
-        // The kernel knows of ancestors above the mount; only their smallest limit shows through.
+        // The kernel reports the smallest limit of all ancestors, those above the mount included.
         let stat = own.join("memory.stat");
         let effective = match files.read_optional(&stat)? {
             Some(text) => files::keyed_number(&stat, &text, effective_name)?,
@@ -235,8 +232,8 @@ fn read_v1(files: &Files, groups: &[PathBuf], readings: &mut Vec<Reading>) -> Re
         if let (Some(effective), Some(outermost)) = (effective, outermost)
             && effective < tightest_visible
         {
-            // What the hidden group holds besides is unknown. The outermost group that can be
-            // seen is a part of it, so its usage is the best lower bound.
+            // The usage of the hidden group is unknown. The outermost visible group is a part of
+            // it, so its usage is the best lower bound.
             let limit = Limit::CgroupHidden { file: stat };
             let reading = read_v1_usage(files, outermost, usage_name, limit, effective)?;
             readings.push(reading);
@@ -259,12 +256,14 @@ fn read_v1_usage(
     Ok(Reading::new(limit, limit_bytes, in_use_bytes, reclaimable))
 }
 
-/// Page cache, clean or dirty, is given back before a group is refused. Memory of tmpfs is not,
-/// and does not count among these. A kernel that does not say has none to give.
+/// Reads the reclaimable page cache of a group. The kernel reclaims page cache, clean or dirty,
+/// before it refuses memory to the group. It cannot reclaim memory of tmpfs, which these numbers do
+/// not include. A kernel that does not report them counts as having nothing to reclaim.
 ///
-/// What file systems keep for pages that were written (on ext4 a buffer head of 104 bytes for each
-/// 4 KiB, seen as 2.6 % of the cache) goes with the pages, but is told from memory that cannot go
-/// nowhere on version 1. So it is left out: a refusal too many, at worst, and never one too few.
+/// File systems keep data for written pages (on ext4 a buffer head of 104 bytes for each 4 KiB,
+/// measured as 2.6 % of the cache). It is freed with the pages, but version 1 does not distinguish
+/// it from memory that cannot be reclaimed. So it is left out: that can refuse a need that would
+/// fit, and never accepts one that does not.
 fn page_cache(files: &Files, group: &Path, names: [&str; 2]) -> Result<u64, Error> {
     let stat = group.join("memory.stat");
     let Some(text) = files.read_optional(&stat)? else {
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_climbs_is_not_below_anything() {
+    fn a_path_with_dot_dot_is_not_below_any_group() {
         assert_eq!(below("/a/b".as_ref(), "/a".as_ref()), Some("b".into()));
         assert_eq!(below("/a".as_ref(), "/a".as_ref()), Some("".into()));
         assert_eq!(below("/ab".as_ref(), "/a".as_ref()), None);

@@ -1,19 +1,19 @@
-//! Reading the kernel's small text files, from the running system or from a recorded tree.
+//! Reads the kernel's small text files, from the running system or from a recorded tree.
 //!
-//! What the files mean is in `cgroup` and `headroom`.
+//! The contents of the files are interpreted in `cgroup` and `headroom`.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 
-/// Where `/proc` and `/sys` are: the root of a file system.
+/// The root of the file system that holds `/proc` and `/sys`.
 ///
-/// Errors and readings name paths as they are inside this root.
+/// Errors and readings name paths relative to this root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Files {
-    /// The directory that stands for `/`.
+    /// The directory that is used as `/`.
     pub root: PathBuf,
 }
 
@@ -29,12 +29,12 @@ impl Files {
         Files { root: root.into() }
     }
 
-    /// The file's text. It must exist.
+    /// Reads a file that must exist.
     pub(crate) fn read(&self, path: &Path) -> Result<String, Error> {
         std::fs::read_to_string(self.inside(path)).map_err(|source| unreadable(path, source))
     }
 
-    /// The file's text, or nothing where there is no such file.
+    /// Reads a file, or returns `None` if there is no such file.
     pub(crate) fn read_optional(&self, path: &Path) -> Result<Option<String>, Error> {
         match std::fs::read_to_string(self.inside(path)) {
             Ok(text) => Ok(Some(text)),
@@ -67,20 +67,20 @@ pub(crate) fn unreadable(path: &Path, source: io::Error) -> Error {
     }
 }
 
-/// The file is there, but does not hold what it should.
-pub(crate) fn not_understood(path: &Path, what: impl Into<String>) -> Error {
+/// The error of a file whose contents are not in the expected format.
+pub(crate) fn malformed(path: &Path, what: impl Into<String>) -> Error {
     let source = io::Error::new(io::ErrorKind::InvalidData, what.into());
     unreadable(path, source)
 }
 
-/// The whole of `text` as a number.
+/// Parses all of `text` as a number.
 pub(crate) fn number(path: &Path, text: &str) -> Result<u64, Error> {
     let text = text.trim();
     text.parse()
-        .map_err(|_| not_understood(path, format!("{text:?} is not a number of bytes")))
+        .map_err(|_| malformed(path, format!("{text:?} is not a number of bytes")))
 }
 
-/// The number behind `key` in lines of `key value`, where there is one.
+/// Finds the value of `key` in lines of `key value`.
 pub(crate) fn keyed_number(path: &Path, text: &str, key: &str) -> Result<Option<u64>, Error> {
     text.lines()
         .filter_map(|line| line.split_once(' '))

@@ -1,7 +1,7 @@
-//! What every limit leaves to this process now, and whether a need fits into it.
+//! Reads what every limit leaves to this process now, and compares it with a need.
 //!
-//! Cgroups are read in `cgroup`. Nothing here allocates memory for a guest, and a reading is
-//! only true for the moment: `secure` takes a lock around it.
+//! Cgroups are read in `cgroup`. A reading is true only at its moment, so `secure` holds a lock
+//! from the reading to the end of the commit.
 
 use std::cmp::Reverse;
 use std::path::Path;
@@ -10,31 +10,32 @@ use crate::error::{Error, Shortfall};
 use crate::limits::cgroup;
 use crate::limits::files::{self, Files};
 use crate::limits::limit::{Limit, Reading};
+use crate::sys;
 
-/// Room for the small allocations that other threads make between check and commit, where the
-/// margin for physical memory does not apply.
+/// Room for small allocations of other threads between check and commit, under the limits that the
+/// margin for physical memory does not apply to.
 const SLACK_BYTES: u64 = 1 << 20;
 
-/// What is needed, by the kind of limit that it counts against. All numbers are bytes.
+/// The memory that is needed under each kind of limit. All numbers are bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Need {
-    /// Under cgroups and the machine's memory: pages, their page tables, and a margin.
+    /// Under cgroups and the machine's memory: the pages, their page tables, and a margin.
     pub physical_bytes: u64,
     /// Under the address space limit: the whole reservation, guards included.
     pub address_space_bytes: u64,
-    /// Under the data segment limit and strict overcommit: what is made writable.
+    /// Under the data segment limit and strict overcommit: the memory that becomes writable.
     pub data_bytes: u64,
     /// Under the machine's pool of huge pages of [`huge_page_bytes`](Need::huge_page_bytes).
     pub huge_pool_bytes: u64,
-    /// The size of a huge page, where the need is for such; otherwise 0.
+    /// The size of a huge page of that pool, or 0 if none are needed.
     pub huge_page_bytes: u64,
     /// Under the locked memory limit.
     pub locked_bytes: u64,
 }
 
 impl Need {
-    /// The need of committing `committed_bytes` in a new reservation of `reserved_bytes`.
+    /// Returns the need of committing `committed_bytes` in a new reservation of `reserved_bytes`.
     pub fn commit(committed_bytes: u64, reserved_bytes: u64, margin_bytes: u64) -> Need {
         Need {
             address_space_bytes: reserved_bytes.saturating_add(SLACK_BYTES),
@@ -43,10 +44,10 @@ impl Need {
         }
     }
 
-    /// The need of committing `remaining_bytes` of a mapping that is already writable.
+    /// Returns the need of committing `remaining_bytes` of a mapping that is already writable.
     pub fn populate(remaining_bytes: u64, margin_bytes: u64) -> Need {
         Need {
-            // Page tables are charged too: one entry of 8 bytes for each 4 KiB.
+            // Page tables count too: one entry of 8 bytes for each 4 KiB.
             physical_bytes: remaining_bytes
                 .saturating_add(remaining_bytes / 512)
                 .saturating_add(margin_bytes),
@@ -58,8 +59,8 @@ impl Need {
         }
     }
 
-    /// The same need, met by huge pages of the machine's pool, which cgroups and the machine's
-    /// available memory do not count.
+    /// Returns the same need, met by huge pages of the machine's pool. Neither cgroups nor the
+    /// machine's available memory count those.
     pub fn in_huge_pages(self, page_bytes: u64, committed_bytes: u64, margin_bytes: u64) -> Need {
         Need {
             physical_bytes: margin_bytes,
@@ -70,7 +71,7 @@ impl Need {
         }
     }
 
-    /// The same need, with `locked_bytes` of it to be kept from being swapped out.
+    /// Returns the same need with `locked_bytes` that are kept from being swapped out.
     pub fn locked(self, locked_bytes: u64) -> Need {
         Need {
             locked_bytes,
@@ -78,7 +79,7 @@ impl Need {
         }
     }
 
-    /// The part of the need that counts against `limit`, in bytes.
+    /// Returns the part of the need that counts against `limit`, in bytes.
     pub fn under(&self, limit: &Limit) -> u64 {
         match limit {
             Limit::Cgroup { .. } | Limit::CgroupHidden { .. } | Limit::Machine => {
@@ -95,26 +96,25 @@ impl Need {
     }
 }
 
-/// All limits that bind this process, read one after the other. A limit that is set to
-/// "unlimited" is left out.
+/// Readings of all limits that bind this process. A limit that is set to "unlimited" is left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Headroom {
-    /// The readings: cgroups from the process's own outwards, then the machine, then the
-    /// process's own limits.
+    /// The readings: cgroups from the process's own outwards, then the machine, then the limits of
+    /// the process.
     pub readings: Vec<Reading>,
 }
 
 impl Headroom {
-    /// Reads the limits of the running system. Elsewhere than on Linux none can be read, and
+    /// Reads the limits of the running system. Only Linux has readable limits; on other systems
     /// there are no readings.
     ///
     /// # Errors
     ///
-    /// [`Error::Unreadable`] where a file of `/proc` is missing, or a file that is there cannot
-    /// be read or understood. A system without memory cgroups is no error.
+    /// [`Error::Unreadable`] if a file of `/proc` is missing, or a file cannot be read or parsed. A
+    /// system without memory cgroups is not an error.
     pub fn read() -> Result<Headroom, Error> {
-        match cfg!(target_os = "linux") {
+        match sys::HAS_LIMIT_FILES {
             true => Headroom::read_from(&Files::default()),
             false => Ok(Headroom {
                 readings: Vec::new(),
@@ -122,7 +122,7 @@ impl Headroom {
         }
     }
 
-    /// Reads the limits from the files below another root.
+    /// Reads the limits from the files under another root.
     ///
     /// # Errors
     ///
@@ -149,18 +149,14 @@ impl Headroom {
             let limit = Limit::Overcommit;
             readings.push(Reading::new(limit, limit_bytes, in_use_bytes, 0));
         }
-        // Sandboxes leave this line out of the files that they make up, and need no lock.
+        // Sandboxes leave this line out of the files that they emulate, and limit nothing.
         if limits.contains("Max locked memory")
             && !may_lock_memory(&status)
             && let Some(limit_bytes) = soft_limit(limits_path, &limits, "Max locked memory")?
         {
             let in_use_bytes = status.bytes("VmLck")?;
-            readings.push(Reading::new(
-                Limit::LockedMemory,
-                limit_bytes,
-                in_use_bytes,
-                0,
-            ));
+            let limit = Limit::LockedMemory;
+            readings.push(Reading::new(limit, limit_bytes, in_use_bytes, 0));
         }
         for page_bytes in HUGE_PAGES {
             readings.extend(huge_pages(files, page_bytes)?);
@@ -168,7 +164,7 @@ impl Headroom {
         Ok(Headroom { readings })
     }
 
-    /// The limit that misses most of `need`, if any does.
+    /// Returns the limit that is exceeded most by `need`, if any is.
     pub fn shortfall(&self, need: &Need) -> Option<Shortfall> {
         self.readings
             .iter()
@@ -177,11 +173,11 @@ impl Headroom {
             .min_by_key(|shortfall| Reverse(shortfall.missing_bytes()))
     }
 
-    /// Whether `need` fits.
+    /// Checks that `need` fits.
     ///
     /// # Errors
     ///
-    /// [`Error::Shortfall`] with the limit that misses most.
+    /// [`Error::Shortfall`] with the limit that is exceeded most.
     pub fn check(&self, need: &Need) -> Result<(), Error> {
         match self.shortfall(need) {
             Some(shortfall) => Err(Error::Shortfall(shortfall)),
@@ -189,7 +185,7 @@ impl Headroom {
         }
     }
 
-    /// The cgroup limit that leaves least.
+    /// Returns the cgroup limit that leaves least.
     pub(crate) fn nearest_cgroup(&self) -> Option<&Reading> {
         self.readings
             .iter()
@@ -207,8 +203,8 @@ fn machine(meminfo: &Table) -> Result<Reading, Error> {
     let total = meminfo.bytes("MemTotal")?;
     let free = meminfo.bytes("MemFree")?;
     let available = meminfo.bytes("MemAvailable")?;
-    // The kernel's own estimate: it knows which page cache and slab it would give back, and what
-    // it keeps for itself. Only the split into free and reclaimable is ours.
+    // The available part is the kernel's own estimate: it knows which page cache and slab it can
+    // reclaim, and what it keeps for itself. Only the split into free and reclaimable is ours.
     Ok(Reading {
         available_bytes: available,
         ..Reading::new(
@@ -220,10 +216,10 @@ fn machine(meminfo: &Table) -> Result<Reading, Error> {
     })
 }
 
-/// The sizes of huge pages that memory can be had in.
+/// The sizes of huge pages that memory can be backed by.
 const HUGE_PAGES: [u64; 2] = [2 << 20, 1 << 30];
 
-/// The machine's pool of huge pages of one size, where the machine has such.
+/// Reads the machine's pool of huge pages of one size, if there is one.
 fn huge_pages(files: &Files, page_bytes: u64) -> Result<Option<Reading>, Error> {
     let name = format!("hugepages-{}kB", page_bytes >> 10);
     let pool = Path::new("/sys/kernel/mm/hugepages").join(name);
@@ -236,17 +232,18 @@ fn huge_pages(files: &Files, page_bytes: u64) -> Result<Option<Reading>, Error> 
         Ok(pages.saturating_mul(page_bytes))
     };
     let all = bytes("nr_hugepages")?;
-    // Pages beyond the pool's own can be made when they are asked for, up to a number.
+    // The kernel makes pages beyond the pool's own on demand, up to a number.
     let limit_bytes = (all - bytes("surplus_hugepages")?.min(all))
         .saturating_add(bytes("nr_overcommit_hugepages")?);
-    // A mapping takes its pages out of the pool when it is made, and uses them when touched.
+    // A mapping reserves its pages when it is made, and uses them when they are touched.
     let in_use_bytes =
         (all - bytes("free_hugepages")?.min(all)).saturating_add(bytes("resv_hugepages")?);
     let limit = Limit::HugePages { page_bytes, pool };
     Ok(Some(Reading::new(limit, limit_bytes, in_use_bytes, 0)))
 }
 
-/// Whether the process has the capability to lock memory without a limit, see capabilities(7).
+/// Returns true if the process has the capability to lock memory without a limit, see
+/// capabilities(7).
 fn may_lock_memory(status: &Table) -> bool {
     const CAP_IPC_LOCK: u32 = 14;
     let effective = status.text.lines().find_map(|line| {
@@ -256,13 +253,13 @@ fn may_lock_memory(status: &Table) -> bool {
     effective.is_some_and(|bits| bits >> CAP_IPC_LOCK & 1 == 1)
 }
 
-/// The soft limit in bytes of one line of `/proc/self/limits`; nothing where it is unlimited.
+/// Reads the soft limit in bytes of one line of `/proc/self/limits`; `None` if it is unlimited.
 fn soft_limit(path: &Path, text: &str, name: &str) -> Result<Option<u64>, Error> {
     let value = text
         .lines()
         .find_map(|line| line.strip_prefix(name))
         .and_then(|rest| rest.split_whitespace().next())
-        .ok_or_else(|| files::not_understood(path, format!("no line {name:?}")))?;
+        .ok_or_else(|| files::malformed(path, format!("no line {name:?}")))?;
     match value {
         "unlimited" => Ok(None),
         value => files::number(path, value).map(Some),
@@ -289,9 +286,9 @@ impl<'p> Table<'p> {
             .filter_map(|line| line.split_once(':'))
             .find(|(key, _)| *key == name)
             .and_then(|(_, value)| value.trim().strip_suffix(" kB"))
-            .ok_or_else(|| files::not_understood(self.path, format!("no line {name:?} in kB")))?;
+            .ok_or_else(|| files::malformed(self.path, format!("no line {name:?} in kB")))?;
         files::number(self.path, value)?
             .checked_mul(1024)
-            .ok_or_else(|| files::not_understood(self.path, format!("{name} is too large")))
+            .ok_or_else(|| files::malformed(self.path, format!("{name} is too large")))
     }
 }

@@ -1,14 +1,14 @@
-//! The limits that can stand between a process and its memory, and one reading of one of them.
+//! The limits that bound a process's memory, and one reading of one of them.
 //!
-//! How they are read is in `cgroup` and `headroom`; what to do about them is in `error`.
+//! They are read in `cgroup` and `headroom`; the advice for each of them is in `error`.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Which of the two cgroup interfaces a limit belongs to.
+/// One of the two cgroup interfaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CgroupVersion {
-    /// The memory controller's own hierarchy (`memory.limit_in_bytes`).
+    /// A hierarchy of the memory controller alone (`memory.limit_in_bytes`).
     V1,
     /// The unified hierarchy (`memory.max`).
     V2,
@@ -23,7 +23,7 @@ impl fmt::Display for CgroupVersion {
     }
 }
 
-/// Something that bounds how much memory this process can have.
+/// A limit on the memory of this process.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Limit {
@@ -31,11 +31,11 @@ pub enum Limit {
     Cgroup {
         /// The interface that it was read through.
         version: CgroupVersion,
-        /// The very file that holds the limit.
+        /// The file that holds the limit.
         file: PathBuf,
     },
-    /// A limit of a cgroup v1 ancestor that is not visible from here, as inside a container.
-    /// The kernel reports only its value.
+    /// A limit of a cgroup v1 ancestor outside the mount, as in a container. The kernel reports
+    /// only its value.
     CgroupHidden {
         /// The `memory.stat` that reports it.
         file: PathBuf,
@@ -49,9 +49,9 @@ pub enum Limit {
     /// Strict overcommit accounting (`vm.overcommit_memory = 2`): `CommitLimit` and
     /// `Committed_AS` of `/proc/meminfo`.
     Overcommit,
-    /// The machine's pool of huge pages of one size, see hugetlbfs in the kernel's documentation.
+    /// The machine's pool of huge pages of one size, see `hugetlbpage.rst` of the kernel.
     HugePages {
-        /// The size of one of them, in bytes.
+        /// The size of one page, in bytes.
         page_bytes: u64,
         /// The directory that describes the pool.
         pool: PathBuf,
@@ -59,6 +59,25 @@ pub enum Limit {
     /// The memory that the process may keep from being swapped out: `RLIMIT_MEMLOCK`, see
     /// setrlimit(2).
     LockedMemory,
+}
+
+impl Limit {
+    /// The name of the kind of limit, for programs: lower case, with hyphens.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Limit::Cgroup { version, .. } => match version {
+                CgroupVersion::V1 => "cgroup-v1",
+                CgroupVersion::V2 => "cgroup-v2",
+            },
+            Limit::CgroupHidden { .. } => "cgroup-hidden",
+            Limit::Machine => "machine",
+            Limit::AddressSpace => "address-space",
+            Limit::DataSegment => "data-segment",
+            Limit::Overcommit => "overcommit",
+            Limit::HugePages { .. } => "huge-pages",
+            Limit::LockedMemory => "locked-memory",
+        }
+    }
 }
 
 impl fmt::Display for Limit {
@@ -86,7 +105,7 @@ impl fmt::Display for Limit {
     }
 }
 
-/// What one limit said when it was read. All numbers are bytes.
+/// A limit's values when it was read. All numbers are bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reading {
@@ -94,16 +113,16 @@ pub struct Reading {
     pub limit: Limit,
     /// Its value.
     pub limit_bytes: u64,
-    /// What counts against it now.
+    /// The part of it that is in use now.
     pub in_use_bytes: u64,
-    /// The part of `in_use_bytes` that the kernel gives back when asked: page cache.
+    /// The part of `in_use_bytes` that the kernel can reclaim: page cache.
     pub reclaimable_bytes: u64,
-    /// What can still be had, the reclaimable part counted.
+    /// The part that is still available, the reclaimable part included.
     pub available_bytes: u64,
 }
 
 impl Reading {
-    /// A reading whose available part follows from the other three numbers.
+    /// Computes the available part from the other three numbers.
     pub(crate) fn new(limit: Limit, limit_bytes: u64, in_use_bytes: u64, reclaimable: u64) -> Self {
         // Usage and page cache are two counters that are not read at the same instant.
         let reclaimable_bytes = reclaimable.min(in_use_bytes);
@@ -131,7 +150,7 @@ impl fmt::Display for Reading {
     }
 }
 
-/// A size for people: exact, and in MiB.
+/// Formats a size for people: exact, and in MiB.
 pub(crate) struct Bytes(pub(crate) u64);
 
 impl fmt::Display for Bytes {

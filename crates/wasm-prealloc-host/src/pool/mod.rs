@@ -2,5 +2,7 @@
 
 pub(crate) mod builder;
 pub(crate) mod memory_pool;
+pub(crate) mod policy;
 pub(crate) mod reset;
 pub(crate) mod slot;
+pub(crate) mod statistics;

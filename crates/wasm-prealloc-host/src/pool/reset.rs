@@ -1,33 +1,32 @@
-//! Makes a slot that comes back zero again, in time that depends on what was written and not on
-//! how much there is: up to a high-water mark, or up to an adaptive watermark with write tracking
-//! above it, or all of it.
+//! Zeroes a slot that comes back. The time depends on what was written, not on the size of the
+//! slot: up to a high-water mark, up to an adaptive watermark with write tracking above it, or
+//! everything. Memory stays resident throughout.
 //!
-//! Memory stays resident throughout. Who owns slots, and when they are reset, is in `pool`.
-//!
-//! Growing in small steps, and writing what is tracked, splits huge pages. Measured on 100 MiB,
-//! that leaves the speed of writing and zeroing as it is (4.4 ms both ways, in order; within noise
-//! at random), makes protecting slower (0.75 ms instead of 0.02) and growing by 1 MiB at a time
-//! faster (1.15 instead of 1.7), while putting the pages together again takes 11 ms: a reset that
-//! did so would lose. It pays for what a scan goes over from now on, block after block (0.24 ms for
-//! 4 GiB of huge pages, 3.2 of small ones): there it is done.
+//! Growth in small steps and writes to tracked pages split huge pages. Measured on 100 MiB, that
+//! does not change the speed of writing and zeroing (4.4 ms both ways, in order; within noise at
+//! random), makes protecting slower (0.75 ms instead of 0.02) and growth by 1 MiB at a time faster
+//! (1.15 ms instead of 1.7). Collapsing the pages again takes 11 ms, so it does not pay in every
+//! reset. It pays for a range that every later reset scans (0.24 ms for 4 GiB of huge pages, 3.2 ms
+//! of base pages), so it is done where the watermark comes down.
 
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use crate::commit::populate;
 use crate::commit::region::HUGE_PAGE_BYTES;
 use crate::sys::Tracker;
 
-/// How a slot was made zero.
+/// The part of a slot that a reset zeroes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub(crate) enum ResetMethod {
-    /// Up to the size that the memory had, which the engine enforces.
+    /// Everything up to the memory's last size, which protection enforces.
     HighWater,
-    /// Below a watermark everything, above it what was written.
+    /// Everything below a watermark, and the written pages above it.
     Watermark,
-    /// Everything.
+    /// The whole slot.
     Everything,
 }
 
@@ -35,50 +34,50 @@ pub(crate) enum ResetMethod {
 ///
 /// # Safety
 ///
-/// The range from `base` on is mapped and writable, and nobody else reads or writes there.
+/// The range from `base` on is mapped and writable, and not in use.
 pub(crate) unsafe fn zero(base: NonNull<u8>, range: Range<usize>) {
     // SAFETY: the caller's promise.
     unsafe { base.add(range.start).write_bytes(0, range.len()) };
 }
 
-/// What a page costs that is written while it is tracked: the fault that finds out, the scan, the
-/// zeros and the protection for the next time. In units of zeroing one page; measured as 1 to
-/// 2 us against 0.064.
+/// The cost of a write to a tracked page: the page fault, the scan, the zeros and the protection for
+/// the next block. In units of zeroing one page; measured as 1 to 2 us against 0.064.
 const TRACKED_PAGE: u64 = 16;
 
-/// How many blocks in a row have to leave the top of what is zeroed each time alone before the
-/// mark comes down. Coming down costs about 0.13 ms for each MiB, and going up again by writing
-/// what is tracked about 0.25; zeroing costs 0.015 for each block. With about as many blocks as
-/// these are apart neither error is large.
+/// The number of consecutive blocks that must not write just below the mark before the mark comes
+/// down. Lowering it costs about 0.13 ms for each MiB, and raising it again by writes to tracked
+/// pages about 0.25 ms; zeroing costs 0.015 ms for each MiB and block. The number is about the ratio
+/// of the two, so that neither mistake costs much.
 const QUIET_BLOCKS: u32 = 16;
 
-/// The part of what is below the mark that is looked at after each block: the top sixty-fourth.
-/// Reading costs about three times as much as zeroing, and what is found zero need not be zeroed.
+/// The part below the mark that is compared with zero after each block: the top sixty-fourth.
+/// Reading costs about three times as much as zeroing, and what is zero need not be zeroed.
 const PROBED_PART: usize = 64;
 
-/// The watermark of one slot of which all is accessible.
+/// The watermark of one slot that is accessible as a whole, and the tracker of writes above it.
 #[derive(Debug)]
 pub(crate) struct Watermark {
-    /// Below, memory is written without a trace, and zeroed each time. Above, writes are tracked.
-    /// A multiple of a huge page, or the whole size.
+    tracker: Arc<Tracker>,
+    /// Below it, writes are not tracked and everything is zeroed each time. Above it, writes are
+    /// tracked. A multiple of a huge page, or the whole size.
     mark: usize,
-    /// How many blocks in a row left alone what is just below the mark.
+    /// The number of consecutive blocks that did not write just below the mark.
     quiet: u32,
-    /// Whether the slot had huge pages to begin with.
+    /// True if the slot had huge pages at first.
     huge: bool,
-    /// Kept to be used again.
+    /// A buffer, kept for the next reset.
     written: Vec<Range<usize>>,
 }
 
 impl Watermark {
-    /// Starts to track a slot of which nothing is written yet.
+    /// Starts to track a slot that is zero.
     ///
     /// # Safety
     ///
     /// `bytes` from `base` on are whole pages, mapped, the caller's own, and stay mapped for as
     /// long as this value is used.
     pub(crate) unsafe fn new(
-        tracker: &Tracker,
+        tracker: Arc<Tracker>,
         base: NonNull<u8>,
         bytes: usize,
         huge: bool,
@@ -87,6 +86,7 @@ impl Watermark {
         // SAFETY: the caller's promise.
         unsafe { tracker.watch(absolute(base, mark..bytes)) }?;
         Ok(Watermark {
+            tracker,
             mark,
             quiet: 0,
             huge,
@@ -94,23 +94,19 @@ impl Watermark {
         })
     }
 
-    /// Makes the slot zero, says how many bytes were zeroed for it, and moves the mark to where
-    /// the next block is expected.
+    /// Zeroes the slot, moves the mark to where the next block is expected to end, and returns the
+    /// number of bytes that were zeroed.
     ///
-    /// After an error the slot may hold anything.
+    /// After an error the contents of the slot are unspecified.
     ///
     /// # Safety
     ///
-    /// `base` and `bytes` are those of [`Watermark::new`], writable, and nobody else uses them.
-    pub(crate) unsafe fn reset(
-        &mut self,
-        tracker: &Tracker,
-        base: NonNull<u8>,
-        bytes: usize,
-    ) -> io::Result<u64> {
+    /// `base` and `bytes` are those of [`Watermark::new`], writable, and not in use.
+    pub(crate) unsafe fn reset(&mut self, base: NonNull<u8>, bytes: usize) -> io::Result<u64> {
         let mark = self.mark;
         self.written.clear();
-        tracker.written(absolute(base, mark..bytes), &mut self.written)?;
+        let above = absolute(base, mark..bytes);
+        self.tracker.written(above, &mut self.written)?;
         let mut zeroed = 0;
         for range in &mut self.written {
             *range = range.start - base.addr().get()..range.end - base.addr().get();
@@ -125,20 +121,20 @@ impl Watermark {
         let raised = raised(mark, bytes, &self.written);
         if raised > mark {
             // SAFETY: the range is the caller's own.
-            unsafe { tracker.unwatch(absolute(base, mark..raised)) }?;
+            unsafe { self.tracker.unwatch(absolute(base, mark..raised)) }?;
             self.mark = raised;
         } else if let Some(end) = dirty_end {
             let lowered = end
                 .next_multiple_of(HUGE_PAGE_BYTES)
                 .clamp(lowest(bytes), mark);
-            // SAFETY: the range is the caller's own, and was not tracked since it fell below the
+            // SAFETY: the range is the caller's own, and was not tracked while it was below the
             // mark. All of it is zero by now. Both marks are multiples of a huge page, or the upper
             // one is the slot's end.
             unsafe {
                 if self.huge {
-                    populate::mend(base.add(lowered), mark - lowered);
+                    populate::recollapse(base.add(lowered), mark - lowered);
                 }
-                tracker.watch(absolute(base, lowered..mark))
+                self.tracker.watch(absolute(base, lowered..mark))
             }?;
             self.mark = lowered;
         }
@@ -146,23 +142,24 @@ impl Watermark {
             tracing::debug!(from = mark, to = self.mark, "the watermark moves");
             self.quiet = 0;
         }
-        // What stays tracked and was written has to be found again the next time.
-        let above = self.written.iter().rfind(|range| range.end > self.mark);
-        if let Some(last) = above {
-            let first = self.written.iter().find(|range| range.end > self.mark);
-            let start = first.map_or(last.start, |range| range.start.max(self.mark));
-            tracker.forget(absolute(base, start..last.end))?;
+        // Pages that were written and stay tracked have to be found again after the next block.
+        let mut tracked = self.written.iter().filter(|range| range.end > self.mark);
+        if let Some(first) = tracked.next() {
+            let last = tracked.next_back().unwrap_or(first);
+            let start = first.start.max(self.mark);
+            self.tracker.forget(absolute(base, start..last.end))?;
         }
         Ok(zeroed as u64)
     }
 
-    /// Zeroes what lies below the mark; how many bytes were written for it, and, once the top has
-    /// been quiet for long enough, where the highest page ended that was not zero, but not less
-    /// than half the mark: blocks differ, and this one may have been the smallest.
+    /// Zeroes everything below the mark, and returns the number of bytes that were zeroed. Once the
+    /// part just below the mark has been quiet for long enough, also returns the end of the highest
+    /// page that was not zero, at least half the mark: blocks differ in size, and this one may have
+    /// been the smallest.
     ///
     /// # Safety
     ///
-    /// All below the mark is mapped and writable, and nobody else uses it.
+    /// Everything below the mark is mapped and writable, and not in use.
     unsafe fn reset_below(&mut self, base: NonNull<u8>) -> (usize, Option<usize>) {
         let mark = self.mark;
         let probed = mark - (mark / PROBED_PART).next_multiple_of(PROBE_BYTES).min(mark);
@@ -177,12 +174,12 @@ impl Watermark {
         }
         self.quiet += 1;
         if self.quiet < QUIET_BLOCKS {
-            // SAFETY: the range lies below the mark; what is above it was found to be zero.
+            // SAFETY: the range lies below the mark; the rest was found to be zero.
             unsafe { zero(base, 0..probed) };
             return (probed, None);
         }
         let half = mark / 2 / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
-        // SAFETY: the ranges lie below the mark; what is above them was found to be zero.
+        // SAFETY: the ranges lie below the mark; the rest was found to be zero.
         unsafe {
             let end = last_not_zero(base, half..probed).unwrap_or(half);
             zero(base, 0..end);
@@ -191,13 +188,13 @@ impl Watermark {
     }
 }
 
-/// The lowest mark there is: something is always written at the bottom.
+/// Returns the lowest mark: every block writes something at the bottom.
 fn lowest(bytes: usize) -> usize {
     HUGE_PAGE_BYTES.min(bytes)
 }
 
-/// Where the mark should be for the next block if it writes as this one did. It rises as long as
-/// what would no longer be tracked costs more than what would be zeroed.
+/// Returns the best mark for a next block that writes as this one did. The mark rises as long as
+/// tracking the pages below it would cost more than zeroing them.
 fn raised(mark: usize, bytes: usize, written: &[Range<usize>]) -> usize {
     let (mut best, mut best_gain) = (mark, 0);
     let mut tracked = 0;
@@ -212,7 +209,7 @@ fn raised(mark: usize, bytes: usize, written: &[Range<usize>]) -> usize {
     best
 }
 
-/// In units of 4 KiB, whatever the operating system's pages are: only ratios count.
+/// Converts to units of 4 KiB, for any page size of the operating system: only ratios matter.
 fn pages(bytes: usize) -> u64 {
     (bytes >> 12) as u64
 }
@@ -221,20 +218,20 @@ fn absolute(base: NonNull<u8>, range: Range<usize>) -> Range<usize> {
     base.addr().get() + range.start..base.addr().get() + range.end
 }
 
-/// What is compared with zero at once.
+/// The size of a part that is compared with zero at a time.
 const PROBE_BYTES: usize = 4096;
 
-/// The end of the highest part of a range that is not zero.
+/// Finds the end of the highest part of a range that is not zero.
 ///
 /// # Safety
 ///
-/// The range from `base` on is mapped and readable, both ends are multiples of
-/// [`PROBE_BYTES`] from `base`, which is aligned to one, and nobody writes there.
+/// The range from `base` on is mapped, readable and not written meanwhile. Both ends are multiples
+/// of [`PROBE_BYTES`], and so is the address `base`.
 unsafe fn last_not_zero(base: NonNull<u8>, range: Range<usize>) -> Option<usize> {
     let mut end = range.end;
     while end > range.start {
         let start = end - PROBE_BYTES.min(end - range.start);
-        // SAFETY: the part lies in the caller's range and is aligned far beyond a word; every bit
+        // SAFETY: the part lies in the caller's range and is aligned to more than a word; every bit
         // pattern is a number.
         let words = unsafe {
             std::slice::from_raw_parts(
@@ -242,7 +239,7 @@ unsafe fn last_not_zero(base: NonNull<u8>, range: Range<usize>) -> Option<usize>
                 (end - start) / size_of::<u64>(),
             )
         };
-        // Without a branch for each word this is a few vector instructions.
+        // Without a branch for each word this compiles to a few vector instructions.
         if words.iter().fold(0, |bits, word| bits | word) != 0 {
             return Some(end);
         }
@@ -253,25 +250,27 @@ unsafe fn last_not_zero(base: NonNull<u8>, range: Range<usize>) -> Option<usize>
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
     use crate::commit::region::Region;
 
     const MIB: usize = 1 << 20;
 
     #[test]
-    fn the_mark_rises_over_what_is_dense_and_not_to_a_far_page() {
+    fn the_mark_rises_over_dense_writes_and_not_to_a_far_page() {
         let bytes = 4096 * MIB;
         let dense = 2 * MIB..100 * MIB;
         assert_eq!(
             raised(2 * MIB, bytes, std::slice::from_ref(&dense)),
             100 * MIB
         );
-        // One page at the very top is tracked rather than 4 GiB zeroed each time.
+        // One page at the top is tracked: zeroing 4 GiB each time would cost more.
         let top = bytes - 4096..bytes;
         assert_eq!(raised(2 * MIB, bytes, &[dense, top.clone()]), 100 * MIB);
         assert_eq!(raised(2 * MIB, bytes, &[top]), 2 * MIB);
         assert_eq!(raised(2 * MIB, bytes, &[]), 2 * MIB);
-        // A page in every 32 is worth it no more, one in every 8 is.
+        // Zeroing is cheaper than tracking for one page in 8, not for one in 32.
         let sparse = |step: usize| -> Vec<Range<usize>> {
             (2 * MIB..66 * MIB)
                 .step_by(step * 4096)
@@ -285,26 +284,28 @@ mod tests {
     struct Slot {
         region: Region,
         bytes: usize,
-        tracker: Tracker,
         watermark: Watermark,
     }
 
     impl Slot {
         fn new_or_skip(bytes: usize) -> Option<Slot> {
             let tracker = Tracker::open()
-                .map_err(|why| {
-                    wasm_prealloc_tests::skipped(&format!("writes cannot be tracked here: {why}"));
+                .inspect_err(|why| {
+                    // Past the test harness, which hides what passing tests print with `println!`.
+                    let _ = writeln!(
+                        io::stderr(),
+                        "skipped: writes cannot be tracked here: {why}"
+                    );
                 })
                 .ok()?;
             let region = Region::writable(bytes);
             // SAFETY: the range is writable and this test's own.
             let watermark = unsafe {
                 zero(region.base(), 0..bytes);
-                Watermark::new(&tracker, region.base(), bytes, true)
+                Watermark::new(Arc::new(tracker), region.base(), bytes, true)
             };
             Some(Slot {
                 bytes,
-                tracker,
                 watermark: watermark.unwrap(),
                 region,
             })
@@ -318,11 +319,11 @@ mod tests {
             }
         }
 
-        /// Resets, and returns how many bytes were zeroed. All are zero afterwards.
+        /// Resets, checks that everything is zero, and returns the number of bytes that were zeroed.
         fn reset(&mut self) -> usize {
             let base = self.region.base();
             // SAFETY: the range is writable and this test's own.
-            let zeroed = unsafe { self.watermark.reset(&self.tracker, base, self.bytes) };
+            let zeroed = unsafe { self.watermark.reset(base, self.bytes) };
             // SAFETY: as above.
             assert_eq!(unsafe { last_not_zero(base, 0..self.bytes) }, None);
             zeroed.unwrap() as usize
@@ -330,18 +331,18 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_raises_the_mark_and_is_not_tracked_the_next_time() {
+    fn writes_raise_the_mark_and_are_not_tracked_the_next_time() {
         let Some(mut slot) = Slot::new_or_skip(64 * MIB) else {
             return;
         };
         assert_eq!(slot.reset(), 2 * MIB);
         slot.write(0..20 * MIB + 1);
-        // Below the mark everything, above it the pages that were written.
+        // Everything below the mark, and the written pages above it.
         assert_eq!(slot.reset(), 20 * MIB + 4096);
         assert_eq!(slot.watermark.mark, 22 * MIB);
         slot.write(0..22 * MIB);
         assert_eq!(slot.reset(), 22 * MIB);
-        // A lonely page stays tracked, and is found each time.
+        // A single far page stays tracked, and is found each time.
         for _ in 0..3 {
             slot.write(22 * MIB - 1..22 * MIB);
             slot.write(50 * MIB..50 * MIB + 1);
@@ -367,7 +368,7 @@ mod tests {
             let zeroed = slot.reset();
             assert!((3 * MIB..=mark).contains(&zeroed), "{zeroed} of {mark}");
         }
-        // By halves, in whole huge pages, down to what is written.
+        // By halves, in whole huge pages, down to what the blocks write.
         assert_eq!(marks, [60, 30, 14, 6, 4].map(|mib| mib * MIB));
         slot.write(40 * MIB..60 * MIB);
         slot.reset();
@@ -375,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_near_the_mark_keeps_it_where_it_is() {
+    fn a_block_near_the_mark_keeps_the_mark() {
         let Some(mut slot) = Slot::new_or_skip(64 * MIB) else {
             return;
         };

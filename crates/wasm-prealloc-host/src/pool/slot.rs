@@ -1,37 +1,39 @@
-//! One memory of a pool: how much of it is accessible, and how it becomes zero again.
+//! One memory of a pool: its accessible size, and its reset to zero.
 //!
-//! How much has to be zeroed is decided in `reset`; whose turn it is, in `pool`.
+//! The watermark is in `reset`; slots are lent in the pool.
 
 use std::io;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
-use crate::commit::secure::{Method, SecuredRegion};
-use crate::pool::builder::Policy;
+use crate::commit::report::Method;
+use crate::commit::secure::SecuredRegion;
+use crate::pool::policy::Policy;
 use crate::pool::reset::{self, ResetMethod, Watermark};
 use crate::sys::Tracker;
 
-/// The address space that each slot has from its base on: with all that a 32-bit address can
-/// reach, and a guard behind, engines leave bounds checks to the processor.
+/// The address space that each slot has from its base on. It covers every 32-bit address, so with a
+/// guard after it engines need no bounds checks.
 pub(crate) const RESERVATION_BYTES: usize = 4 << 30;
-/// Inaccessible on both sides of each slot.
+/// The inaccessible range on each side of a slot.
 pub(crate) const GUARD_BYTES: usize = 32 << 20;
 
 /// One committed memory of a pool.
 #[derive(Debug)]
 pub(crate) struct Slot {
     region: SecuredRegion,
-    /// How many bytes from the base on are accessible now.
+    /// The number of bytes from the base on that are accessible now.
     accessible: usize,
     watermark: Option<Watermark>,
 }
 
 impl Slot {
-    pub(crate) fn new(region: SecuredRegion, tracker: Option<&Tracker>) -> Slot {
+    pub(crate) fn new(region: SecuredRegion, tracker: Option<&Arc<Tracker>>) -> Slot {
         let (base, bytes) = (region.region().base(), region.len());
         let huge = region.secured().how == Method::Collapsed;
         let watermark = tracker.and_then(|tracker| {
             // SAFETY: the range is the region's own, which lives as long as the slot.
-            unsafe { Watermark::new(tracker, base, bytes, huge) }
+            unsafe { Watermark::new(Arc::clone(tracker), base, bytes, huge) }
                 .inspect_err(|error| tracing::warn!(%error, "a slot cannot be tracked"))
                 .ok()
         });
@@ -50,34 +52,32 @@ impl Slot {
     pub(crate) fn make_accessible(&mut self, bytes: usize) -> io::Result<()> {
         let region = self.region.region();
         let (from, to) = (self.accessible.min(bytes), self.accessible.max(bytes));
-        // SAFETY: a slot that is lent is its borrower's, who asks for nothing to be taken away
-        // that is in use.
+        // SAFETY: a lent slot only becomes smaller at the start of a loan, when it is not in use.
         unsafe { region.protect(from..to, bytes > self.accessible) }?;
         self.accessible = bytes;
         Ok(())
     }
 
-    /// Makes everything zero; how, and how many bytes were written for it.
+    /// Zeroes a slot of which the first `dirty_bytes` were accessible. Returns the method, and the
+    /// number of bytes that were zeroed.
     pub(crate) fn reset(
         &mut self,
-        tracker: Option<&Tracker>,
         policy: Policy,
         dirty_bytes: usize,
     ) -> io::Result<(ResetMethod, u64)> {
-        let base = self.base();
-        if policy == Policy::CommitMaximum {
-            // SAFETY: what was lent is accessible, and nobody's any more.
-            unsafe { reset::zero(base, 0..dirty_bytes) };
-            return Ok((ResetMethod::HighWater, dirty_bytes as u64));
-        }
-        let bytes = self.region.len();
-        if let (Some(watermark), Some(tracker)) = (&mut self.watermark, tracker) {
-            // SAFETY: all of the slot is accessible, and nobody's any more.
-            let zeroed = unsafe { watermark.reset(tracker, base, bytes) }?;
-            return Ok((ResetMethod::Watermark, zeroed));
-        }
-        // SAFETY: as above.
-        unsafe { reset::zero(base, 0..bytes) };
-        Ok((ResetMethod::Everything, bytes as u64))
+        let (base, bytes) = (self.base(), self.region.len());
+        let (method, range) = match (policy, &mut self.watermark) {
+            (Policy::CommitMaximum, _) => (ResetMethod::HighWater, 0..dirty_bytes),
+            (Policy::Declared, Some(watermark)) => {
+                // SAFETY: all of the slot is accessible and no longer in use.
+                let zeroed = unsafe { watermark.reset(base, bytes) }?;
+                return Ok((ResetMethod::Watermark, zeroed));
+            }
+            (Policy::Declared, None) => (ResetMethod::Everything, 0..bytes),
+        };
+        let zeroed = range.len() as u64;
+        // SAFETY: the range was accessible during the loan, and is no longer in use.
+        unsafe { reset::zero(base, range) };
+        Ok((method, zeroed))
     }
 }

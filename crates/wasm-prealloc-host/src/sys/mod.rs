@@ -1,7 +1,8 @@
-//! What this crate asks of every operating system: address space, protection, residency.
+//! The operating system's memory: address space, protection, residency, huge pages, and write
+//! tracking. The operating system is chosen here and nowhere else.
 //!
-//! What only Linux can do is elsewhere: `populate` commits so that the kernel can refuse, `track`
-//! finds out what was written, `cgroup` and `headroom` read limits.
+//! Every function exists on every operating system. Where the system has no such facility, the
+//! function in `unsupported` returns an error.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -21,8 +22,17 @@ pub(crate) use unsupported::*;
 #[cfg(windows)]
 pub(crate) use windows::*;
 
-/// The errors that the rest of the crate tells apart.
-pub(crate) mod errno {
-    /// No memory, address space or map entry is left, or a limit is in the way.
-    pub(crate) const ENOMEM: i32 = libc::ENOMEM;
+/// Advice of madvise(2) that this crate gives. None of it changes what the memory holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Advice {
+    /// `MADV_NOHUGEPAGE`: page faults take base pages.
+    BasePages,
+    /// `MADV_HUGEPAGE`: page faults take transparent huge pages.
+    HugePages,
+    /// `MADV_COLLAPSE`: replaces base pages by one huge page now.
+    Collapse,
+    /// `MADV_POPULATE_WRITE`: makes every page resident and writable now.
+    Populate,
+    /// `MADV_DONTFORK`: children that fork(2) makes do not have the range.
+    KeepFromChildren,
 }

@@ -1,12 +1,36 @@
-//! In place of `track` where the operating system cannot find out which pages were written: a
-//! tracker that there never is.
+//! Systems without readable limits, huge pages, populating that can be refused, or write tracking:
+//! each function returns an error.
 
-use std::convert::Infallible;
 use std::io;
 use std::ops::Range;
+use std::ptr::NonNull;
 
+use super::Advice;
+
+pub(crate) const HAS_LIMIT_FILES: bool = false;
+pub(crate) const HAS_HUGE_PAGES: bool = false;
+
+/// # Safety
+///
+/// It does nothing.
+pub(crate) unsafe fn advise(_start: NonNull<u8>, _bytes: usize, _: Advice) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+pub(crate) fn has_transparent_huge_pages(_bytes: usize) -> bool {
+    false
+}
+
+/// # Safety
+///
+/// It does nothing.
+pub(crate) unsafe fn map_huge_pages(_start: NonNull<u8>, _bytes: usize, _: u32) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Write tracking is unsupported: no value of this type exists.
 #[derive(Debug)]
-pub(crate) struct Tracker(Infallible);
+pub(crate) enum Tracker {}
 
 impl Tracker {
     pub(crate) fn open() -> io::Result<Tracker> {
@@ -17,25 +41,21 @@ impl Tracker {
     ///
     /// It cannot be called.
     pub(crate) unsafe fn watch(&self, _range: Range<usize>) -> io::Result<()> {
-        match self.0 {}
+        match *self {}
     }
 
     /// # Safety
     ///
     /// It cannot be called.
     pub(crate) unsafe fn unwatch(&self, _range: Range<usize>) -> io::Result<()> {
-        match self.0 {}
+        match *self {}
     }
 
     pub(crate) fn forget(&self, _range: Range<usize>) -> io::Result<()> {
-        match self.0 {}
+        match *self {}
     }
 
-    pub(crate) fn written(
-        &self,
-        _range: Range<usize>,
-        _found: &mut Vec<Range<usize>>,
-    ) -> io::Result<()> {
-        match self.0 {}
+    pub(crate) fn written(&self, _: Range<usize>, _: &mut Vec<Range<usize>>) -> io::Result<()> {
+        match *self {}
     }
 }

@@ -1,7 +1,9 @@
-//! VirtualAlloc and its relatives. Windows charges committed memory against its commit limit at
-//! once, and refuses there; it has no OOM killer.
+//! VirtualAlloc and related functions, and the file that committers lock. Windows counts committed
+//! memory against its commit limit at once and refuses there; it has no OOM killer.
 
+use std::fs::File;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
 
 use windows_sys::Win32::System::Memory::{
@@ -14,14 +16,14 @@ use windows_sys::Win32::System::ProcessStatus::{
 use windows_sys::Win32::System::SystemInformation::{GetSystemInfo, SYSTEM_INFO};
 use windows_sys::Win32::System::Threading::GetCurrentProcess;
 
-/// Reserves `bytes` of address space, nothing of it accessible.
+/// Reserves `bytes` of inaccessible address space.
 pub(crate) fn reserve(bytes: usize) -> io::Result<NonNull<u8>> {
-    // SAFETY: a new reservation at an address of the system's choice replaces nothing.
+    // SAFETY: a new reservation at an address that the system chooses replaces nothing.
     let mapping = unsafe { VirtualAlloc(ptr::null(), bytes, MEM_RESERVE, PAGE_NOACCESS) };
     NonNull::new(mapping.cast()).ok_or_else(io::Error::last_os_error)
 }
 
-/// Commits a range: readable, writable, and charged. It reads as zero.
+/// Commits a range: readable, writable, and counted. It reads as zero.
 ///
 /// # Safety
 ///
@@ -36,11 +38,12 @@ pub(crate) unsafe fn make_writable(start: NonNull<u8>, bytes: usize) -> io::Resu
     }
 }
 
-/// Makes a committed range accessible or inaccessible. What it holds stays.
+/// Makes a committed range accessible or inaccessible. Its contents stay.
 ///
 /// # Safety
 ///
-/// The range lies in a committed range of the caller's, who knows of nobody that still uses it.
+/// The range lies in a committed range of the caller's. If it becomes inaccessible, it is not in
+/// use.
 pub(crate) unsafe fn protect(start: NonNull<u8>, bytes: usize, accessible: bool) -> io::Result<()> {
     let access = match accessible {
         true => PAGE_READWRITE,
@@ -48,19 +51,16 @@ pub(crate) unsafe fn protect(start: NonNull<u8>, bytes: usize, accessible: bool)
     };
     let mut before = 0;
     // SAFETY: the caller's promise; `before` outlives the call.
-    match unsafe { VirtualProtect(start.as_ptr().cast(), bytes, access, &mut before) } {
-        0 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
+    result(unsafe { VirtualProtect(start.as_ptr().cast(), bytes, access, &mut before) })
 }
 
-/// Gives a reservation back.
+/// Frees a reservation.
 ///
 /// # Safety
 ///
-/// It is the whole of a reservation, and nobody uses it any more.
+/// The range is a whole reservation, and is not used afterwards.
 pub(crate) unsafe fn release(start: NonNull<u8>, _bytes: usize) {
-    // SAFETY: the caller's promise. Releasing takes the size 0 and frees the whole.
+    // SAFETY: the caller's promise. A size of 0 frees the whole reservation.
     let released = unsafe { VirtualFree(start.as_ptr().cast(), 0, MEM_RELEASE) };
     debug_assert_ne!(released, 0, "VirtualFree of an own reservation");
 }
@@ -70,60 +70,64 @@ pub(crate) unsafe fn release(start: NonNull<u8>, _bytes: usize) {
 /// # Safety
 ///
 /// The range lies in a committed range of the caller's.
-pub(crate) unsafe fn lock(start: NonNull<u8>, bytes: usize) -> io::Result<()> {
-    // SAFETY: the caller's promise; locking changes nothing that can be read.
-    match unsafe { VirtualLock(start.as_ptr().cast(), bytes) } {
-        0 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
+pub(crate) unsafe fn lock_memory(start: NonNull<u8>, bytes: usize) -> io::Result<()> {
+    // SAFETY: the caller's promise; locking changes no contents.
+    result(unsafe { VirtualLock(start.as_ptr().cast(), bytes) })
 }
 
-/// How many of `bytes` from `start` on are in the working set.
-pub(crate) fn resident(start: *const u8, bytes: usize) -> io::Result<u64> {
+/// Reads the residency of the pages from address `first` on. The lowest bit of a page's entry is 1
+/// if the page is in the working set.
+pub(crate) fn residency(first: usize, pages: &mut [u8]) -> io::Result<()> {
     const PAGES_AT_ONCE: usize = 1 << 10;
-    /// The lowest bit of a page's attributes: it is in the working set.
-    const VALID: usize = 1;
     let page = page_bytes();
-    let end = start as usize + bytes;
-    let mut at = start as usize - start as usize % page;
-    let mut sum: u64 = 0;
-    while at < end {
-        let stop = end.min(at + PAGES_AT_ONCE * page);
-        let mut pages: Vec<PSAPI_WORKING_SET_EX_INFORMATION> = (at..stop)
-            .step_by(page)
-            .map(|address| PSAPI_WORKING_SET_EX_INFORMATION {
-                VirtualAddress: address as *mut _,
+    for (index, pages) in pages.chunks_mut(PAGES_AT_ONCE).enumerate() {
+        let first = first + index * PAGES_AT_ONCE * page;
+        let mut queries: Vec<PSAPI_WORKING_SET_EX_INFORMATION> = (0..pages.len())
+            .map(|index| PSAPI_WORKING_SET_EX_INFORMATION {
+                VirtualAddress: (first + index * page) as *mut _,
                 // SAFETY: a union of numbers, for which zero is a value.
                 VirtualAttributes: unsafe { std::mem::zeroed() },
             })
             .collect();
-        let size = u32::try_from(std::mem::size_of_val(pages.as_slice())).unwrap_or(u32::MAX);
-        // SAFETY: the array is as long as is said, and is written within its bounds only.
-        let known =
-            unsafe { QueryWorkingSetEx(GetCurrentProcess(), pages.as_mut_ptr().cast(), size) };
-        if known == 0 {
-            return Err(io::Error::last_os_error());
+        let size = u32::try_from(size_of_val(queries.as_slice())).unwrap_or(u32::MAX);
+        // SAFETY: the array has the size that is passed, and is written within its bounds only.
+        result(unsafe {
+            QueryWorkingSetEx(GetCurrentProcess(), queries.as_mut_ptr().cast(), size)
+        })?;
+        for (state, query) in pages.iter_mut().zip(&queries) {
+            // SAFETY: the call filled the union in; every bit pattern is a number.
+            *state = unsafe { query.VirtualAttributes.Flags } as u8;
         }
-        for entry in &pages {
-            // SAFETY: the call filled the union in; every bit pattern of a number is one.
-            if unsafe { entry.VirtualAttributes.Flags } & VALID == VALID {
-                let address = entry.VirtualAddress as usize;
-                sum += ((address + page).min(end) - address.max(start as usize)) as u64;
-            }
-        }
-        at = stop;
     }
-    Ok(sum)
+    Ok(())
 }
 
 /// The size of the operating system's page, in bytes.
 pub(crate) fn page_bytes() -> usize {
-    // SAFETY: a structure of numbers and addresses, for which zero is a value, and which the call
-    // fills in.
+    // SAFETY: a structure of numbers and addresses, for which zero is a value. The call fills it in.
     let info = unsafe {
         let mut info: SYSTEM_INFO = std::mem::zeroed();
         GetSystemInfo(&mut info);
         info
     };
     usize::try_from(info.dwPageSize).unwrap_or(4096)
+}
+
+/// The default path of [`LockOptions`](crate::LockOptions). Windows does not lock directories.
+pub(crate) fn default_lock_path() -> PathBuf {
+    std::env::temp_dir().join("wasm-prealloc.lock")
+}
+
+/// Opens the file to be locked, and creates it if it is missing.
+pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(false).open(path)
+}
+
+/// The result of a system call that returns 0 on failure.
+fn result(returned: i32) -> io::Result<()> {
+    match returned {
+        0 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
 }

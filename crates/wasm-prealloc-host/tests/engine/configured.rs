@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use wasm_prealloc_host::{Error, InstantiateError, MemoryPool};
+use wasm_prealloc_host::{Error, InstantiateError, MemoryPool, WasmtimePool};
 use wasmtime::{
     Config, Engine, Instance, InstanceAllocationStrategy, Linker, Module, PoolingAllocationConfig,
     Store,

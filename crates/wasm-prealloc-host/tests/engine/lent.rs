@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use wasm_prealloc_host::{Error, InstantiateError, MemoryPool, WhenExhausted, resident_bytes};
+use wasm_prealloc_host::{
+    Error, InstantiateError, MemoryPool, WasmtimePool, WhenExhausted, resident_bytes,
+};
 use wasmtime::{Config, Engine, Linker, Module, Store, Trap};
 
 use crate::{Host, one_at_a_time};

@@ -9,7 +9,9 @@ mod verified;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use wasm_prealloc_host::{Error, InstantiateError, MemoryPool, Policy, deterministic};
+use wasm_prealloc_host::{
+    Error, InstantiateError, MemoryPool, Policy, WasmtimePool, deterministic,
+};
 use wasmtime::{Config, Engine, Instance, Linker, Module, Store};
 
 /// 4 GiB at a time, whatever the number of test threads.

@@ -1,7 +1,7 @@
 //! Sizes that are enforced: an untouched module in its committed maximum, and the heap of the GC
 //! proposal.
 
-use wasm_prealloc_host::{Error, Policy};
+use wasm_prealloc_host::{Error, Policy, WasmtimePool};
 use wasmtime::{Linker, Trap};
 
 use crate::Host;

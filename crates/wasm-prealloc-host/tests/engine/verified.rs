@@ -1,6 +1,6 @@
 //! What is verified before any of a module runs, and whose error it is.
 
-use wasm_prealloc_host::{Error, InstantiateError};
+use wasm_prealloc_host::{Error, InstantiateError, WasmtimePool};
 use wasmtime::{Instance, Linker, Module, Trap};
 
 use crate::Host;

@@ -1,7 +1,7 @@
 //! (b) A block on a wasmtime host: instantiate a module, let it write some MiB, drop the instance.
 
 use anyhow::{Result, bail};
-use wasm_prealloc_host::{InstantiateError, MemoryPool, Policy};
+use wasm_prealloc_host::{InstantiateError, MemoryPool, Policy, WasmtimePool};
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module,
     PoolingAllocationConfig, Store, TypedFunc,

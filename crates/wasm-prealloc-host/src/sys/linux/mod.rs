@@ -1,5 +1,74 @@
-//! What Linux has beyond other systems.
+//! What Linux has beyond other systems: readable limits, huge pages, populating that can be
+//! refused, and write tracking.
 
 mod track;
 
+use std::io;
+use std::ptr::NonNull;
+
 pub(crate) use track::Tracker;
+
+use super::{Advice, unix};
+
+/// The limits of memory can be read from `/proc` and `/sys`.
+pub(crate) const HAS_LIMIT_FILES: bool = true;
+
+/// Memory can be mapped in huge pages.
+pub(crate) const HAS_HUGE_PAGES: bool = true;
+
+/// Gives the kernel advice on a range, see madvise(2).
+///
+/// # Safety
+///
+/// The range is mapped and the caller's own.
+pub(crate) unsafe fn advise(start: NonNull<u8>, bytes: usize, advice: Advice) -> io::Result<()> {
+    let advice = match advice {
+        Advice::BasePages => libc::MADV_NOHUGEPAGE,
+        Advice::HugePages => libc::MADV_HUGEPAGE,
+        // Since Linux 6.1, and not in every C library's headers yet.
+        Advice::Collapse => linux_raw_sys::general::MADV_COLLAPSE.cast_signed(),
+        // Since Linux 5.14.
+        Advice::Populate => linux_raw_sys::general::MADV_POPULATE_WRITE.cast_signed(),
+        Advice::KeepFromChildren => libc::MADV_DONTFORK,
+    };
+    // SAFETY: the caller's promise; no advice that is given here changes contents.
+    unix::result(unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) })
+}
+
+/// Returns true if the kernel's transparent huge pages have this size, as far as it says.
+pub(crate) fn has_transparent_huge_pages(bytes: usize) -> bool {
+    let path = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
+    match std::fs::read_to_string(path) {
+        Ok(text) => text.trim().parse() == Ok(bytes),
+        // A sandbox may hide the file. The kernel's answer to the advice decides then.
+        Err(_) => true,
+    }
+}
+
+/// Replaces a range by huge pages of the machine's pool: readable, writable, and zero. `log2` is
+/// the binary logarithm of the huge page's size.
+///
+/// # Safety
+///
+/// The range lies in a reservation of the caller's, is aligned to such a page, and is not in use.
+pub(crate) unsafe fn map_huge_pages(start: NonNull<u8>, bytes: usize, log2: u32) -> io::Result<()> {
+    // SAFETY: the caller's promise.
+    let mapped = unsafe {
+        libc::mmap(
+            start.as_ptr().cast(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE
+                | libc::MAP_ANONYMOUS
+                | libc::MAP_FIXED
+                | libc::MAP_HUGETLB
+                | (log2 << libc::MAP_HUGE_SHIFT).cast_signed(),
+            -1,
+            0,
+        )
+    };
+    match mapped == libc::MAP_FAILED {
+        true => Err(io::Error::last_os_error()),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,66 @@
+//! The outcome of a commit, and its progress.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::limits::limit::Bytes;
+
+/// The method that committed a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Method {
+    /// Transparent huge pages throughout, `madvise(MADV_COLLAPSE)`.
+    Collapsed,
+    /// `madvise(MADV_POPULATE_WRITE)`, for at least a part of the region.
+    Populated,
+    /// One write to each of the operating system's pages, for at least a part of the region.
+    Touched,
+    /// Huge pages of the machine's pool.
+    HugePool,
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Method::Collapsed => "huge pages (MADV_COLLAPSE)",
+            Method::Populated => "populating (MADV_POPULATE_WRITE)",
+            Method::Touched => "touching each page of the operating system",
+            Method::HugePool => "huge pages of the machine's pool (MAP_HUGETLB)",
+        })
+    }
+}
+
+/// The outcome of a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Secured {
+    /// The method.
+    pub how: Method,
+    /// The time that it took, without the wait for the lock.
+    pub elapsed: Duration,
+    /// The number of bytes that were found resident afterwards: all.
+    pub resident_bytes: u64,
+}
+
+impl fmt::Display for Secured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} resident, by {}, in {:.3} s",
+            Bytes(self.resident_bytes),
+            self.how,
+            self.elapsed.as_secs_f64()
+        )
+    }
+}
+
+/// The progress of a commit. Memory that a virtual machine uses for the first time can take 15 s
+/// for 4 GiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// The part that is committed so far, in bytes.
+    pub committed_bytes: u64,
+    /// All that is to be committed, in bytes.
+    pub total_bytes: u64,
+}

@@ -1,0 +1,92 @@
+//! Finds the limit that explains a failure of the kernel.
+
+use std::io;
+
+use crate::error::Error;
+use crate::limits::headroom::{Headroom, Need};
+
+/// Replaces a failure of the kernel by the limit that explains it, if a fresh reading finds one.
+/// To be called after everything was unmapped: it allocates.
+pub(crate) fn explain(error: Error, need: &Need) -> Error {
+    let headroom = match &error {
+        Error::CgroupRefused { .. } => Headroom::read().ok(),
+        // A limit is the usual cause of ENOMEM.
+        Error::System { source, .. } if source.kind() == io::ErrorKind::OutOfMemory => {
+            Headroom::read().ok()
+        }
+        _ => return error,
+    };
+    let shortfall = headroom.as_ref().and_then(|now| now.shortfall(need));
+    match (error, shortfall) {
+        (_, Some(shortfall)) => Error::Shortfall(shortfall),
+        (
+            Error::CgroupRefused {
+                committed_bytes, ..
+            },
+            None,
+        ) => {
+            let nearest = headroom.and_then(|now| now.nearest_cgroup().cloned().map(Box::new));
+            Error::CgroupRefused {
+                committed_bytes,
+                needed_bytes: need.physical_bytes,
+                nearest,
+            }
+        }
+        (error, None) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nothing() -> Need {
+        Need::populate(0, 0)
+    }
+
+    fn too_much() -> Need {
+        Need::populate(1 << 60, 0)
+    }
+
+    #[test]
+    fn no_memory_names_the_limit_if_there_is_one() {
+        let failed = |call, code| Error::system(call, 1)(io::Error::from_raw_os_error(code));
+        let error = explain(failed("mmap", libc::ENOMEM), &too_much());
+        assert!(matches!(error, Error::Shortfall(_)), "{error}");
+        let error = explain(failed("mmap", libc::ENOMEM), &nothing());
+        assert!(
+            matches!(error, Error::System { call: "mmap", .. }),
+            "{error}"
+        );
+        let error = explain(failed("mprotect", libc::EPERM), &too_much());
+        assert!(matches!(error, Error::System { bytes: 1, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_refusal_of_a_cgroup_is_an_error_of_its_own_if_every_limit_allows_the_need() {
+        let full = || Error::CgroupRefused {
+            committed_bytes: 4 << 20,
+            needed_bytes: 0,
+            nearest: None,
+        };
+        let error = explain(full(), &nothing());
+        assert!(
+            matches!(error, Error::CgroupRefused { committed_bytes, .. } if committed_bytes == 4 << 20),
+            "{error}"
+        );
+        let error = explain(full(), &too_much());
+        assert!(matches!(error, Error::Shortfall(_)), "{error}");
+    }
+
+    #[test]
+    fn missing_residency_is_an_error_whatever_the_limits_are() {
+        let error = Error::NotResident {
+            expected_bytes: 2,
+            resident_bytes: 1,
+        };
+        assert!(matches!(
+            explain(error, &too_much()),
+            Error::NotResident { .. }
+        ));
+    }
+}

@@ -1,0 +1,102 @@
+//! The options of a pool: which modules it serves, and how it waits and tracks writes.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::commit::requirements::DEFAULT_PAGES;
+use crate::error::Error;
+use crate::name::{self, UnknownName};
+
+/// The modules that a pool serves, and the part of a slot that they see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Policy {
+    /// The module declares a minimum and a maximum equal to the slot's size, as
+    /// `wasm-prealloc rewrite` makes it. All of the slot is accessible.
+    #[default]
+    Declared,
+    /// The module is unchanged. Its maximum is committed, and it sees its current size: growth up
+    /// to the maximum cannot fail, and accesses beyond the current size trap.
+    CommitMaximum,
+}
+
+impl Policy {
+    /// Every policy.
+    pub const ALL: [Policy; 2] = [Policy::Declared, Policy::CommitMaximum];
+
+    /// Returns the name of the policy, which [`FromStr`] parses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Policy::Declared => "declared",
+            Policy::CommitMaximum => "commit-maximum",
+        }
+    }
+
+    /// Returns the number of pages that a memory with these limits can grow to in a slot of
+    /// `slot_pages`.
+    pub(crate) fn limit_pages(
+        self,
+        minimum: u64,
+        maximum: Option<u64>,
+        slot_pages: u64,
+    ) -> Result<u64, Error> {
+        match self {
+            Policy::Declared if minimum == slot_pages && maximum == Some(slot_pages) => {
+                Ok(slot_pages)
+            }
+            Policy::Declared => Err(Error::NotPinned {
+                minimum,
+                maximum,
+                expected: slot_pages,
+            }),
+            Policy::CommitMaximum => {
+                let limit = maximum.unwrap_or(DEFAULT_PAGES);
+                match limit > slot_pages || minimum > limit {
+                    true => Err(Error::SlotTooSmall {
+                        maximum: Some(limit.max(minimum)),
+                        slot_pages,
+                    }),
+                    false => Ok(limit),
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Policy {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Policy, UnknownName> {
+        name::parse(&Policy::ALL, name)
+    }
+}
+
+/// The behaviour of a pool when every slot is lent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum WhenExhausted {
+    /// Returns [`Error::NoSlot`] at once.
+    #[default]
+    Fail,
+    /// Blocks the thread until a slot comes back, and returns [`Error::NoSlot`] after this time. In
+    /// an asynchronous host that blocks the executor's thread.
+    Wait(Duration),
+}
+
+/// The way to find out what an instance wrote, under [`Policy::Declared`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Tracking {
+    /// The kernel's write tracking (Linux 6.7) where it is available.
+    #[default]
+    Auto,
+    /// No tracking: every reset zeroes everything.
+    Off,
+}
