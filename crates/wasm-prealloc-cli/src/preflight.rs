@@ -5,13 +5,13 @@ use std::io::Write as _;
 use std::num::NonZeroUsize;
 
 use anyhow::Result;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use wasm_prealloc::MAX_PAGES;
 use wasm_prealloc_host::{
-    Backing, CgroupVersion, DEFAULT_MARGIN_BYTES, Headroom, Limit, MemoryPool, MemoryPoolBuilder,
-    Need, Reading,
+    Backing, DEFAULT_MARGIN_BYTES, Headroom, MemoryPool, MemoryPoolBuilder, Need, Reading,
 };
 
 use crate::io::print_json;
@@ -45,8 +45,8 @@ pub(crate) struct Opts {
     commit: bool,
 
     /// How pages are obtained
-    #[arg(long, value_name = "BACKING", default_value = "auto")]
-    backing: BackingName,
+    #[arg(long, value_name = "BACKING", default_value_t, value_parser = backings())]
+    backing: Backing,
 
     /// What the need must leave under each limit on physical memory, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MARGIN_BYTES)]
@@ -65,33 +65,17 @@ pub(crate) struct Opts {
     json: bool,
 }
 
-/// A backing by the name that it has on the command line.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum BackingName {
-    /// Transparent huge pages where there are any
-    Auto,
-    /// The operating system's base pages
-    Base,
-    /// Transparent huge pages, or none
-    Transparent,
-    /// The machine's pool of 2 MiB pages
-    #[value(name = "hugetlb-2m")]
-    HugeTlb2M,
-    /// The machine's pool of 1 GiB pages
-    #[value(name = "hugetlb-1g")]
-    HugeTlb1G,
-}
-
-impl From<BackingName> for Backing {
-    fn from(name: BackingName) -> Backing {
-        match name {
-            BackingName::Auto => Backing::Auto,
-            BackingName::Base => Backing::Base,
-            BackingName::Transparent => Backing::Transparent,
-            BackingName::HugeTlb2M => Backing::HugeTlb2M,
-            BackingName::HugeTlb1G => Backing::HugeTlb1G,
-        }
-    }
+/// Parses the backings by name, and describes them in the help.
+fn backings() -> impl TypedValueParser<Value = Backing> {
+    let backings = [
+        (Backing::Auto, "Transparent huge pages where there are any"),
+        (Backing::Base, "The operating system's base pages"),
+        (Backing::Transparent, "Transparent huge pages, or none"),
+        (Backing::HugeTlb2M, "The machine's pool of 2 MiB pages"),
+        (Backing::HugeTlb1G, "The machine's pool of 1 GiB pages"),
+    ];
+    let values = backings.map(|(backing, help)| PossibleValue::new(backing.as_str()).help(help));
+    PossibleValuesParser::new(values).try_map(|name| name.parse())
 }
 
 /// The answer, as `--json` tells it.
@@ -124,7 +108,7 @@ impl Row {
     fn new(reading: &Reading, need: &Need) -> Self {
         let needed_bytes = need.under(&reading.limit);
         Self {
-            kind: kind(&reading.limit),
+            kind: reading.limit.kind(),
             limit: reading.limit.to_string(),
             limit_bytes: reading.limit_bytes,
             in_use_bytes: reading.in_use_bytes,
@@ -136,31 +120,12 @@ impl Row {
     }
 }
 
-fn kind(limit: &Limit) -> &'static str {
-    match limit {
-        Limit::Cgroup {
-            version: CgroupVersion::V1,
-            ..
-        } => "cgroup-v1",
-        Limit::Cgroup { .. } => "cgroup-v2",
-        Limit::CgroupHidden { .. } => "cgroup-hidden",
-        Limit::Machine => "machine",
-        Limit::AddressSpace => "address-space",
-        Limit::DataSegment => "data-segment",
-        Limit::Overcommit => "overcommit",
-        Limit::HugePages { .. } => "huge-pages",
-        Limit::LockedMemory => "locked-memory",
-        // The library may come to know more limits than this command has names for.
-        _ => "other",
-    }
-}
-
 pub(crate) fn run(opts: &Opts) -> Result<u8> {
     let builder = MemoryPool::builder()
         .slots(opts.instances.get())
         .pages(opts.pages)
         .margin_bytes(opts.margin_bytes)
-        .backing(opts.backing.into())
+        .backing(opts.backing)
         .lock_memory(opts.lock_memory);
     let mut answer = Answer {
         schema: SCHEMA,

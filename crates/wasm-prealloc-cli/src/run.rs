@@ -1,6 +1,7 @@
 //! `wasm-prealloc run`: runs a module in memory that is committed before any of it runs.
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 use wasm_prealloc::{MAX_PAGES, Memory, VerifyError, inspect, verify};
 use wasm_prealloc_host::{InstantiateError, MemoryPool, Policy, WasmtimePool};
@@ -50,8 +51,8 @@ pub(crate) struct Opts {
     pages: Option<u64>,
 
     /// What the module has to declare, and what it sees
-    #[arg(long, value_name = "POLICY", default_value = "declared")]
-    policy: PolicyName,
+    #[arg(long, value_name = "POLICY", default_value_t, value_parser = policies())]
+    policy: Policy,
 
     /// How many memories are committed [default: as many as the module has]
     #[arg(long, value_name = "N")]
@@ -74,22 +75,20 @@ pub(crate) struct Opts {
     args: Vec<String>,
 }
 
-/// A policy of the pool, by the name that it has on the command line.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum PolicyName {
-    /// Its minimum and its maximum are equal, and all of that is accessible
-    Declared,
-    /// It is as it came: its maximum is committed, and it sees its current size
-    CommitMaximum,
-}
-
-impl From<PolicyName> for Policy {
-    fn from(name: PolicyName) -> Policy {
-        match name {
-            PolicyName::Declared => Policy::Declared,
-            PolicyName::CommitMaximum => Policy::CommitMaximum,
-        }
-    }
+/// Parses the policies of the pool by name, and describes them in the help.
+fn policies() -> impl TypedValueParser<Value = Policy> {
+    let policies = [
+        (
+            Policy::Declared,
+            "Its minimum and its maximum are equal, and all of that is accessible",
+        ),
+        (
+            Policy::CommitMaximum,
+            "It is as it came: its maximum is committed, and it sees its current size",
+        ),
+    ];
+    let values = policies.map(|(policy, help)| PossibleValue::new(policy.as_str()).help(help));
+    PossibleValuesParser::new(values).try_map(|name| name.parse())
 }
 
 /// How a run ended, as `--json` tells it.
@@ -122,7 +121,7 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
         command: "run",
         exit: exit::DONE,
         module: opts.module.name(),
-        policy: Policy::from(opts.policy).to_string(),
+        policy: opts.policy.to_string(),
         secured,
         results: Vec::new(),
         error: None,
@@ -162,7 +161,7 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
 /// known even where that is an error.
 fn execute(opts: &Opts, secured: &mut Option<SecuredReport>) -> Result<Vec<String>, Failure> {
     let wasm = opts.module.read().map_err(Failure::Question)?.wasm;
-    let policy = Policy::from(opts.policy);
+    let policy = opts.policy;
     let pages = opts.pages.unwrap_or(MAX_PAGES);
     if policy == Policy::Declared {
         verify(&wasm, pages).map_err(|error| match error {
