@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod any_engine;
 mod cells;
 mod chain;
 mod clients;
 mod differential;
 mod engine;
 mod growth;
+mod limits;
 mod low_memory;
 mod malformed;
 mod offsets;

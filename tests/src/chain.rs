@@ -318,7 +318,7 @@ pub struct Outcome {
 pub struct Bench {
     /// The indexer host.
     pub indexer: PathBuf,
-    /// The example `commit`, which is the neighbour.
+    /// The program `commit`, which is the neighbour.
     pub commit: PathBuf,
     /// The stress guest as cargo links it.
     pub natural: PathBuf,

@@ -11,7 +11,9 @@ pub mod limits;
 mod programs;
 
 pub use group::MemoryGroup;
-pub use programs::{Guests, Profile, command, commit, debug_guest, indexer, repository};
+pub use programs::{
+    Guests, Profile, any_engine, command, commit, debug_guest, indexer, repository,
+};
 
 /// Says visibly that a test did not run, and why. The test harness hides what passing tests print
 /// with `println!`, so this writes past it.

@@ -1,7 +1,7 @@
 //! Hosts at limits: a process in a real memory cgroup secures memory or is refused by name, and
 //! nobody is killed.
 //!
-//! The process is the example `commit`. What its memory is used for is not the subject here.
+//! The process is the program `commit`. What its memory is used for is not the subject here.
 
 use std::fmt;
 use std::io::{BufRead as _, BufReader};
@@ -48,7 +48,7 @@ impl fmt::Display for Pages {
 /// seen here.
 #[derive(Clone, Debug)]
 pub struct Host {
-    /// The example `commit`.
+    /// The program `commit`.
     pub program: PathBuf,
     /// The size of its memory, in wasm pages of 64 KiB.
     pub pages: u64,

@@ -75,19 +75,34 @@ pub fn indexer() -> Result<PathBuf> {
     example("indexer")
 }
 
-/// Builds the host that only secures memory, where it is not up to date, and gives its path.
+/// Builds the host with wasmi if it is not up to date. Returns its path.
+///
+/// # Errors
+/// As [`indexer`].
+pub fn any_engine() -> Result<PathBuf> {
+    example("any_engine")
+}
+
+/// Builds the host that only secures memory if it is not up to date. Returns its path.
 ///
 /// # Errors
 /// As [`indexer`].
 pub fn commit() -> Result<PathBuf> {
-    example("commit")
+    program("--bin", "commit", Profile::Dev)
 }
 
 fn example(name: &str) -> Result<PathBuf> {
+    program("--example", name, Profile::Dev)
+}
+
+fn program(kind: &str, name: &str, profile: Profile) -> Result<PathBuf> {
     let mut command = cargo();
     // With `--workspace` the engine has the features that every other build here gives it, and is
     // not built twice.
-    command.args(["build", "--quiet", "--workspace", "--example", name]);
+    command.args(["build", "--quiet", "--workspace", kind, name]);
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
     artifact(command, name, |artifact| artifact.executable)
 }
 
@@ -105,12 +120,7 @@ pub enum Profile {
 /// # Errors
 /// As [`indexer`].
 pub fn command(profile: Profile) -> Result<PathBuf> {
-    let mut command = cargo();
-    command.args(["build", "--quiet", "--workspace", "--bin", "wasm-prealloc"]);
-    if profile == Profile::Release {
-        command.arg("--release");
-    }
-    artifact(command, "wasm-prealloc", |artifact| artifact.executable)
+    program("--bin", "wasm-prealloc", profile)
 }
 
 fn cargo() -> Command {

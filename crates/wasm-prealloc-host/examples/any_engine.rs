@@ -1,13 +1,12 @@
-//! Another engine: wasmi, which allocates its memories itself and knows nothing of this crate. The
-//! limits are asked before it does, because it fills what it allocates with zeros, and where there
-//! is too little that gets somebody killed. Then the memory is secured where it lies, data segments
-//! and all, before any of the guest runs.
+//! A host with wasmi, an engine that allocates its memories itself. The limits are checked first,
+//! because wasmi fills its memory with zeros, and the kernel would kill a process if there is too
+//! little. Then the memory is secured in place, data segments included, before the guest runs.
 //!
 //! ```console
 //! $ cargo run --example any_engine -- target/wasm/minimal.wasm
 //! ```
 
-// To commit memory in place is to vouch for a range of addresses.
+// `secure_in_place` takes a range of addresses that the caller must vouch for.
 #![allow(unsafe_code)]
 
 use std::process::ExitCode;
@@ -59,8 +58,8 @@ fn run(path: &std::path::Path) -> Result<()> {
         resident_bytes(bytes)?
     );
     let (start, len) = (memory.data_ptr(&store), bytes.len());
-    // SAFETY: the store owns the memory, and is neither dropped nor used meanwhile. A pinned
-    // memory does not grow, so wasmi has no reason to move it later either.
+    // SAFETY: the store owns the memory, and is neither dropped nor used during the call. A pinned
+    // memory does not grow, so wasmi does not move it later either.
     let secured = unsafe { secure_in_place(start, len, &Requirements::default()) }?;
     println!("secured: {secured}");
 

@@ -1,9 +1,9 @@
-//! The indexer example as a process: exit statuses, messages, what is stored and what is not.
+//! The indexer example as a process: exit statuses, messages, and stored values.
 #![cfg(feature = "wasmtime")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-// The unit tests of the example's files run here, because an example that cargo is told to test
-// is not built as a program.
+// The unit tests of the example's files run here, because cargo does not build an example as a
+// program if it runs its tests.
 #[allow(dead_code, reason = "used by the example itself")]
 #[path = "../examples/indexer/abi.rs"]
 mod abi;
@@ -83,7 +83,7 @@ fn expect(output: &Output, expected: i32, texts: &[&str]) {
     }
 }
 
-/// Flushes "last" -> the input as it is, and "before" -> what "last" was.
+/// Flushes "last" with the unchanged input, and "before" with the previous value of "last".
 const RECORDER: &str = r#"(module
     (import "env" "__host_len" (func $host_len (result i32)))
     (import "env" "__load_input" (func $load_input (param i32)))
@@ -93,7 +93,7 @@ const RECORDER: &str = r#"(module
     (import "env" "__log" (func $log (param i32)))
     (memory (export "memory") 16 16)
     (data (i32.const 100) "\04\00\00\00last")
-    ;; The list's length is filled in: it begins at 204, its fields are at fixed places.
+    ;; The list begins at 204, its fields are at fixed addresses, and its length is filled in.
     (data (i32.const 204) "\0a\04last\0a\00")
     (func (export "_start")
         (local $length i32) (local $at i32)
@@ -127,7 +127,7 @@ fn calling(function: &str, parameters: &str, call: &str) -> String {
 }
 
 #[test]
-fn blocks_follow_one_another_and_read_what_was_stored() {
+fn each_block_reads_the_values_stored_before() {
     let case = Case::new(RECORDER);
     let output = case.index(&["--block", "6869", "--block", "0x796f", "--log"]);
     expect(
@@ -158,7 +158,7 @@ fn blocks_follow_one_another_and_read_what_was_stored() {
 }
 
 #[test]
-fn an_unsecured_host_runs_any_module_without_a_word() {
+fn an_unsecured_host_runs_any_module_and_reports_nothing() {
     let case = Case::new(&RECORDER.replace("16 16", "1"));
     let output = case.index(&["--block", "6869", "--unsecured"]);
     expect(&output, 0, &[]);
@@ -195,7 +195,7 @@ fn an_imported_memory_is_not_verified() {
 }
 
 #[test]
-fn what_a_trapped_block_flushed_is_not_stored() {
+fn values_of_a_trapped_block_are_not_stored() {
     let trapping = RECORDER.replace(
         "(call $flush (i32.const 204))",
         // The second block traps, after it has flushed.
@@ -212,7 +212,7 @@ fn what_a_trapped_block_flushed_is_not_stored() {
 }
 
 #[test]
-fn pointers_and_lists_that_make_no_sense_are_traps_with_messages() {
+fn invalid_pointers_and_lists_are_traps_with_messages() {
     let one = "(param i32)";
     let two = "(param i32 i32)";
     for (guest, text) in [
@@ -222,7 +222,7 @@ fn pointers_and_lists_that_make_no_sense_are_traps_with_messages() {
         ),
         (
             calling("__flush", one, "(call $f (i32.const 3))"),
-            "__flush: no length can stand before the pointer 3",
+            "__flush: there is no room for a length before the pointer 3",
         ),
         (
             calling("__log", one, "(call $f (i32.const 109))"),
@@ -249,7 +249,7 @@ fn pointers_and_lists_that_make_no_sense_are_traps_with_messages() {
 }
 
 #[test]
-fn wrong_questions_have_a_status_of_their_own() {
+fn usage_errors_and_invalid_input_exit_with_status_2() {
     let case = Case::new("(module)");
     expect(
         &case.index(&["--block", "00"]),
@@ -289,7 +289,7 @@ fn wrong_questions_have_a_status_of_their_own() {
 }
 
 #[test]
-fn a_chain_from_a_file_stores_what_its_blocks_store_one_by_one() {
+fn a_chain_from_a_file_stores_the_same_as_its_blocks_one_by_one() {
     let chain = "# three blocks\n6869\n\n0x796f # the second\n00\n";
     let root = |output: &Output| {
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -322,7 +322,7 @@ fn a_chain_from_a_file_stores_what_its_blocks_store_one_by_one() {
 }
 
 #[test]
-fn an_untouched_guest_runs_in_its_committed_maximum() {
+fn an_unchanged_guest_runs_in_its_committed_maximum() {
     let case = Case::new(&RECORDER.replace("16 16", "2 16"));
     let refused = case.index(&["--block", "6869"]);
     expect(&refused, 1, &["memory not pinned"]);

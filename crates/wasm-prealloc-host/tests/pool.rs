@@ -1,35 +1,27 @@
-//! The pool without an engine: what is refused, what is lent, what comes back, and who waits.
+//! The pool without an engine: refusals, loans, resets, and waiting.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod support;
+
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use wasm_prealloc_host::{
     Backing, Error, LentMemory, Limit, MemoryPool, Method, Policy, Tracking, WhenExhausted,
     resident_bytes,
 };
-use wasm_prealloc_tests::skipped;
+
+use support::{is_zero, one_at_a_time, skipped, status_kib};
 
 const MIB: usize = 1 << 20;
-
-/// Much memory at a time, whatever the number of test threads.
-fn one_at_a_time() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    let (pages, rest) = bytes.as_chunks::<4096>();
-    pages.iter().all(|page| *page == [0; 4096]) && rest.iter().all(|&byte| byte == 0)
-}
 
 fn lend(pool: &MemoryPool) -> LentMemory {
     pool.lend(pool.pages(), Some(pool.pages())).unwrap()
 }
 
 #[test]
-fn every_way_of_resetting_leaves_zeros_that_are_resident() {
+fn every_kind_of_reset_leaves_resident_zeros() {
     let _turn = one_at_a_time();
     for (policy, tracking) in [
         (Policy::Declared, Tracking::Auto),
@@ -55,7 +47,7 @@ fn every_way_of_resetting_leaves_zeros_that_are_resident() {
                 is_zero(memory.bytes()),
                 "{policy} {tracking:?} block {block}"
             );
-            // Blocks of all sizes, some of them scattered.
+            // Blocks of all sizes, some of them with scattered writes.
             let end = random.usize(0..=more);
             match block % 3 {
                 0 => memory.bytes_mut()[..end].fill(0xa5),
@@ -83,7 +75,7 @@ fn every_way_of_resetting_leaves_zeros_that_are_resident() {
         ];
         match (policy, tracking) {
             (Policy::Declared, Tracking::Auto) if by == [0, 41, 0] => {
-                skipped("writes cannot be tracked here; everything was zeroed");
+                skipped("write tracking is unsupported here; everything was zeroed");
             }
             (Policy::Declared, Tracking::Auto) => assert_eq!(by, [41, 0, 0]),
             (Policy::Declared, _) => assert_eq!(by, [0, 41, 0]),
@@ -97,7 +89,7 @@ fn every_way_of_resetting_leaves_zeros_that_are_resident() {
 }
 
 #[test]
-fn eight_threads_share_three_slots_and_see_nothing_of_each_other() {
+fn eight_threads_share_three_slots_and_see_no_data_of_each_other() {
     let _turn = one_at_a_time();
     for policy in [Policy::Declared, Policy::CommitMaximum] {
         let pool = MemoryPool::builder()
@@ -136,7 +128,7 @@ fn eight_threads_share_three_slots_and_see_nothing_of_each_other() {
 }
 
 #[test]
-fn a_pool_without_a_free_slot_fails_or_waits_as_it_was_told() {
+fn a_pool_without_a_free_slot_fails_or_waits_as_configured() {
     let pool = MemoryPool::builder().pages(1).secure().unwrap();
     let first = lend(&pool);
     match pool.lend(1, Some(1)) {
@@ -202,28 +194,29 @@ fn limits_that_do_not_suit_the_policy_are_refused() {
 }
 
 #[test]
-fn progress_is_told_in_order_and_to_the_end() {
+fn progress_is_reported_in_order_and_to_the_end() {
     let _turn = one_at_a_time();
     for backing in [Backing::Auto, Backing::Base] {
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let hear = Arc::clone(&told);
+        let reports = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&reports);
         let pool = MemoryPool::builder()
             .slots(2)
             .pages(3 << 10)
             .backing(backing)
-            .on_progress(move |progress| hear.lock().unwrap().push(progress))
+            .on_progress(move |progress| sink.lock().unwrap().push(progress))
             .secure()
             .unwrap();
-        let told = told.lock().unwrap();
-        let bytes: Vec<u64> = told
+        let reports = reports.lock().unwrap();
+        let bytes: Vec<u64> = reports
             .iter()
-            .map(|progress| progress.committed_bytes)
+            .map(|report| report.committed_bytes)
             .collect();
         let steps: Vec<u64> = (1..=6).map(|step| step * 64 * MIB as u64).collect();
         assert_eq!(bytes, steps, "{backing:?}");
         assert!(
-            told.iter()
-                .all(|progress| progress.total_bytes == 384 * MIB as u64)
+            reports
+                .iter()
+                .all(|report| report.total_bytes == 384 * MIB as u64)
         );
         assert_eq!(pool.secured().unwrap().resident_bytes, 384 * MIB as u64);
     }
@@ -261,7 +254,7 @@ fn all_slots_count_against_a_limit_together() {
         three.physical_bytes - margin,
         3 * (one.physical_bytes - margin)
     );
-    // More slots than any machine has memory for, none of which is committed first.
+    // More slots than a machine has memory for; none of them is committed first.
     let since = Instant::now();
     match MemoryPool::builder().slots(100_000).secure() {
         Err(Error::Shortfall(shortfall)) => assert!(shortfall.missing_bytes() > 0),
@@ -270,7 +263,7 @@ fn all_slots_count_against_a_limit_together() {
     assert!(since.elapsed() < Duration::from_secs(30));
 }
 
-/// The machine's pool of huge pages while a test uses it; as it was afterwards.
+/// Adds huge pages to the machine's pool during a test, and restores the pool afterwards.
 struct HugePages {
     file: String,
     before: String,
@@ -294,7 +287,7 @@ impl HugePages {
         let now = std::fs::read_to_string(&huge.file).unwrap_or_default();
         if written.is_err() || now.trim().parse() != Ok(had + pages) {
             skipped(&format!(
-                "{pages} huge pages of {kib} KiB cannot be had here"
+                "{pages} huge pages of {kib} KiB cannot be reserved here"
             ));
             return None;
         }
@@ -381,7 +374,7 @@ fn pages_of_1_gib_back_a_slot_or_are_named() {
 }
 
 #[test]
-fn backings_that_do_not_fit_are_refused_with_the_way_out() {
+fn unsuitable_backings_are_refused_with_the_remedy() {
     for (pages, backing, policy, text) in [
         (33, Backing::HugeTlb2M, Policy::Declared, "multiple of 32"),
         (
@@ -410,26 +403,20 @@ fn backings_that_do_not_fit_are_refused_with_the_way_out() {
 #[test]
 fn locked_memory_is_locked() {
     let _turn = one_at_a_time();
-    let locked_kib = || {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmLck:"));
-        let number = line.unwrap().trim().strip_suffix(" kB").unwrap();
-        number.parse::<u64>().unwrap()
-    };
-    let before = locked_kib();
+    let before = status_kib("VmLck");
     match MemoryPool::builder().pages(256).lock_memory(true).secure() {
         Ok(pool) => {
-            assert_eq!(locked_kib() - before, 16 << 10);
+            assert_eq!(status_kib("VmLck") - before, 16 << 10);
             drop(pool);
-            assert_eq!(locked_kib(), before);
+            assert_eq!(status_kib("VmLck"), before);
         }
-        // Without root and its capability the limit may be lower than this.
+        // Without root's capability the limit may be lower than this.
         Err(Error::Shortfall(shortfall)) => assert_eq!(shortfall.limit, Limit::LockedMemory),
         Err(other) => panic!("{other}"),
     }
 }
 
-/// The flags of the mapping that holds an address, as `/proc/self/smaps` has them (see proc(5)).
+/// Reads the flags of the mapping at an address from `/proc/self/smaps`, see proc(5).
 fn flags_of_mapping(address: usize) -> String {
     let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
     let mut inside = false;

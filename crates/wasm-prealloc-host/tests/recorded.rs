@@ -1,13 +1,13 @@
 //! Headroom read from recorded trees: exact numbers, and the exact file that is named.
 //!
-//! A tree under `trees/` is a root directory with the files of `/proc` and `/sys` that matter.
+//! A tree under `trees/` is a root directory with the relevant files of `/proc` and `/sys`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use wasm_prealloc_host::{CgroupVersion, Error, Files, Headroom, Limit, Need, Reading};
 
 const MIB: u64 = 1 << 20;
-/// What every tree's `/proc/meminfo` says.
+/// The values in every tree's `/proc/meminfo`.
 const MEM_TOTAL: u64 = 24_684_084 * 1024;
 const MEM_FREE: u64 = 22_711_904 * 1024;
 const MEM_AVAILABLE: u64 = 24_027_080 * 1024;
@@ -17,7 +17,7 @@ fn read(case: &str) -> Result<Headroom, Error> {
     Headroom::read_from(&Files::under(root))
 }
 
-/// The cgroup limits of a tree: name, and limit, in use, reclaimable and available in MiB.
+/// Reads the cgroup limits of a tree: name, and limit, in use, reclaimable and available in MiB.
 fn cgroups(case: &str) -> Vec<(String, [u64; 4])> {
     read(case)
         .unwrap()
@@ -86,7 +86,7 @@ fn version_2_limit_on_an_ancestor() {
 }
 
 #[test]
-fn version_2_high_throttles_for_ever_and_so_is_a_limit() {
+fn version_2_high_is_a_limit_because_it_throttles_for_ever() {
     let service = "/sys/fs/cgroup/system.slice/indexer.service";
     expect(
         "v2-high",
@@ -111,7 +111,7 @@ fn version_2_container_with_a_namespace_of_its_own() {
 }
 
 #[test]
-fn version_2_group_outside_of_the_mount_takes_the_limits_in_sight() {
+fn version_2_group_outside_of_the_mount_uses_the_visible_limits() {
     expect(
         "v2-sibling",
         &[("v2 /sys/fs/cgroup/memory.max", [512, 20, 0, 492])],
@@ -180,9 +180,9 @@ fn version_1_parent_outside_of_the_mount() {
     assert!(advice.contains("parent group"), "{advice}");
 }
 
-/// The group's own directory, mounted over the whole hierarchy: both mounts are still listed.
+/// The group's own directory is mounted over the whole hierarchy: both mounts are still listed.
 #[test]
-fn version_1_mount_that_another_covers() {
+fn version_1_mount_that_is_covered_by_another() {
     let own = "hidden /sys/fs/cgroup/memory/memory.stat";
     expect("v1-covered-mount", &[(own, [512, 20, 8, 500])]);
 }
@@ -194,7 +194,7 @@ fn version_1_ancestor_that_does_not_account_for_its_children() {
 }
 
 #[test]
-fn page_cache_does_not_stand_in_the_way() {
+fn page_cache_counts_as_available() {
     let own = "v1 /sys/fs/cgroup/memory/indexer/memory.limit_in_bytes";
     expect("v1-page-cache", &[(own, [5120, 5000, 4900, 5020])]);
     let headroom = read("v1-page-cache").unwrap();
@@ -274,15 +274,15 @@ fn each_limit_is_compared_with_its_own_part_of_the_need() {
     );
 }
 
-/// As the machine is with vm.overcommit_memory = 2, which is the whole machine's and so is not
-/// switched on for a test.
+/// A recorded machine with vm.overcommit_memory = 2: a test cannot change this setting of the whole
+/// machine.
 #[test]
 fn strict_overcommit_is_named_with_the_settings_that_lift_it() {
     let headroom = read("strict-overcommit").unwrap();
     let need = Need::commit(12 << 30, 14 << 30, 0);
     let shortfall = headroom.shortfall(&need).unwrap();
     assert_eq!(shortfall.limit, Limit::Overcommit);
-    // What is made writable and a little for other threads counts, not what is only reserved.
+    // Writable memory and a little for other threads counts, a mere reservation does not.
     assert_eq!(shortfall.needed_bytes, (12 << 30) + MIB);
     let missing = (12 << 30) + MIB + 52_516 * 1024 - 12_342_040 * 1024;
     assert_eq!(shortfall.missing_bytes(), missing);
@@ -299,7 +299,7 @@ fn strict_overcommit_is_named_with_the_settings_that_lift_it() {
 }
 
 #[test]
-fn a_file_that_makes_no_sense_is_named() {
+fn a_malformed_file_is_named() {
     match read("unreadable") {
         Err(Error::Unreadable { path, .. }) => {
             assert_eq!(path, std::path::Path::new("/sys/fs/cgroup/memory.current"));
@@ -336,7 +336,7 @@ fn pools_of_huge_pages_and_the_locked_memory_limit() {
         found,
         [
             (Limit::LockedMemory.to_string(), [8, 2, 0, 6]),
-            // 90 of its own and 30 that can be made; 30 are used and 20 promised.
+            // 90 pages of its own and 30 more on demand; 30 are used and 20 reserved.
             (pool(2048), [240, 100, 0, 140]),
             (pool(1 << 20), [0, 0, 0, 0]),
         ]
@@ -362,9 +362,9 @@ fn pools_of_huge_pages_and_the_locked_memory_limit() {
     assert!(shortfall.advice().contains("ulimit -l 9216"), "{shortfall}");
 }
 
-/// With the capability to lock memory the limit does not bind.
+/// The limit does not bind a process with the capability to lock memory.
 #[test]
-fn the_locked_memory_limit_is_left_out_where_it_does_not_bind() {
+fn the_locked_memory_limit_is_left_out_if_it_does_not_bind() {
     let folder = tempfile::tempdir().unwrap();
     let tree = format!("{}/tests/trees/huge-pages", env!("CARGO_MANIFEST_DIR"));
     let copied = std::process::Command::new("cp")

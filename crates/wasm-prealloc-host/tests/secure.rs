@@ -1,30 +1,17 @@
-//! Regions really committed, by every backing: resident, zero, and given back.
-
+//! Regions committed by every backing: resident, zero, and given back.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+mod support;
 
+use support::{is_zero, one_at_a_time, skipped};
 use wasm_prealloc_host::{
     Backing, Error, Method, Requirements, SecuredRegion, WASM_PAGE_BYTES, resident_bytes,
 };
-
-/// 4 GiB at a time, whatever the number of test threads.
-fn one_at_a_time() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn requirements(pages: u64, backing: Backing) -> Requirements {
     let mut requirements = Requirements::of_pages(pages);
     requirements.backing = backing;
     requirements
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    static ZERO: [u8; 1 << 16] = [0; 1 << 16];
-    bytes
-        .chunks(ZERO.len())
-        .all(|chunk| chunk == &ZERO[..chunk.len()])
 }
 
 #[track_caller]
@@ -48,22 +35,24 @@ fn base_pages_are_populated() {
 }
 
 #[test]
-fn huge_pages_where_there_are_any() {
+fn huge_pages_are_collapsed_if_the_kernel_has_any() {
     let how = secure(4096, Backing::Auto);
     if how != Method::Collapsed {
-        wasm_prealloc_tests::skipped(&format!("no huge pages here, memory was had by {how}"));
+        skipped(&format!(
+            "no huge pages here, memory was committed by {how}"
+        ));
     }
 }
 
 #[test]
 fn transparent_huge_pages_throughout_or_an_error() {
     let _turn = one_at_a_time();
-    // With a tail that no huge page fits into.
+    // With a tail that is smaller than a huge page.
     match SecuredRegion::secure(&requirements(4097, Backing::Transparent)) {
         Ok(region) => assert_eq!(region.secured().how, Method::Collapsed),
         Err(Error::NoHugePages { needed_bytes, .. }) => {
             assert_eq!(needed_bytes, 4097 << 16);
-            wasm_prealloc_tests::skipped("no huge pages here, which is what was said");
+            skipped("no huge pages here, as the error says");
         }
         Err(other) => panic!("{other}"),
     }
@@ -82,12 +71,12 @@ fn a_tail_beyond_the_last_huge_page_is_resident_too() {
 }
 
 #[test]
-fn a_whole_linear_memory() {
+fn a_whole_linear_memory_is_committed() {
     secure(65_536, Backing::Auto);
 }
 
 #[test]
-fn numbers_of_pages_that_no_memory_has() {
+fn page_counts_out_of_range_are_refused() {
     for pages in [0, 65_537, u64::MAX] {
         match SecuredRegion::secure(&requirements(pages, Backing::Auto)) {
             Err(Error::PageCount { pages: refused }) => assert_eq!(refused, pages),
@@ -97,7 +86,7 @@ fn numbers_of_pages_that_no_memory_has() {
 }
 
 #[test]
-fn a_margin_that_no_machine_has_is_a_shortfall() {
+fn a_margin_larger_than_the_machine_is_a_shortfall() {
     let mut requirements = requirements(16, Backing::Auto);
     requirements.margin_bytes = 1 << 50;
     match SecuredRegion::secure(&requirements) {
@@ -109,7 +98,7 @@ fn a_margin_that_no_machine_has_is_a_shortfall() {
 }
 
 #[test]
-fn a_lock_that_is_held_is_waited_for_and_then_named() {
+fn a_held_lock_is_waited_for_and_then_named() {
     let directory = tempfile::tempdir().unwrap();
     let held = std::fs::File::open(directory.path()).unwrap();
     held.lock().unwrap();

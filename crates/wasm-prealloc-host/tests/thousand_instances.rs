@@ -1,15 +1,19 @@
-//! One module, instantiated a thousand times in one slot: the same memory resident, and no page
-//! fault once the slot knows the guest.
+//! One module, instantiated a thousand times in one slot: resident memory stays the same, and page
+//! faults end once the watermark fits the guest.
 //!
-//! What is resident is counted for the whole process, so this test has a binary of its own.
+//! Resident memory is counted for the whole process, so this test has its own binary.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "wasmtime")]
+
+mod support;
+
+use support::status_kib;
 
 use wasm_prealloc_host::{MemoryPool, WasmtimePool};
 use wasmtime::{Config, Engine, Linker, Module, Store};
 
 #[test]
-fn a_thousand_instances_use_the_same_memory_and_fault_no_more() {
+fn a_thousand_instances_use_the_same_memory_without_page_faults() {
     let pool = MemoryPool::builder().secure().unwrap();
     let mut config = Config::new();
     pool.configure(&mut config);
@@ -22,12 +26,6 @@ fn a_thousand_instances_use_the_same_memory_and_fault_no_more() {
                 (memory.fill (i32.const 0) (local.get 0) (i32.const 12582912))
                 (i32.store (i32.const 0x80000000) (local.get 0))))"#;
     let module = Module::new(&engine, wat::parse_str(text).unwrap()).unwrap();
-    let resident_kib = || {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let number = line.unwrap().trim().strip_suffix(" kB").unwrap();
-        number.parse::<u64>().unwrap()
-    };
     let mut before = None;
     for block in 0..1000 {
         let mut store = Store::new(&engine, ());
@@ -37,16 +35,16 @@ fn a_thousand_instances_use_the_same_memory_and_fault_no_more() {
         let faults = thread_faults();
         run.call(&mut store, 7).unwrap();
         let faults = thread_faults() - faults;
-        // The first block finds the watermark low. The far page is tracked, which is one fault
-        // each time; that its huge page was split shows once more.
+        // In the first block the watermark is low. The far page is tracked, which causes one page
+        // fault each time, and one more after its huge page was split.
         if block > 1 {
             assert!(faults <= 2, "block {block}: {faults} page faults");
         }
         drop(store);
         match before {
-            None => before = (block == 10).then(&resident_kib),
+            None => before = (block == 10).then(|| status_kib("VmRSS")),
             Some(before) => {
-                let now = resident_kib();
+                let now = status_kib("VmRSS");
                 assert!(
                     now.abs_diff(before) < 2048,
                     "block {block}: {before} then {now} KiB"
@@ -57,10 +55,10 @@ fn a_thousand_instances_use_the_same_memory_and_fault_no_more() {
     assert_eq!(pool.statistics().watermark_resets, 1000);
 }
 
-/// Minor page faults of this thread so far.
+/// Reads the number of minor page faults of this thread so far.
 fn thread_faults() -> i64 {
     let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
-    // After the name in parentheses: state, 6 numbers, minor faults.
+    // The fields after the name in parentheses: state, 6 numbers, minor faults.
     let (_, rest) = stat.rsplit_once(") ").unwrap();
     rest.split(' ').nth(7).unwrap().parse().unwrap()
 }

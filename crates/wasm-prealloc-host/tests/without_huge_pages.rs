@@ -1,20 +1,21 @@
-//! A process that may not have huge pages falls back to populating, unless it insists on them.
+//! A process without huge pages falls back to populating, unless it requires them.
 //!
-//! The setting is the whole process's, so this test has a binary of its own.
-
+//! The setting applies to the whole process, so this test has its own binary.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-// prctl(2) is how a process gives up huge pages.
+// A process disables its huge pages by prctl(2).
 #![allow(unsafe_code)]
+
+mod support;
 
 use wasm_prealloc_host::{Backing, Error, Method, Requirements, SecuredRegion, resident_bytes};
 
 #[test]
 fn collapse_is_refused_and_memory_is_populated() {
-    // SAFETY: the call changes how later page faults are served, and nothing that can be read.
+    // SAFETY: the call changes how the kernel serves later page faults, and no contents.
     let result = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
     if result != 0 {
         let why = std::io::Error::last_os_error();
-        return wasm_prealloc_tests::skipped(&format!("huge pages cannot be given up: {why}"));
+        return support::skipped(&format!("huge pages cannot be disabled: {why}"));
     }
     let mut requirements = Requirements::of_pages(4096);
     requirements.backing = Backing::Auto;

@@ -1,17 +1,13 @@
-//! What a guest can call, and the bytes that cross: a buffer is a pointer to bytes whose length,
-//! a u32 in little-endian order, stands 4 bytes before them.
+//! The functions that a guest can call. A buffer is a pointer to bytes; their length, a u32 in
+//! little-endian order, is 4 bytes before them.
 //!
-//! Whatever a guest passes, the worst that happens is a trap. Nothing here writes the database.
+//! An invalid argument of a guest is a trap. Nothing here writes the database.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use wasmtime::{Caller, Engine, Extern, Linker, Memory, Result, bail, ensure};
 
-use crate::store::Snapshot;
-
-/// Keys and values that a block flushed, the last value of each key.
-pub(crate) type Flushed = BTreeMap<Vec<u8>, Vec<u8>>;
+use crate::store::{Flushed, Snapshot};
 
 /// The state of one block's instance.
 pub(crate) struct Guest {
@@ -38,8 +34,8 @@ impl Guest {
         self.flushed
     }
 
-    /// A key's value: of this block if it was flushed already, else as it was stored before.
-    /// A key without a value has an empty one.
+    /// Returns a key's value: the one that this block flushed, or else the stored one, or else an
+    /// empty one.
     fn value(&self, key: &[u8]) -> Result<Vec<u8>> {
         match self.flushed.get(key) {
             Some(value) => Ok(value.clone()),
@@ -52,7 +48,7 @@ impl Guest {
     }
 }
 
-/// The module `env` of a guest's imports.
+/// Defines the module `env` of a guest's imports.
 pub(crate) fn linker(engine: &Engine) -> Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     linker.func_wrap("env", "__host_len", |caller: Caller<'_, Guest>| {
@@ -132,17 +128,17 @@ fn length(function: &str, bytes: &[u8]) -> Result<i32> {
     match i32::try_from(bytes.len()) {
         Ok(length) => Ok(length),
         Err(_) => bail!(
-            "{function}: {} bytes are more than a guest can ask for",
+            "{function}: {} bytes are more than a guest can address",
             bytes.len()
         ),
     }
 }
 
-/// The bytes of the buffer at `pointer`.
+/// Returns the bytes of the buffer at `pointer`.
 fn buffer<'m>(function: &str, memory: &'m [u8], pointer: i32) -> Result<&'m [u8]> {
     let pointer = u64::from(pointer.cast_unsigned());
     let Some(prefix) = pointer.checked_sub(4) else {
-        bail!("{function}: no length can stand before the pointer {pointer}");
+        bail!("{function}: there is no room for a length before the pointer {pointer}");
     };
     let mut length = [0; 4];
     length.copy_from_slice(&memory[range(function, memory, prefix, 4)?]);
@@ -158,7 +154,7 @@ fn write(function: &str, memory: &mut [u8], at: i32, bytes: &[u8]) -> Result<()>
 }
 
 fn range(function: &str, memory: &[u8], at: u64, length: u64) -> Result<Range<usize>> {
-    // Both are at most 2^32, so that the sum cannot overflow.
+    // Both are at most 2^32, so the sum cannot overflow.
     let end = at + length;
     ensure!(
         end <= memory.len() as u64,
@@ -213,7 +209,7 @@ fn take<'m>(message: &mut &'m [u8], length: u64) -> Result<&'m [u8]> {
     Ok(taken)
 }
 
-/// 7 bits a byte, least significant first; at most 64 bits.
+/// Takes a number in groups of 7 bits, the least significant first, of at most 64 bits.
 fn take_varint(message: &mut &[u8]) -> Result<u64> {
     let mut value: u64 = 0;
     for shift in (0..64).step_by(7) {
@@ -243,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_protobuf_is_an_error() {
+    fn invalid_protobuf_is_an_error() {
         for message in [
             &b"\x0a"[..],
             b"\x0a\x05key",

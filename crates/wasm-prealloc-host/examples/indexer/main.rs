@@ -1,5 +1,6 @@
-//! An indexer host: runs a guest once for each block, in a memory of a pool, and stores what it
-//! flushes, a block whole or not at all. With `--unsecured` it behaves as a host without this crate.
+//! An indexer host: runs a guest once for each block, in a memory of a pool, and stores the values
+//! that it flushes, a block whole or not at all. With `--unsecured` it behaves like a host without
+//! this crate.
 //!
 //! The functions that a guest can call are in `abi`, the database is in `store`.
 
@@ -16,14 +17,14 @@ use wasm_prealloc_host::{DEFAULT_PAGES, InstantiateError, MemoryPool, Policy, Wa
 use wasmtime::{Config, Engine, ExternType, Linker, Module, Store};
 
 use crate::abi::Guest;
-use crate::store::Index;
+use crate::store::{Flushed, Index};
 
 /// Every block was stored.
 const EXIT_DONE: u8 = 0;
 /// Memory was not secured, the module was not verified, or the guest trapped. Nothing of that
 /// block was stored, nor of the blocks after it.
 const EXIT_REFUSED: u8 = 1;
-/// The command line is wrong, or an input cannot be read or is invalid. clap exits so as well.
+/// The command line is wrong, or an input cannot be read or is invalid. clap uses this status too.
 const EXIT_USAGE: u8 = 2;
 
 const AFTER_HELP: &str = "\
@@ -43,14 +44,15 @@ struct Opts {
     /// The guest, a binary wasm module that exports `_start`
     #[arg(required_unless_present = "dump")]
     module: Option<PathBuf>,
-    /// A block: a file, or else its bytes in hexadecimal. One instance for each
+    /// A block: a file, or else its bytes in hexadecimal. Each runs in a new instance
     #[arg(
         long = "block",
         value_name = "HEX|FILE",
         required_unless_present_any = ["dump", "chain"]
     )]
     blocks: Vec<String>,
-    /// A file of blocks, one a line, in hexadecimal; empty lines and those after `#` are skipped
+    /// A file of blocks in hexadecimal, one on each line; empty lines and comments after `#` are
+    /// skipped
     #[arg(long, value_name = "FILE", conflicts_with = "blocks")]
     chain: Option<PathBuf>,
     /// The database, created when it is missing
@@ -62,7 +64,8 @@ struct Opts {
     /// The size that the guest's memory must have, in wasm pages of 64 KiB
     #[arg(long, default_value_t = DEFAULT_PAGES)]
     pages: u64,
-    /// Whether the guest has to declare that size as minimum and maximum, or is as it came
+    /// `declared` if the guest declares that size as minimum and maximum, `commit-maximum` if it is
+    /// unchanged
     #[arg(long, default_value_t = Policy::Declared, value_name = "declared|commit-maximum")]
     policy: Policy,
     /// Neither verify nor commit the guest's memory
@@ -76,7 +79,7 @@ struct Opts {
     dump: bool,
 }
 
-/// Why indexing stopped, by exit status.
+/// The cause of a failure, by exit status.
 enum Failure {
     Refused(anyhow::Error),
     Input(anyhow::Error),
@@ -145,7 +148,7 @@ struct Host {
     engine: Engine,
     linker: Linker<Guest>,
     module: Module,
-    /// What the guest's memory is taken from, block by block.
+    /// The memories of the guest, one for each block.
     pool: Option<MemoryPool>,
 }
 
@@ -171,7 +174,7 @@ impl Host {
         }
         let linker = abi::linker(&engine)
             .and_then(|linker| {
-                // Finds what is missing before the first block instead of in it.
+                // Reports missing imports before the first block.
                 linker.instantiate_pre(&module)?;
                 Ok(linker)
             })
@@ -197,9 +200,9 @@ impl Host {
         })
     }
 
-    /// Runs one block in an instance of its own, and returns what it flushed. The instance's
+    /// Runs one block in a new instance, and returns the values that it flushed. The instance's
     /// memory goes back to the pool with the store.
-    fn run(&self, guest: Guest) -> anyhow::Result<abi::Flushed> {
+    fn run(&self, guest: Guest) -> anyhow::Result<Flushed> {
         let mut store = Store::new(&self.engine, guest);
         let instance = match &self.pool {
             Some(pool) => pool
@@ -237,7 +240,7 @@ fn load(engine: &Engine, path: &Path) -> anyhow::Result<Module> {
     }
 }
 
-/// A block's bytes: of the file of that name if there is one, else written in hexadecimal.
+/// Reads a block: the file of that name if there is one, else bytes in hexadecimal.
 fn read_block(block: &str) -> anyhow::Result<Vec<u8>> {
     if Path::new(block).is_file() {
         return std::fs::read(block).with_context(|| format!("cannot read {block}"));
@@ -246,7 +249,7 @@ fn read_block(block: &str) -> anyhow::Result<Vec<u8>> {
         .ok_or_else(|| anyhow!("the block {block:?} is neither a file nor hexadecimal"))
 }
 
-/// The blocks of a file, one a line.
+/// Reads the blocks of a file, one on each line.
 fn read_chain(path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -268,7 +271,7 @@ fn from_hexadecimal(text: &str) -> Option<Vec<u8>> {
     let pairs = digits.chunks(2).map(|pair| match pair {
         [high, low] => {
             let digit = |byte: u8| char::from(byte).to_digit(16);
-            // Two digits of 16 fit into a byte.
+            // Two hexadecimal digits fit into a byte.
             Some((digit(*high)? * 16 + digit(*low)?) as u8)
         }
         _ => None,
@@ -283,7 +286,7 @@ fn dump(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Printable text as it is, everything else in hexadecimal.
+/// Formats printable text unchanged, and everything else in hexadecimal.
 fn as_text(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
@@ -294,7 +297,7 @@ fn as_text(bytes: &[u8]) -> String {
     }
 }
 
-/// Prints a line. A reader that went away has had enough, which is no failure of ours.
+/// Prints a line. A closed pipe is not an error.
 fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }

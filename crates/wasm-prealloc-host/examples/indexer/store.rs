@@ -1,19 +1,21 @@
-//! The index on disk: keys with their values whatever the height, and the last height indexed.
-//! One transaction stores a block whole or not at all.
+//! The index on disk: the current value of each key, and the last height that was indexed. One
+//! transaction stores a block whole or not at all.
 //!
-//! What keys and values mean is the guest's affair.
+//! Only the guest interprets keys and values.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use redb::{Database, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition};
 use sha2::{Digest, Sha256};
 
-use crate::abi::Flushed;
-
 const VALUES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("values");
 const STATE: TableDefinition<&str, u32> = TableDefinition::new("state");
 const LAST_HEIGHT: &str = "last_height";
+
+/// Keys and values that a block flushed, the last value of each key.
+pub(crate) type Flushed = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// The database.
 pub(crate) struct Index {
@@ -26,7 +28,7 @@ impl Index {
         let database = Database::create(path)
             .with_context(|| format!("cannot open or create {}", path.display()))?;
         let transaction = database.begin_write()?;
-        // Readers cannot open a table that was never written.
+        // Readers cannot open a table that does not exist.
         transaction.open_table(VALUES)?;
         transaction.open_table(STATE)?;
         transaction.commit()?;
@@ -40,19 +42,19 @@ impl Index {
         Ok(Index { database })
     }
 
-    /// One past the last height that was indexed, or 0.
+    /// Returns one past the last height that was indexed, or 0.
     pub(crate) fn next_height(&self) -> Result<u32> {
         let state = self.database.begin_read()?.open_table(STATE)?;
         match state.get(LAST_HEIGHT)? {
             Some(last) => last
                 .value()
                 .checked_add(1)
-                .context("the last height indexed is the last there is"),
+                .context("the last height indexed is the largest possible one"),
             None => Ok(0),
         }
     }
 
-    /// The values as they are now, for a guest to read while it runs.
+    /// Returns the current values, for a guest to read while it runs.
     pub(crate) fn snapshot(&self) -> Result<Snapshot> {
         let values = self.database.begin_read()?.open_table(VALUES)?;
         Ok(Snapshot { values })
@@ -72,7 +74,7 @@ impl Index {
         Ok(())
     }
 
-    /// Every key and value, in the order of keys.
+    /// Returns every key and value, in the order of keys.
     pub(crate) fn all(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let mut all = Vec::new();
         for entry in self.snapshot()?.values.iter()? {
@@ -82,8 +84,9 @@ impl Index {
         Ok(all)
     }
 
-    /// The SHA-256 of every key and value, in the order of keys, each after its length in bytes as
-    /// a u64 (little-endian): two indexers agree on it if, and only if, they stored the same.
+    /// Computes the SHA-256 of every key and value, in the order of keys, each after its length in
+    /// bytes as a u64 (little-endian). Two indexers have the same if, and only if, they stored the
+    /// same.
     pub(crate) fn state_root(&self) -> Result<String> {
         let mut hash = Sha256::new();
         for entry in self.snapshot()?.values.iter()? {
@@ -98,7 +101,7 @@ impl Index {
     }
 }
 
-/// The values of one moment.
+/// The values at one moment.
 pub(crate) struct Snapshot {
     values: ReadOnlyTable<&'static [u8], &'static [u8]>,
 }

@@ -1,4 +1,4 @@
-//! Engines and pools that are not ready, or would quietly undo what a pool does.
+//! Pools that are not secured yet, and engines whose configuration would undo the commit.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -27,7 +27,7 @@ fn nothing_is_instantiated_before_the_pool_is_secured() {
     pool.instantiate(&linker, &mut store, &module).unwrap();
 }
 
-/// An engine whose configuration was changed after [`MemoryPool::configure`].
+/// Changes an engine's configuration after [`WasmtimePool::configure`], and returns the refusal.
 #[track_caller]
 fn refused_engine(change: impl FnOnce(&mut Config)) -> Error {
     let pool = MemoryPool::builder().pages(16).secure().unwrap();
@@ -45,7 +45,7 @@ fn refused_engine(change: impl FnOnce(&mut Config)) -> Error {
 }
 
 #[test]
-fn engines_that_would_quietly_undo_the_commit_are_refused() {
+fn engines_that_would_undo_the_commit_are_refused() {
     for (change, named) in [
         (
             (|config| {
@@ -85,8 +85,8 @@ fn engines_that_would_quietly_undo_the_commit_are_refused() {
     }
 }
 
-/// Why [`MemoryPool::configure`] turns copy-on-write images off: the engine makes an image of
-/// the data segments, and then finds itself unable to map it into memory that is not its own.
+/// [`WasmtimePool::configure`] turns copy-on-write images off because wasmtime makes an image of the
+/// data segments, and panics if it cannot map it into memory that is not its own.
 #[test]
 fn copy_on_write_images_make_the_engine_panic() {
     let pool = MemoryPool::builder().pages(16).secure().unwrap();
@@ -97,7 +97,7 @@ fn copy_on_write_images_make_the_engine_panic() {
     let instantiate = |text: &str| {
         let module = Module::new(&engine, wat::parse_str(text).unwrap()).unwrap();
         let mut store = Store::new(&engine, ());
-        // The engine's own way, past what would refuse it.
+        // wasmtime's own function does not verify the engine.
         catch_unwind(AssertUnwindSafe(|| {
             Instance::new(&mut store, &module, &[]).is_ok()
         }))

@@ -1,4 +1,4 @@
-//! What an instance is lent: resident, zero, of one size, and taken back whoever drops it.
+//! The memory of an instance: resident, zero, of one size, and taken back when it is dropped.
 
 use std::time::Duration;
 
@@ -7,7 +7,8 @@ use wasm_prealloc_host::{
 };
 use wasmtime::{Config, Engine, Linker, Module, Store, Trap};
 
-use crate::{Host, one_at_a_time};
+use crate::Host;
+use crate::support::{is_zero, one_at_a_time};
 
 #[test]
 fn four_gib_are_resident_and_data_segments_intact() {
@@ -34,7 +35,7 @@ fn four_gib_are_resident_and_data_segments_intact() {
 }
 
 #[test]
-fn each_instance_finds_its_memory_zero_and_gives_it_back() {
+fn each_instance_has_zeroed_memory_and_gives_it_back() {
     let mut host = Host::of_pages(1024);
     let text = r#"(module (memory (export "memory") 1024 1024) (data (i32.const 7) "x"))"#;
     for _ in 0..5 {
@@ -54,7 +55,7 @@ fn each_instance_finds_its_memory_zero_and_gives_it_back() {
 
 #[test]
 fn accesses_beyond_the_memory_trap() {
-    // Within the reservation, in the guard behind 4 GiB, and across the end.
+    // Within the reservation, in the guard after 4 GiB, and across the end.
     for (address, offset) in [
         ("67108864", 0_u32),
         ("-1", u32::MAX),
@@ -99,7 +100,7 @@ fn a_pinned_memory_does_not_grow() {
 }
 
 #[test]
-fn a_pinned_64_bit_memory_is_lent_a_slot_too() {
+fn a_pinned_64_bit_memory_gets_a_slot_too() {
     let mut host = Host::of_pages(16);
     let text = r#"(module
         (memory i64 16 16)
@@ -114,18 +115,18 @@ fn a_pinned_64_bit_memory_is_lent_a_slot_too() {
 }
 
 #[test]
-fn a_module_without_memory_instantiates_and_takes_none() {
+fn a_module_without_memory_takes_no_slot() {
     let mut host = Host::of_pages(16);
     host.instantiate(r#"(module (func (export "f")))"#).unwrap();
     assert_eq!(host.pool.statistics().loans, 0);
 }
 
 #[test]
-fn nothing_of_a_module_has_run_when_no_memory_is_free() {
+fn nothing_of_a_module_runs_if_no_memory_is_free() {
     let mut host = Host::of_pages(16);
     let text = "(module (memory 16 16) (memory 16 16))";
     host.instantiate(text).unwrap();
-    // Had the start function run, the error would be its trap.
+    // If the start function had run, the error would be its trap.
     let error = host.refusal("(module (memory 16 16) (func $f unreachable) (start $f))");
     assert!(matches!(error, Error::NoSlot { slots: 2, .. }), "{error}");
     host.end_block();
@@ -133,7 +134,7 @@ fn nothing_of_a_module_has_run_when_no_memory_is_free() {
 }
 
 #[test]
-fn a_module_that_is_refused_half_way_gives_back_what_it_had() {
+fn a_module_refused_in_the_middle_gives_its_memories_back() {
     let mut host = Host::of_pages(16);
     let error = host.refusal("(module (memory 16 16) (memory 16 16) (memory 16 16))");
     assert!(matches!(error, Error::NoSlot { .. }), "{error}");
@@ -141,7 +142,7 @@ fn a_module_that_is_refused_half_way_gives_back_what_it_had() {
     assert_eq!(host.pool.statistics().lent, 0);
 }
 
-/// Writes a byte into every OS page of 4 GiB, and tells whether it found any that was not zero.
+/// Writes a byte into every OS page of 4 GiB, and returns 0 if all of these bytes were zero before.
 const WRITES_ALL_OVER: &str = r#"(module
     (memory 65536 65536)
     (func (export "run") (param $value i32) (result i32)
@@ -167,8 +168,7 @@ fn nothing_of_one_instance_is_visible_to_the_next() {
     let instance = host.instantiate(reader).unwrap();
     let memory = instance.get_memory(&mut host.store, "memory").unwrap();
     let bytes = memory.data(&host.store);
-    let (pages, rest) = bytes.as_chunks::<4096>();
-    assert!(pages.iter().all(|page| *page == [0; 4096]) && rest.is_empty());
+    assert!(is_zero(bytes));
     assert_eq!(resident_bytes(bytes).unwrap(), 4 << 30);
 }
 
@@ -219,7 +219,7 @@ fn an_asynchronous_store_gets_the_same_memory_and_the_same_errors() {
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
-    /// Nothing here waits for anything, so that one look is enough.
+    /// The future does not wait for anything, so one poll is enough.
     fn finish<F: Future>(future: F) -> F::Output {
         match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(output) => output,

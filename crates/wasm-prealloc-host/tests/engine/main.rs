@@ -1,24 +1,21 @@
-//! The memory creator in a real engine, one file a subject.
+//! The memory creator in wasmtime, one file for each subject.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "wasmtime")]
 
 mod configured;
 mod lent;
 mod sized;
+#[path = "../support/mod.rs"]
+mod support;
 mod verified;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::MutexGuard;
 
+use support::one_at_a_time;
 use wasm_prealloc_host::{
     Error, InstantiateError, MemoryPool, Policy, WasmtimePool, deterministic,
 };
 use wasmtime::{Config, Engine, Instance, Linker, Module, Store};
-
-/// 4 GiB at a time, whatever the number of test threads.
-fn one_at_a_time() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 struct Host {
     pool: MemoryPool,

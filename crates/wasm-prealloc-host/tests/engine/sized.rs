@@ -1,13 +1,12 @@
-//! Sizes that are enforced: an untouched module in its committed maximum, and the heap of the GC
-//! proposal.
+//! Enforced sizes: an unchanged module in its committed maximum, and the heap of the GC proposal.
 
 use wasm_prealloc_host::{Error, Policy, WasmtimePool};
 use wasmtime::{Linker, Trap};
 
 use crate::Host;
 
-/// Grows by as many pages as it is told, and reads and writes where it is told.
-const UNTOUCHED: &str = r#"(module
+/// A module that grows, reads and writes on request.
+const UNCHANGED: &str = r#"(module
     (memory (export "memory") 3 512)
     (data (i32.const 5) "segment")
     (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
@@ -16,9 +15,9 @@ const UNTOUCHED: &str = r#"(module
     (func (export "store") (param i32) (i32.store8 (local.get 0) (i32.const 0xa5))))"#;
 
 #[test]
-fn an_untouched_module_sees_its_own_size_and_grows_to_its_maximum() {
+fn an_unchanged_module_sees_its_own_size_and_grows_to_its_maximum() {
     let mut host = Host::new(512, Policy::CommitMaximum);
-    let module = host.module(UNTOUCHED);
+    let module = host.module(UNCHANGED);
     for block in 0..3 {
         let linker = Linker::new(&host.engine);
         let instance = host.pool.instantiate(&linker, &mut host.store, &module);
@@ -30,7 +29,7 @@ fn an_untouched_module_sees_its_own_size_and_grows_to_its_maximum() {
                 pages,
                 "block {block}"
             );
-            // The last byte is there, new, and zero; the one behind it traps.
+            // The last byte is new and zero; an access to the next one traps.
             let last = (pages << 16) - 1;
             assert_eq!(host.call::<i32>(instance, "load", last), 0);
             host.call::<()>(instance, "store", last);
@@ -81,7 +80,7 @@ const COLLECTED: &str = r#"(module
         (struct.get $pair 1 (struct.new $pair (local.get 0) (local.get 0)))))"#;
 
 #[test]
-fn the_heap_of_the_gc_proposal_is_refused_where_it_would_have_to_be_pinned() {
+fn the_heap_of_the_gc_proposal_is_refused_if_it_has_to_be_pinned() {
     let mut host = Host::of_pages(16);
     let error = host.refusal(COLLECTED);
     assert!(
@@ -92,7 +91,7 @@ fn the_heap_of_the_gc_proposal_is_refused_where_it_would_have_to_be_pinned() {
 }
 
 #[test]
-fn the_heap_of_the_gc_proposal_takes_a_slot_where_sizes_are_enforced() {
+fn the_heap_of_the_gc_proposal_takes_a_slot_if_sizes_are_enforced() {
     let mut host = Host::new(65_536, Policy::CommitMaximum);
     let instance = host.instantiate(COLLECTED).unwrap();
     assert_eq!(host.call::<i32>(instance, "run", 7), 7);

@@ -1,4 +1,4 @@
-//! What is verified before any of a module runs, and whose error it is.
+//! Verification before any of a module runs, and the origin of errors.
 
 use wasm_prealloc_host::{Error, InstantiateError, WasmtimePool};
 use wasmtime::{Instance, Linker, Module, Trap};
@@ -54,7 +54,7 @@ fn an_imported_memory_is_refused_by_name() {
 }
 
 #[test]
-fn errors_of_the_engine_stay_what_they_are() {
+fn errors_of_the_engine_are_kept() {
     let mut host = Host::of_pages(16);
     let text = "(module (memory 16 16) (func $f unreachable) (start $f))";
     match host.instantiate(text) {
@@ -71,7 +71,7 @@ fn errors_of_the_engine_stay_what_they_are() {
 }
 
 #[test]
-fn a_refusal_that_a_start_function_swallowed_is_not_the_cause() {
+fn a_refusal_that_a_start_function_ignored_is_not_the_cause() {
     let mut host = Host::of_pages(16);
     let growing = wat::parse_str("(module (memory 1))").unwrap();
     let growing = Module::new(&host.engine, growing).unwrap();
@@ -81,7 +81,7 @@ fn a_refusal_that_a_start_function_swallowed_is_not_the_cause() {
             "env",
             "inner",
             move |mut caller: wasmtime::Caller<'_, ()>| {
-                // The engine's own instantiation: the refusal stays on record.
+                // wasmtime's own function does not take the refusal.
                 assert!(Instance::new(&mut caller, &growing, &[]).is_err());
             },
         )
@@ -97,7 +97,7 @@ fn a_refusal_that_a_start_function_swallowed_is_not_the_cause() {
 }
 
 #[test]
-fn the_engine_alone_still_has_the_whole_message() {
+fn the_engines_error_contains_the_whole_message() {
     let mut host = Host::of_pages(16);
     let module = Module::new(&host.engine, wat::parse_str("(module (memory 1))").unwrap()).unwrap();
     let error = Instance::new(&mut host.store, &module, &[]).unwrap_err();

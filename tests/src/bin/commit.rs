@@ -1,33 +1,29 @@
-//! The smallest host: secures a pool of memories, says what came of it, and gives them back. It is
-//! what the tests put under a limit.
-//!
-//! ```console
-//! $ cargo run --example commit -- --pages 16384 --hold
-//! ```
+//! A host without an engine: secures a pool of memories, reports the outcome, and gives them back.
+//! Tests and `cargo xtask memory-test` run it under limits.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use wasm_prealloc_host::{Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, MemoryPool, Policy};
 
-/// Secure memory, or say on stderr which limit is in the way.
+/// Secure memory, or name on stderr the limit that leaves too little.
 #[derive(Parser)]
 #[command(after_help = "Exit status: 0 secured, 1 refused, 2 usage")]
 struct Opts {
     /// The size of each memory, in 64 KiB pages
     #[arg(long, default_value_t = DEFAULT_PAGES)]
     pages: u64,
-    /// How many memories there are
+    /// The number of memories
     #[arg(long, default_value_t = 1)]
     slots: usize,
     #[arg(long, default_value_t)]
     backing: Backing,
     #[arg(long, default_value_t)]
     policy: Policy,
-    /// What the need must leave under each limit on physical memory
+    /// The part that each limit on physical memory must leave beyond the need
     #[arg(long, default_value_t = DEFAULT_MARGIN_BYTES)]
     margin_bytes: u64,
-    /// The memory is also kept from being swapped out
+    /// Keep the memory from being swapped out
     #[arg(long)]
     lock_memory: bool,
     /// Keep the memory until stdin ends
@@ -51,14 +47,14 @@ fn main() -> ExitCode {
                 eprintln!("secured: {done}");
             }
             if opts.hold {
-                // Whatever ends the waiting, an error too, ends the loan.
+                // The end of stdin and an error both end the wait.
                 let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
             }
             ExitCode::SUCCESS
         }
         Err(error) => {
             eprintln!("error: {error}");
-            // The kind of error, for tests to tell one from another.
+            // The variant and its fields, for tests.
             eprintln!("debug: {error:?}");
             ExitCode::from(1)
         }

@@ -1,9 +1,7 @@
-//! Hosts under real limits: a memory cgroup around what they need, `ulimit -v`, `-d` and `-l`,
-//! pools of huge pages that are empty. They succeed or say which limit it was; none is killed.
+//! Hosts under real limits: a memory cgroup around their need, `ulimit -v`, `-d` and `-l`, an empty
+//! pool of huge pages. They succeed or name the limit; none is killed.
 //!
-//! Each host is the example `commit`. `cargo xtask memory-test --full` tries many more limits.
-
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+//! Each host is the program `commit`. `cargo xtask memory-test --full` tries many more limits.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -11,6 +9,8 @@ use std::sync::LazyLock;
 
 use wasm_prealloc_tests::limits::{Cached, Host, Pages, Tally};
 use wasm_prealloc_tests::{MemoryGroup, skipped};
+
+use crate::machine;
 
 const PAGES: u64 = 1024;
 const NEEDED_BYTES: u64 = (PAGES << 16) + (PAGES << 16) / 512;
@@ -20,14 +20,13 @@ const MIB: u64 = 1 << 20;
 const SECURED: i32 = 0;
 const REFUSED: i32 = 1;
 
-/// The example's binary.
+/// The program `commit`.
 fn binary() -> &'static Path {
-    // Built here, because a run of this file's tests alone does not bring the examples up to date.
     static BINARY: LazyLock<PathBuf> = LazyLock::new(|| wasm_prealloc_tests::commit().unwrap());
     &BINARY
 }
 
-/// A host of 64 MiB, without a margin.
+/// Returns a host of 64 MiB, without a margin.
 fn host(how: Pages) -> Host {
     Host {
         program: binary().to_owned(),
@@ -36,7 +35,7 @@ fn host(how: Pages) -> Host {
     }
 }
 
-/// A host in a shell, after `before`.
+/// Runs a host in a shell, after `before`.
 fn commit(before: &str, arguments: &[&str]) -> Output {
     Command::new("sh")
         .arg("-c")
@@ -63,13 +62,13 @@ fn refused(output: &Output) -> String {
     text
 }
 
-/// Whether there are groups to put hosts into.
+/// Returns true if memory groups can be created here.
 fn groups_or_skip() -> bool {
     MemoryGroup::create_or_skip(MIB).is_some()
 }
 
 #[track_caller]
-fn nobody_was_killed(what: &str, tally: &Tally) {
+fn no_host_was_killed(what: &str, tally: &Tally) {
     println!(
         "{what}: {} tried, {} secured, {} refused, in {:.1?}",
         tally.tried, tally.secured, tally.refused, tally.elapsed
@@ -77,23 +76,25 @@ fn nobody_was_killed(what: &str, tally: &Tally) {
     assert_eq!(tally.judge(), Ok(()), "{what}: {tally:?}");
 }
 
-/// Limits from where it cannot fit to where it must, in small steps and without a margin.
+/// Limits from too little to enough, in small steps and without a margin.
 #[test]
-fn around_a_cgroup_limit_nobody_is_killed() {
+fn around_a_cgroup_limit_no_host_is_killed() {
+    let _machine = machine();
     if !groups_or_skip() {
         return;
     }
     for how in Pages::ALL {
         let host = host(how);
         let coarse = (0..64).map(|step| NEEDED_BYTES - 4 * MIB + step * (256 * KIB));
-        nobody_was_killed(&format!("{how}, 256 KiB"), &host.sweep(coarse).unwrap());
+        no_host_was_killed(&format!("{how}, 256 KiB"), &host.sweep(coarse).unwrap());
         let fine = host.limits_around_break_even(64, 16 * KIB).unwrap();
-        nobody_was_killed(&format!("{how}, 16 KiB"), &host.sweep(fine).unwrap());
+        no_host_was_killed(&format!("{how}, 16 KiB"), &host.sweep(fine).unwrap());
     }
 }
 
 #[test]
 fn a_linear_memory_in_512_mib_is_refused_by_name() {
+    let _machine = machine();
     let Some(group) = MemoryGroup::create_or_skip(512 * MIB) else {
         return;
     };
@@ -116,21 +117,21 @@ fn a_linear_memory_in_512_mib_is_refused_by_name() {
     assert_eq!(group.oom_kills().unwrap(), 0);
 }
 
-/// Runs `before` in a mount namespace of the child's own, then the child, all of it in a group.
-/// `None` where there are no such namespaces.
+/// Runs `before` and then the host in a new mount namespace, in a group. Returns `None` if there
+/// are no such namespaces here.
 fn unshared(group: &MemoryGroup, before: &str, arguments: &[&str]) -> Option<Output> {
     let probe = Command::new("unshare")
         .args(["-m", "sh", "-c", &format!("{before} true")])
         .output();
     if !probe.is_ok_and(|output| output.status.success()) {
-        skipped("a child cannot be given mounts of its own");
+        skipped("a child cannot have mounts of its own here");
         return None;
     }
     let enter = format!(
         "{} exec unshare -m sh -c '{before} exec \"$0\" \"$@\"'",
         group.enter()
     );
-    // `unshare` and its shell are put before the host, with its path as `$0`.
+    // `unshare` and its shell start the host, whose path is `$0`.
     let output = Command::new("sh")
         .args(["-c", &format!("{enter} \"$0\" \"$@\"")])
         .arg(binary())
@@ -139,9 +140,10 @@ fn unshared(group: &MemoryGroup, before: &str, arguments: &[&str]) -> Option<Out
     Some(output.unwrap())
 }
 
-/// Where the check cannot see the limit, the kernel's own refusal is what is left.
+/// If the check cannot see the limit, the kernel itself refuses.
 #[test]
-fn a_cgroup_that_cannot_be_seen_still_refuses_and_nobody_is_killed() {
+fn an_invisible_cgroup_refuses_without_a_kill() {
+    let _machine = machine();
     let Some(group) = MemoryGroup::create_or_skip(NEEDED_BYTES) else {
         return;
     };
@@ -160,9 +162,10 @@ fn a_cgroup_that_cannot_be_seen_still_refuses_and_nobody_is_killed() {
     assert_eq!(group.oom_kills().unwrap(), 0);
 }
 
-/// A container sees its own group as the only one; the pod around it may have less.
+/// A container sees only its own group; the pod around it may have less.
 #[test]
 fn a_parents_limit_outside_of_the_mount_is_found_or_refuses_by_itself() {
+    let _machine = machine();
     let Some(parent) = MemoryGroup::create_or_skip(NEEDED_BYTES) else {
         return;
     };
@@ -187,8 +190,8 @@ fn a_parents_limit_outside_of_the_mount_is_found_or_refuses_by_itself() {
             parent.set_limit(16 * MIB + step * 3 * MIB).unwrap();
             let visible = parent.version() == "v1";
             if backing == "base" && !visible {
-                // Version 2 tells nothing of such a parent, and populating cannot be refused.
-                skipped("a hidden parent of version 2 cannot be known to who uses base pages");
+                // Version 2 does not report such a parent, and populating cannot be refused.
+                skipped("version 2 does not report a hidden parent to a host with base pages");
                 break;
             }
             let Some(output) = unshared(&group, &narrow, &arguments) else {
@@ -218,36 +221,39 @@ fn a_parents_limit_outside_of_the_mount_is_found_or_refuses_by_itself() {
     assert_eq!(parent.oom_kills().unwrap() + group.oom_kills().unwrap(), 0);
 }
 
-/// Four that start at once where there is room for two: the lock lets the second see what the
-/// first has taken, so that always two succeed and two are told why not.
+/// Four hosts start at once in room for two. The lock lets each see what the others have taken, so
+/// two always succeed and two are refused.
 #[test]
 fn hosts_that_start_together_do_not_take_the_same_room() {
+    let _machine = machine();
     if !groups_or_skip() {
         return;
     }
     for how in Pages::ALL {
         let tally = host(how).race(4, 2, 2 * NEEDED_BYTES + 32 * MIB, 5);
-        nobody_was_killed(&format!("{how}, 4 at once"), &tally.unwrap());
+        no_host_was_killed(&format!("{how}, 4 at once"), &tally.unwrap());
     }
 }
 
 #[test]
 fn page_cache_of_the_group_makes_room() {
+    let _machine = machine();
     if !groups_or_skip() {
         return;
     }
-    // The file system must have page cache, which tmpfs has not: use the build's own directory.
+    // tmpfs has no page cache, so this uses the directory of the build.
     let folder = env!("CARGO_TARGET_TMPDIR").as_ref();
     for how in Pages::ALL {
         for cached in [Cached::Written, Cached::Read] {
             let tally = host(how).in_page_cache(cached, folder).unwrap();
-            nobody_was_killed(&format!("{how}, {cached:?}"), &tally);
+            no_host_was_killed(&format!("{how}, {cached:?}"), &tally);
         }
     }
 }
 
 #[test]
 fn ulimit_v_is_named_as_the_address_space() {
+    let _machine = machine();
     let output = commit("ulimit -v 300000 &&", &["--pages", "8192"]);
     let text = refused(&output);
     assert!(text.contains("RLIMIT_AS"), "{text}");
@@ -257,6 +263,7 @@ fn ulimit_v_is_named_as_the_address_space() {
 
 #[test]
 fn ulimit_d_is_named_as_the_data_segment() {
+    let _machine = machine();
     let output = commit("ulimit -d 300000 &&", &["--pages", "8192"]);
     let text = refused(&output);
     assert!(text.contains("RLIMIT_DATA"), "{text}");
@@ -264,7 +271,7 @@ fn ulimit_d_is_named_as_the_data_segment() {
     assert_advice_works(&text, "ulimit -d ", &["--pages", "8192"]);
 }
 
-/// A memory that is locked counts against a limit, unless the process has CAP_IPC_LOCK.
+/// Locked memory counts against a limit, unless the process has CAP_IPC_LOCK.
 #[test]
 fn ulimit_l_is_named_as_locked_memory() {
     const DROP: [&str; 4] = ["--bounding-set", "-ipc_lock", "--inh-caps", "-ipc_lock"];
@@ -276,7 +283,7 @@ fn ulimit_l_is_named_as_locked_memory() {
             let status = std::fs::read_to_string("/proc/self/status").unwrap();
             let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
             if effective.map(str::trim) != Some("0000000000000000") {
-                return skipped("CAP_IPC_LOCK cannot be given up here: there is no setpriv");
+                return skipped("CAP_IPC_LOCK cannot be dropped here: there is no setpriv");
             }
             String::new()
         }
@@ -301,14 +308,13 @@ fn ulimit_l_is_named_as_locked_memory() {
     assert_eq!(output.status.code(), Some(SECURED), "{}", stderr(&output));
 }
 
-/// Nobody has set apart 4 GiB of such pages.
 #[test]
 fn a_pool_of_huge_pages_without_enough_of_them_is_named() {
     let pool = "/sys/kernel/mm/hugepages/hugepages-2048kB";
     let free = std::fs::read_to_string(format!("{pool}/free_hugepages"));
     match free.map(|free| free.trim().parse::<u64>()) {
         Ok(Ok(..2048)) => {}
-        Ok(_) => return skipped("the pool of huge pages has 4 GiB to give"),
+        Ok(_) => return skipped("the pool of huge pages has 4 GiB free"),
         Err(why) => return skipped(&format!("{pool}: {why}")),
     }
     let text = refused(&commit("", &["--backing", "hugetlb-2m"]));
@@ -321,12 +327,13 @@ fn a_pool_of_huge_pages_without_enough_of_them_is_named() {
     assert!(text.contains(&format!("> {pool}/nr_hugepages")), "{text}");
 }
 
-/// Under RLIMIT_DATA, memory counts as it becomes accessible, so that growth could be refused
-/// although its pages are committed.
+/// Under RLIMIT_DATA, memory counts when it becomes accessible, so growth could be refused although
+/// its pages are committed.
 #[test]
-fn growth_is_not_promised_where_a_limit_could_refuse_it() {
+fn growth_is_not_promised_if_a_limit_could_refuse_it() {
+    let _machine = machine();
     let arguments = ["--pages", "1024", "--policy", "commit-maximum"];
-    // More than enough: what matters is that it counts.
+    // More than enough: the limit matters because it counts at all.
     let text = refused(&commit("ulimit -d 8388608 &&", &arguments));
     assert!(text.contains("growth cannot be assured under"), "{text}");
     assert!(text.contains("RLIMIT_DATA"), "{text}");
@@ -334,14 +341,14 @@ fn growth_is_not_promised_where_a_limit_could_refuse_it() {
         text.contains("GrowthNotAssured { limit: DataSegment }"),
         "{text}"
     );
-    // Both ways out that the message names.
+    // Both remedies that the message names.
     let output = commit("", &arguments);
     assert_eq!(output.status.code(), Some(SECURED), "{}", stderr(&output));
     let output = commit("ulimit -d 8388608 &&", &["--pages", "1024"]);
     assert_eq!(output.status.code(), Some(SECURED), "{}", stderr(&output));
 }
 
-/// The number that a message advises.
+/// Returns the number that a message advises.
 #[track_caller]
 fn advised(text: &str, command: &str) -> u64 {
     let (_, rest) = text.split_once(&format!(": {command}")).unwrap();
@@ -349,7 +356,7 @@ fn advised(text: &str, command: &str) -> u64 {
     digits.parse().unwrap()
 }
 
-/// What the message says to run is run, with room for what differs from run to run.
+/// Follows the advice of a message, with room for differences between runs.
 #[track_caller]
 fn assert_advice_works(text: &str, command: &str, arguments: &[&str]) {
     let kib = advised(text, command) + 4096;

@@ -1,0 +1,50 @@
+//! The host with wasmi: its memory is secured if there is enough, and refused by name if not.
+
+use std::process::Output;
+
+use wasm_prealloc_tests::MemoryGroup;
+
+use crate::machine;
+
+const MIB: u64 = 1 << 20;
+
+fn run(group: &MemoryGroup) -> Output {
+    let folder = tempfile::tempdir().unwrap();
+    let guest = folder.path().join("guest.wasm");
+    let text = r#"(module
+        (memory (export "memory") 65536 65536)
+        (data (i32.const 4000000000) "kept")
+        (func (export "_start")
+            (if (i32.ne (i32.load (i32.const 4000000000)) (i32.const 0x7470656b))
+                (then unreachable))))"#;
+    std::fs::write(&guest, wat::parse_str(text).unwrap()).unwrap();
+    let host = wasm_prealloc_tests::any_engine().unwrap();
+    group.command(host).arg(&guest).output().unwrap()
+}
+
+#[track_caller]
+fn expect(output: &Output, status: i32) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    let code = output.status.code();
+    assert_eq!(code, Some(status), "{:?}: {stderr}", output.status);
+    stderr
+}
+
+#[test]
+fn wasmis_memory_is_secured_in_place_or_refused() {
+    let _machine = machine();
+    let Some(group) = MemoryGroup::create_or_skip(4608 * MIB) else {
+        return;
+    };
+    let output = run(&group);
+    expect(&output, 0);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("secured: 4294967296 bytes"), "{stdout}");
+    assert!(stdout.contains("ran `_start`"), "{stdout}");
+
+    group.set_limit(512 * MIB).unwrap();
+    let stderr = expect(&run(&group), 1);
+    let file = group.limit_file();
+    assert!(stderr.contains(file.to_str().unwrap()), "{stderr}");
+    assert_eq!(group.oom_kills().unwrap(), 0);
+}
