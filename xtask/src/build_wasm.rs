@@ -1,16 +1,16 @@
-//! `cargo xtask build-wasm`: builds the guests of this repository and shows what came out.
-//! The building itself is in `wasm-prealloc-build`; here are only this repository's paths, and the
-//! table.
+//! `cargo xtask build-wasm`: builds the guests of this repository, and prints a table of them. The
+//! build itself is in `wasm-prealloc-build`.
 
 use std::io::{self, ErrorKind, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
-use wasm_prealloc_build::manifest::{BuiltGrowth, BuiltGuest, BuiltMemory};
+use wasm_prealloc::{GrowthHandling, MemoryReport};
+use wasm_prealloc_build::manifest::BuiltGuest;
 use wasm_prealloc_build::{Build, BuildOptions, build};
 
-/// Bytes of a digest that the table shows, in hexadecimal digits.
+/// The number of hexadecimal digits of a digest in the table.
 const SHA256_PREFIX: usize = 12;
 
 #[derive(Debug, Default, clap::Args)]
@@ -19,7 +19,7 @@ Examples:
   cargo xtask build-wasm
   cargo xtask build-wasm -p memory-stress --out-dir /tmp/wasm
 
-Exit status: 0 built and verified, 1 not (the files of earlier builds stay as they are), 2 bad usage")]
+Exit status: 0 built and verified, 1 failed (the files of earlier builds are unchanged), 2 bad usage")]
 pub(crate) struct Opts {
     /// Build only this package; may be repeated
     #[arg(short, long = "package", value_name = "NAME")]
@@ -41,7 +41,7 @@ pub(crate) fn run(opts: &Opts) -> anyhow::Result<()> {
     options.packages = opts.packages.clone();
     let build = build(&options)?;
     for guest in &build.guests {
-        for warning in &guest.warnings {
+        for warning in &guest.report.warnings {
             eprintln!("warning: {}: {warning}", guest.file);
         }
     }
@@ -50,7 +50,8 @@ pub(crate) fn run(opts: &Opts) -> anyhow::Result<()> {
 
 fn show(build: &Build) -> anyhow::Result<()> {
     let current = std::env::current_dir().unwrap_or_default();
-    let folder = relative(&build.out_dir, &current);
+    let folder = build.out_dir.strip_prefix(current);
+    let folder = folder.unwrap_or(&build.out_dir);
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN);
     table.set_header([
@@ -65,8 +66,8 @@ fn show(build: &Build) -> anyhow::Result<()> {
     for guest in &build.guests {
         table.add_row([
             folder.join(&guest.file).display().to_string(),
-            guest.bytes_before.to_string(),
-            guest.bytes_after.to_string(),
+            guest.report.bytes_before.to_string(),
+            guest.report.bytes_after.to_string(),
             per_memory(guest, memory),
             per_memory(guest, growth),
             per_memory(guest, sites),
@@ -78,41 +79,36 @@ fn show(build: &Build) -> anyhow::Result<()> {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    let written = writeln!(io::stdout().lock(), "{table}");
-    match written {
-        // Whoever reads this has read enough.
+    match writeln!(io::stdout().lock(), "{table}") {
+        // A closed pipe is not an error.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other.context("cannot write to standard output"),
     }
 }
 
-fn per_memory(guest: &BuiltGuest, text: fn(&BuiltMemory) -> String) -> String {
-    let memories: Vec<_> = guest.memories.iter().map(text).collect();
+fn per_memory(guest: &BuiltGuest, text: fn(&MemoryReport) -> String) -> String {
+    let memories: Vec<_> = guest.report.memories.iter().map(text).collect();
     memories.join("\n")
 }
 
-fn memory(memory: &BuiltMemory) -> String {
-    match memory.maximum_pages {
-        Some(maximum) if maximum == memory.minimum_pages => format!("{maximum} pages"),
-        Some(maximum) => format!("{} to {maximum} pages", memory.minimum_pages),
-        None => format!("{} pages or more", memory.minimum_pages),
+fn memory(memory: &MemoryReport) -> String {
+    let minimum = memory.after.minimum;
+    match memory.after.maximum {
+        Some(maximum) if maximum == minimum => format!("{maximum} pages"),
+        Some(maximum) => format!("{minimum} to {maximum} pages"),
+        None => format!("{minimum} pages or more"),
     }
 }
 
-fn growth(memory: &BuiltMemory) -> String {
+fn growth(memory: &MemoryReport) -> String {
     match memory.growth {
-        BuiltGrowth::None => "none".to_owned(),
-        BuiltGrowth::Emulated { from_pages, .. } => format!("emulated from page {from_pages}"),
-        BuiltGrowth::Pregrown { pages } => format!("pregrown to {pages} pages"),
-        BuiltGrowth::Kept => "kept".to_owned(),
-        _ => "other, see the manifest".to_owned(),
+        GrowthHandling::None => "none".to_owned(),
+        GrowthHandling::Emulated { from_pages, .. } => format!("emulated from page {from_pages}"),
+        GrowthHandling::Pregrown { pages, .. } => format!("pregrown to {pages} pages"),
+        GrowthHandling::Kept => "kept".to_owned(),
     }
 }
 
-fn sites(memory: &BuiltMemory) -> String {
-    format!("{} grow, {} size", memory.grow_sites, memory.size_sites)
-}
-
-fn relative<'a>(path: &'a Path, base: &Path) -> &'a Path {
-    path.strip_prefix(base).unwrap_or(path)
+fn sites(memory: &MemoryReport) -> String {
+    format!("{} grow, {} size", memory.sites.grow, memory.sites.size)
 }

@@ -8,18 +8,18 @@ use std::process::Stdio;
 
 use cargo_metadata::{Message, Metadata, MetadataCommand, PackageId, TargetKind};
 use serde::{Deserialize, Serialize};
-use wasm_prealloc::WASM_PAGE_SIZE;
+use wasm_prealloc::{MAX_PAGES, WASM_PAGE_SIZE};
 
+use crate::Error;
 use crate::cargo_env::CargoEnv;
 use crate::target::WASM_TARGET;
-use crate::{Error, PAGES};
 
 /// The way guests are linked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Linking {
-    /// With a maximum of [`PAGES`] and, after the rewriter has run, a minimum of as many. Growth is
-    /// handled inside the module.
+    /// With a maximum of 65,536 pages (4 GiB) and, after the rewriter has run, an equal minimum.
+    /// Growth is handled inside the module.
     #[default]
     Pinned,
     /// As cargo links them by itself, and not rewritten: what a host gets without this crate.
@@ -32,7 +32,7 @@ impl Linking {
     /// Only the last one reaches the linker, so that it still records the size at which growth
     /// starts. See the crate's documentation.
     pub(crate) fn link_args(self) -> Vec<String> {
-        let bytes = PAGES * WASM_PAGE_SIZE;
+        let bytes = MAX_PAGES * WASM_PAGE_SIZE;
         match self {
             Linking::Pinned => vec![
                 format!("--initial-memory={bytes}"),

@@ -1,6 +1,7 @@
-//! Goes through many modules at once, and tells of them in the order of the command line.
+//! Many modules at once: work in parallel, reports in the order of the command line.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
@@ -8,66 +9,124 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 
+use crate::exit;
 use crate::folder::Item;
-use crate::io::Inputs;
+use crate::io::{Inputs, print_json};
+use crate::json::{Document, Failure};
 
-/// A batch that is done sooner needs no bar.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// A batch that takes less time shows no progress bar.
+const PROGRESS_DELAY: Duration = Duration::from_millis(500);
 
-/// Works on all items, several at a time, and hands each result to `tell` in the order of the
-/// items. Where telling fails the work goes on, because a reader that has gone must not leave
-/// half of a batch undone; the first failure is given back at the end.
-pub(crate) fn run<R: Send>(
+/// The outcome for one module, as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct Outcome<R> {
+    input: String,
+    #[serde(flatten)]
+    result: R,
+    error: Option<Failure>,
+}
+
+/// Runs a command on all items. `print` prints a result for people, and `code` returns its exit
+/// code. The exit code of the command is the highest one.
+pub(crate) fn run<R: Default + Send + Serialize>(
+    command: &'static str,
     inputs: &Inputs,
     items: &[Item],
-    work: impl Fn(usize, &Item) -> R + Sync,
-    mut tell: impl FnMut(&R) -> Result<()>,
-) -> (Vec<R>, Result<()>) {
+    work: impl Fn(usize, &Item) -> Result<R> + Sync,
+    print: impl Fn(&str, &R) -> io::Result<()>,
+    code: impl Fn(&R) -> u8,
+) -> Result<u8> {
+    let work = |index: usize| {
+        let item = &items[index];
+        let (result, error) = match work(index, item) {
+            Ok(result) => (result, None),
+            Err(error) => (R::default(), Some(Failure::new(&error))),
+        };
+        Outcome {
+            input: item.input.name(),
+            result,
+            error,
+        }
+    };
+    let report = |outcome: &Outcome<R>| match &outcome.error {
+        Some(failure) => {
+            failure.print();
+            Ok(())
+        }
+        None if inputs.json => Ok(()),
+        None => print(&outcome.input, &outcome.result),
+    };
+    let (outcomes, printed) = for_each(inputs, items.len(), work, report);
+    let codes = outcomes.iter().map(|outcome| match &outcome.error {
+        Some(_) => exit::USAGE,
+        None => code(&outcome.result),
+    });
+    let code = codes.max().unwrap_or(exit::DONE);
+    exit::ignore_broken_pipe(printed.map_err(Into::into))?;
+    if inputs.json {
+        let document = Document::new(command, code, &outcomes);
+        exit::ignore_broken_pipe(print_json(&document))?;
+    }
+    Ok(code)
+}
+
+/// Works on all items, several at a time, and passes each result to `report` in the order of the
+/// items. Returns all results, and the first error of `report`. That error does not stop the work,
+/// because a closed pipe must not leave half of a batch undone.
+fn for_each<R: Send>(
+    inputs: &Inputs,
+    items: usize,
+    work: impl Fn(usize) -> R + Sync,
+    report: impl Fn(&R) -> io::Result<()>,
+) -> (Vec<R>, io::Result<()>) {
     let jobs = match inputs.jobs {
         Some(jobs) => jobs.get(),
         None => thread::available_parallelism().map_or(1, usize::from),
     };
-    let mut bar = Bar::new(inputs, items.len());
-    let mut told = Ok(());
-    let mut done = Vec::with_capacity(items.len());
+    let mut bar = Bar::new(inputs, items);
+    let mut reported = Ok(());
+    let mut done = Vec::with_capacity(items);
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         let (sender, results) = mpsc::channel();
-        for _ in 0..jobs.min(items.len()) {
+        for _ in 0..jobs.min(items) {
             let (sender, next, work) = (sender.clone(), &next, &work);
             scope.spawn(move || {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(item) = items.get(index) else { break };
-                    // The receiver is there until all senders have gone.
-                    let _ = sender.send((index, work(index, item)));
+                    if index >= items {
+                        break;
+                    }
+                    // The receiver lives until all senders are dropped.
+                    let _ = sender.send((index, work(index)));
                 }
             });
         }
         drop(sender);
-        // What came before its turn.
+        // Results whose predecessors are not done yet.
         let mut early = BTreeMap::new();
         for (index, result) in results {
             early.insert(index, result);
             while let Some(result) = early.remove(&done.len()) {
-                if told.is_ok() {
-                    told = bar.aside(|| tell(&result));
+                if reported.is_ok() {
+                    reported = bar.bar.suspend(|| report(&result));
                 }
                 done.push(result);
             }
             bar.step();
         }
     });
-    bar.finish();
-    (done, told)
+    bar.bar.finish_and_clear();
+    (done, reported)
 }
 
-/// A progress bar on stderr, where that is a terminal and nobody asked for silence.
+/// A progress bar on stderr, if that is a terminal and neither `--quiet` nor `--json` is given.
 struct Bar {
     bar: ProgressBar,
     begin: Instant,
-    wanted: bool,
+    hidden: bool,
 }
 
 impl Bar {
@@ -81,25 +140,17 @@ impl Bar {
         Self {
             bar,
             begin: Instant::now(),
-            wanted: items > 1 && !inputs.quiet && !inputs.json,
+            hidden: items > 1 && !inputs.quiet && !inputs.json,
         }
     }
 
+    /// Counts one item, and shows the bar if the batch takes long.
     fn step(&mut self) {
-        if self.wanted && self.begin.elapsed() > PATIENCE {
-            self.wanted = false;
-            // This target draws nothing where stderr is no terminal.
+        if self.hidden && self.begin.elapsed() > PROGRESS_DELAY {
+            self.hidden = false;
+            // This target draws nothing if stderr is not a terminal.
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
         self.bar.inc(1);
-    }
-
-    /// Does something that prints while the bar is out of the way.
-    fn aside<T>(&self, print: impl FnOnce() -> T) -> T {
-        self.bar.suspend(print)
-    }
-
-    fn finish(&self) {
-        self.bar.finish_and_clear();
     }
 }

@@ -1,4 +1,4 @@
-//! `wasm-prealloc inspect`: what memories a module has, who grows them, where things lie.
+//! `wasm-prealloc inspect`: shows a module's memories, the code that grows them, and their contents.
 
 use std::io::{self, Write};
 
@@ -8,9 +8,8 @@ use wasm_prealloc::{
     Inspection, MemoryInspection, ModuleInspection, Sites, WASM_PAGE_SIZE, inspect,
 };
 
-use crate::folder::{self, Item};
-use crate::io::{Inputs, limits, print_json};
-use crate::json::{Document, Failure};
+use crate::folder;
+use crate::io::{Inputs, limits};
 use crate::rewrite::handling;
 use crate::{batch, exit};
 
@@ -19,7 +18,7 @@ const EXAMPLES: &[&str] = &[
     "wasm-prealloc inspect --json plugin.wasm",
 ];
 
-/// Show a module's memories, who grows them, and where things lie in them
+/// Show a module's memories, the code that grows them, and the addresses of their contents
 #[derive(Debug, clap::Args)]
 #[command(after_help = exit::help_with(EXAMPLES))]
 pub(crate) struct Opts {
@@ -27,46 +26,32 @@ pub(crate) struct Opts {
     inputs: Inputs,
 }
 
-/// What was found in one input, as `--json` tells it too.
-#[derive(Debug, Serialize)]
-struct Finding {
-    input: String,
+/// The result for one module.
+#[derive(Debug, Default, Serialize)]
+struct Inspected {
     inspection: Option<Inspection>,
-    error: Option<Failure>,
 }
 
 pub(crate) fn run(opts: &Opts) -> Result<u8> {
     let inputs = &opts.inputs;
     let items = folder::items(&inputs.inputs)?;
-    let work = |_: usize, item: &Item| {
-        let inspection = item
-            .read()
-            .and_then(|module| inspect(&module.wasm).with_context(|| item.input.name()));
-        Finding {
-            input: item.input.name(),
-            error: inspection.as_ref().err().map(Failure::new),
-            inspection: inspection.ok(),
-        }
-    };
-    let tell = |finding: &Finding| {
-        if let Some(failure) = &finding.error {
-            failure.print();
-        }
-        if let (Some(inspection), false, false) = (&finding.inspection, inputs.json, inputs.quiet) {
-            print(&mut io::stdout().lock(), &finding.input, inspection)?;
-        }
-        Ok(())
-    };
-    let (findings, told) = batch::run(inputs, &items, work, tell);
-    let code = exit::worst(findings.iter().map(|finding| match finding.error {
-        None => exit::DONE,
-        Some(_) => exit::BAD_QUESTION,
-    }));
-    exit::unless_unheard(told)?;
-    if inputs.json {
-        exit::unless_unheard(print_json(&Document::new("inspect", code, &findings)))?;
-    }
-    Ok(code)
+    batch::run(
+        "inspect",
+        inputs,
+        &items,
+        |_, item| {
+            let module = item.read()?;
+            let inspection = inspect(&module.wasm).with_context(|| item.input.name())?;
+            Ok(Inspected {
+                inspection: Some(inspection),
+            })
+        },
+        |input, inspected| match &inspected.inspection {
+            Some(inspection) if !inputs.quiet => print(&mut io::stdout().lock(), input, inspection),
+            _ => Ok(()),
+        },
+        |_| exit::DONE,
+    )
 }
 
 fn print(out: &mut impl Write, input: &str, inspection: &Inspection) -> io::Result<()> {
@@ -138,7 +123,7 @@ fn print_memory(out: &mut impl Write, inspected: &MemoryInspection) -> io::Resul
     Ok(())
 }
 
-/// Prints what lies where, by address.
+/// Prints data segments and the linker's symbols, sorted by address.
 fn print_map(
     out: &mut impl Write,
     module: &ModuleInspection,
@@ -152,7 +137,7 @@ fn print_map(
             places.push((address, format!("data segment of {} bytes", segment.bytes)));
         }
     }
-    // Linkers speak of the first memory.
+    // The linker's symbols are addresses in the first memory.
     if memory.id.index == 0 {
         let landmarks = module.landmarks;
         for (address, name) in [

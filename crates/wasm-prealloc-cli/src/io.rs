@@ -7,7 +7,7 @@ use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use wasm_prealloc_build::StagedFile;
+use wasm_prealloc_build::AtomicFile;
 
 /// The path that means stdin or stdout.
 const STANDARD_STREAM: &str = "-";
@@ -185,12 +185,12 @@ impl Output {
                 let mut stdout = io::stdout().lock();
                 stdout.write_all(wasm).and_then(|()| stdout.flush())
             }
-            // A device or a pipe takes what is written to it, and has no place to be renamed to.
+            // A device or a pipe cannot be replaced by a rename.
             Self::File(path) if is_special(path) => fs::write(path, wasm),
-            // A link goes on leading to where it led: what it leads to is replaced.
+            // A symbolic link is kept and its target is replaced.
             Self::File(path) => {
                 let path = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-                StagedFile::write(path, wasm).and_then(StagedFile::publish)
+                AtomicFile::write(path, wasm).and_then(AtomicFile::commit)
             }
         };
         written.with_context(|| format!("writing {}", self.name()))

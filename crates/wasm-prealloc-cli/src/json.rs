@@ -1,16 +1,15 @@
-//! What `--json` prints, as `docs/json.md` describes it. Fields stand in the order in which they
-//! are declared; one that does not apply is null, and never missing.
-
-use std::fmt::Display;
+//! The JSON that `--json` prints, as `docs/json.md` describes it. Fields are printed in the order of
+//! their declaration. A field that does not apply is null; it is never missing.
 
 use serde::Serialize;
 use wasm_prealloc::Error;
 use wasm_prealloc_host::MemoryPool;
 
-/// Changes when a field goes away or comes to mean something else; new fields may come any time.
+/// The version of the layout. It changes when a field is removed or changes its meaning, and not
+/// when a field is added.
 pub(crate) const SCHEMA: u32 = 1;
 
-/// What a command that takes many modules says.
+/// The document of a command that takes many modules.
 #[derive(Debug, Serialize)]
 pub(crate) struct Document<'a, M> {
     schema: u32,
@@ -30,22 +29,7 @@ impl<'a, M: Serialize> Document<'a, M> {
     }
 }
 
-/// Something with its fields, and the sentence that people are told.
-#[derive(Debug, Serialize)]
-pub(crate) struct Told<T> {
-    #[serde(flatten)]
-    what: T,
-    pub(crate) message: String,
-}
-
-impl<T: Display> Told<T> {
-    pub(crate) fn new(what: T) -> Self {
-        let message = what.to_string();
-        Self { what, message }
-    }
-}
-
-/// What was secured.
+/// The memory that a pool has secured.
 #[derive(Debug, Serialize)]
 pub(crate) struct SecuredReport {
     slots: usize,
@@ -57,7 +41,7 @@ pub(crate) struct SecuredReport {
 }
 
 impl SecuredReport {
-    /// Nothing where the pool has no slots.
+    /// Returns `None` if the pool has no slots.
     pub(crate) fn new(pool: &MemoryPool) -> Option<Self> {
         let secured = pool.secured()?;
         Some(Self {
@@ -71,11 +55,11 @@ impl SecuredReport {
     }
 }
 
-/// Why there is no result.
+/// The reason why there is no result.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Failure {
     kind: &'static str,
-    /// Byte offset in the input, where one is to blame.
+    /// The byte offset in the input that the error is about.
     offset: Option<u64>,
     pub(crate) message: String,
 }
@@ -98,17 +82,17 @@ impl Failure {
         }
     }
 
-    /// Tells people.
-    pub(crate) fn print(&self) {
-        eprintln!("error: {}", self.message);
-    }
-
-    /// A failure that this command knows better than its causes tell.
+    /// Returns a failure whose kind the command knows and its causes do not.
     pub(crate) fn of_kind(kind: &'static str, message: String) -> Self {
         Self {
             kind,
             offset: None,
             message,
         }
+    }
+
+    /// Prints the failure to stderr.
+    pub(crate) fn print(&self) {
+        eprintln!("error: {}", self.message);
     }
 }

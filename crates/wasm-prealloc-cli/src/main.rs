@@ -1,5 +1,5 @@
-//! The `wasm-prealloc` command. This file reads the command line, prints errors with their causes
-//! and sets the exit code; each subcommand has a file of its own, and the logic is in the crates.
+//! The `wasm-prealloc` command. This file parses the command line, prints errors with their causes
+//! and sets the exit code. Each subcommand has a file, and the logic is in the libraries.
 
 mod batch;
 mod destination;
@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Give WebAssembly modules a fixed memory, verify it, and run them in memory that is committed
+/// Give WebAssembly modules a fixed memory, verify it, and run them in committed memory
 #[derive(Debug, Parser)]
 #[command(name = "wasm-prealloc", version, after_help = exit::HELP)]
 struct Cli {
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Err(error) if exit::is_broken_pipe(&error) => ExitCode::from(exit::DONE),
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::from(exit::BAD_QUESTION)
+            ExitCode::from(exit::USAGE)
         }
     }
 }

@@ -1,5 +1,5 @@
-//! `wasm-prealloc preflight`: can this machine secure the memory that a host will ask for, and
-//! which limit says no?
+//! `wasm-prealloc preflight`: checks whether this machine can secure the memory that a host needs,
+//! and names the limit that prevents it.
 
 use std::io::Write as _;
 use std::num::NonZeroUsize;
@@ -25,10 +25,10 @@ const EXAMPLES: &[&str] = &[
 
 const NOT_SECURED: &str = "not-secured";
 
-/// Say whether this machine can secure N memories of N pages, and which limit says no
+/// Check whether this machine can secure memories, and name the limit that prevents it
 ///
-/// Every limit is looked at, and nothing is committed unless `--commit` asks for it. The answer
-/// holds for the process's own cgroup and limits: ask where the host will run.
+/// All limits are read, and nothing is committed without `--commit`. The answer is valid for the
+/// cgroup and the limits of this process: run it where the host will run.
 #[derive(Debug, clap::Args)]
 #[command(after_help = exit::help_with(EXAMPLES))]
 pub(crate) struct Opts {
@@ -36,27 +36,27 @@ pub(crate) struct Opts {
     #[arg(long, value_name = "N", default_value_t = MAX_PAGES)]
     pages: u64,
 
-    /// How many memories there are at a time
+    /// The number of memories at the same time
     #[arg(long, value_name = "N", default_value = "1")]
     instances: NonZeroUsize,
 
-    /// Really commit the memory, and give it back
+    /// Commit the memory, and release it again
     #[arg(long)]
     commit: bool,
 
-    /// How pages are obtained
+    /// The kind of pages
     #[arg(long, value_name = "BACKING", default_value_t, value_parser = backings())]
     backing: Backing,
 
-    /// What the need must leave under each limit on physical memory, in bytes
+    /// The bytes that must remain free under each limit on physical memory
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MARGIN_BYTES)]
     margin_bytes: u64,
 
-    /// The memory is also kept from being swapped out
+    /// Also lock the memory, so that it is not swapped out
     #[arg(long)]
     lock_memory: bool,
 
-    /// Say nothing but errors
+    /// Print only errors
     #[arg(short, long, conflicts_with = "json")]
     quiet: bool,
 
@@ -68,9 +68,9 @@ pub(crate) struct Opts {
 /// Parses the backings by name, and describes them in the help.
 fn backings() -> impl TypedValueParser<Value = Backing> {
     let backings = [
-        (Backing::Auto, "Transparent huge pages where there are any"),
+        (Backing::Auto, "Transparent huge pages, if available"),
         (Backing::Base, "The operating system's base pages"),
-        (Backing::Transparent, "Transparent huge pages, or none"),
+        (Backing::Transparent, "Transparent huge pages, or an error"),
         (Backing::HugeTlb2M, "The machine's pool of 2 MiB pages"),
         (Backing::HugeTlb1G, "The machine's pool of 1 GiB pages"),
     ];
@@ -78,7 +78,7 @@ fn backings() -> impl TypedValueParser<Value = Backing> {
     PossibleValuesParser::new(values).try_map(|name| name.parse())
 }
 
-/// The answer, as `--json` tells it.
+/// The answer, as `--json` prints it.
 #[derive(Debug, Serialize)]
 struct Answer {
     schema: u32,
@@ -91,7 +91,7 @@ struct Answer {
     error: Option<Failure>,
 }
 
-/// A limit, and what is needed under it.
+/// A limit, and the bytes that are needed under it.
 #[derive(Debug, Serialize)]
 struct Row {
     kind: &'static str,
@@ -140,23 +140,23 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
     let need = match builder.need() {
         Ok(need) => need,
         Err(error) => {
-            answer.exit = exit::BAD_QUESTION;
+            answer.exit = exit::USAGE;
             answer.error = Some(Failure::of_kind("refused", error.to_string()));
-            return tell(opts, &answer);
+            return report(opts, &answer);
         }
     };
-    if let Err(error) = look(opts, builder, &need, &mut answer) {
+    if let Err(error) = check(opts, builder, &need, &mut answer) {
         answer.exit = exit::NO;
         answer.error = Some(Failure::of_kind(
             NOT_SECURED,
             format!("{:#}", anyhow::Error::new(error)),
         ));
     }
-    tell(opts, &answer)
+    report(opts, &answer)
 }
 
-/// Reads every limit, and commits where that is asked for.
-fn look(
+/// Reads and checks all limits, and commits the memory if that is asked for.
+fn check(
     opts: &Opts,
     builder: MemoryPoolBuilder,
     need: &Need,
@@ -167,22 +167,22 @@ fn look(
     answer.limits = readings.map(|reading| Row::new(reading, need)).collect();
     headroom.check(need)?;
     if opts.commit {
-        let pool = memory::shown(builder).secure()?;
+        let pool = memory::with_progress_bar(builder).secure()?;
         answer.secured = SecuredReport::new(&pool);
     }
     Ok(())
 }
 
-fn tell(opts: &Opts, answer: &Answer) -> Result<u8> {
+fn report(opts: &Opts, answer: &Answer) -> Result<u8> {
     if let Some(failure) = &answer.error {
         failure.print();
     }
-    let told = match (opts.json, opts.quiet) {
+    let printed = match (opts.json, opts.quiet) {
         (true, _) => print_json(answer),
         (false, true) => Ok(()),
         (false, false) => print(answer).map_err(Into::into),
     };
-    exit::unless_unheard(told)?;
+    exit::ignore_broken_pipe(printed)?;
     Ok(answer.exit)
 }
 
@@ -198,11 +198,11 @@ fn print(answer: &Answer) -> std::io::Result<()> {
     match &answer.secured {
         None => writeln!(
             stdout,
-            "{instances} x {pages} pages can be secured now; --commit would prove it"
+            "{instances} x {pages} pages can be secured now; --commit proves it"
         ),
         Some(secured) => writeln!(
             stdout,
-            "{instances} x {pages} pages were secured, and given back: {}",
+            "{instances} x {pages} pages were secured and released: {}",
             secured.message
         ),
     }

@@ -1,4 +1,4 @@
-//! `wasm-prealloc rewrite`: gives modules a memory of one size.
+//! `wasm-prealloc rewrite`: pins the memories of modules.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -6,14 +6,13 @@ use std::io::Write as _;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 use wasm_prealloc::{
-    CodeOffsets, EmulateFrom, Growth, GrowthHandling, MAX_PAGES, Memory, MemoryImportPolicy,
-    MemoryReport, Options, Report, Validate, Warning, rewrite,
+    EmulateFrom, Growth, GrowthHandling, MAX_PAGES, Memory, MemoryImportPolicy, Options, Report,
+    Validate, rewrite,
 };
 
 use crate::destination::{Destination, real};
 use crate::folder::{self, Item};
-use crate::io::{Form, Inputs, Output, limits, print_json, size};
-use crate::json::{Document, Failure, Told};
+use crate::io::{Form, Inputs, Output, limits, size};
 use crate::{batch, exit};
 
 const EXAMPLES: &[&str] = &[
@@ -25,7 +24,8 @@ const EXAMPLES: &[&str] = &[
 
 /// Give modules a memory whose minimum equals its maximum, and keep them working
 ///
-/// Outputs are binary, and appear whole or not at all. If one module fails, the rest are rewritten.
+/// An output is a binary module, and it is written whole or not at all. If one module fails, the
+/// others are still rewritten.
 #[derive(Debug, clap::Args)]
 #[command(after_help = exit::help_with(EXAMPLES))]
 pub(crate) struct Opts {
@@ -35,36 +35,36 @@ pub(crate) struct Opts {
     #[command(flatten)]
     destination: Destination,
 
-    /// Every memory's size afterwards, in 64 KiB pages
+    /// The size that every memory gets, in 64 KiB pages
     #[arg(long, value_name = "N", default_value_t = MAX_PAGES)]
     pages: u64,
 
-    /// What becomes of memory.grow and memory.size: auto, emulate, pregrown or keep
+    /// The handling of memory.grow and memory.size: auto, emulate, pregrown or keep
     #[arg(long, value_name = "MODE", default_value_t)]
     growth: Growth,
 
-    /// Where the virtual size of an emulated memory starts: declared, heap-base or N pages
+    /// The initial virtual size of an emulated memory: declared, heap-base or N pages
     #[arg(long, value_name = "WHERE", default_value_t)]
     emulate_from: EmulateFrom,
 
-    /// What becomes of imported memories: refuse (those that the module grows), keep or define
+    /// The handling of imported memories: refuse (those that the module grows), keep or define
     #[arg(long, value_name = "POLICY", default_value_t)]
     memory_import: MemoryImportPolicy,
 
-    /// Also export a function NAME that touches every page of the memory, contents kept
+    /// Also export a function NAME that writes to every page of the memory and keeps its contents
     #[arg(long, value_name = "NAME")]
     export_commit: Option<String>,
 
-    /// What is validated before anything is written: full or changed
+    /// The extent of validation before a module is written: full or changed
     #[arg(long, value_name = "WHAT", default_value_t)]
     validate: Validate,
 }
 
-/// What was done with one input.
-struct Outcome {
-    input: String,
-    output: Output,
-    result: Result<Report, Failure>,
+/// The result for one module.
+#[derive(Debug, Default, Serialize)]
+struct Rewritten {
+    output: Option<String>,
+    report: Option<Report>,
 }
 
 pub(crate) fn run(opts: &Opts) -> Result<u8> {
@@ -83,43 +83,37 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
     options.export_commit.clone_from(&opts.export_commit);
     options.validate = opts.validate;
 
-    let work = |index: usize, item: &Item| {
-        let output = &outputs[index];
-        let result = rewrite_one(item, output, opts, &options);
-        Outcome {
-            input: item.input.name(),
-            output: output.clone(),
-            result: result.map_err(|error| Failure::new(&error)),
-        }
-    };
-    let tell = |outcome: &Outcome| {
-        match &outcome.result {
-            Err(failure) => failure.print(),
-            Ok(_) if inputs.json => {}
-            Ok(report) => {
-                let text = match inputs.quiet {
-                    true => describe_warnings(&outcome.input, report),
-                    false => describe(&outcome.input, &outcome.output, report),
-                };
-                match to_stdout || inputs.quiet {
-                    true => write!(std::io::stderr(), "{text}")?,
-                    false => write!(std::io::stdout(), "{text}")?,
-                }
+    batch::run(
+        "rewrite",
+        inputs,
+        &items,
+        |index, item| {
+            let output = &outputs[index];
+            let report = rewrite_one(item, output, opts, &options)?;
+            Ok(Rewritten {
+                output: Some(output.name()),
+                report: Some(report),
+            })
+        },
+        |input, rewritten| {
+            let Rewritten {
+                output: Some(output),
+                report: Some(report),
+            } = rewritten
+            else {
+                return Ok(());
+            };
+            let text = match inputs.quiet {
+                true => describe_warnings(input, report),
+                false => describe(input, output, report),
+            };
+            match to_stdout || inputs.quiet {
+                true => write!(std::io::stderr(), "{text}"),
+                false => write!(std::io::stdout(), "{text}"),
             }
-        }
-        Ok(())
-    };
-    let (outcomes, told) = batch::run(inputs, &items, work, tell);
-    let code = exit::worst(outcomes.iter().map(|outcome| match outcome.result {
-        Ok(_) => exit::DONE,
-        Err(_) => exit::BAD_QUESTION,
-    }));
-    exit::unless_unheard(told)?;
-    if inputs.json {
-        let modules: Vec<_> = outcomes.iter().map(OutcomeJson::new).collect();
-        exit::unless_unheard(print_json(&Document::new("rewrite", code, &modules)))?;
-    }
-    Ok(code)
+        },
+        |_| exit::DONE,
+    )
 }
 
 fn rewrite_one(item: &Item, output: &Output, opts: &Opts, options: &Options) -> Result<Report> {
@@ -144,43 +138,7 @@ fn rewrite_one(item: &Item, output: &Output, opts: &Opts, options: &Options) -> 
     Ok(rewritten.report)
 }
 
-/// An outcome as `--json` tells it.
-#[derive(Serialize)]
-struct OutcomeJson<'a> {
-    input: &'a str,
-    output: Option<String>,
-    report: Option<ReportJson<'a>>,
-    error: Option<&'a Failure>,
-}
-
-#[derive(Serialize)]
-struct ReportJson<'a> {
-    bytes_before: usize,
-    bytes_after: usize,
-    memories: &'a [MemoryReport],
-    code_offsets: &'a [CodeOffsets],
-    warnings: Vec<Told<&'a Warning>>,
-}
-
-impl<'a> OutcomeJson<'a> {
-    fn new(outcome: &'a Outcome) -> Self {
-        let report = outcome.result.as_ref().ok();
-        Self {
-            input: &outcome.input,
-            output: report.map(|_| outcome.output.name()),
-            report: report.map(|report| ReportJson {
-                bytes_before: report.bytes_before,
-                bytes_after: report.bytes_after,
-                memories: &report.memories,
-                code_offsets: &report.code_offsets,
-                warnings: report.warnings.iter().map(Told::new).collect(),
-            }),
-            error: outcome.result.as_ref().err(),
-        }
-    }
-}
-
-/// What is said of a module where nobody wants to hear but of what may be wrong.
+/// Describes what `--quiet` still prints.
 fn describe_warnings(input: &str, report: &Report) -> String {
     let mut text = String::new();
     for warning in &report.warnings {
@@ -189,14 +147,12 @@ fn describe_warnings(input: &str, report: &Report) -> String {
     text
 }
 
-fn describe(input: &str, output: &Output, report: &Report) -> String {
+fn describe(input: &str, output: &str, report: &Report) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{input} -> {} ({} -> {} bytes)",
-        output.name(),
-        report.bytes_before,
-        report.bytes_after
+        "{input} -> {output} ({} -> {} bytes)",
+        report.bytes_before, report.bytes_after
     );
     for memory in &report.memories {
         let _ = writeln!(
@@ -240,7 +196,7 @@ fn describe(input: &str, output: &Output, report: &Report) -> String {
     text
 }
 
-/// What became, or would become, of a memory's growth.
+/// Describes how growth is handled, or would be.
 pub(crate) fn handling(memory: &Memory, growth: &GrowthHandling) -> String {
     match growth {
         GrowthHandling::None => "nothing to replace".to_owned(),

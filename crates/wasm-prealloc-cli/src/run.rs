@@ -1,4 +1,6 @@
-//! `wasm-prealloc run`: runs a module in memory that is committed before any of it runs.
+//! `wasm-prealloc run`: runs a module in memory that is committed before the module starts.
+
+use std::io::Write as _;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -20,19 +22,19 @@ const EXAMPLES: &[&str] = &[
     "wasm-prealloc run --policy commit-maximum untouched.wasm",
 ];
 
-/// The function that a program starts with.
+/// The function that starts a program.
 const START: &str = "_start";
-/// The function that a library wants to be called first.
+/// The function that must be called first in a library.
 const INITIALIZE: &str = "_initialize";
 
 const NOT_PINNED: &str = "not-pinned";
 const NOT_SECURED: &str = "not-secured";
 const TRAPPED: &str = "trapped";
 
-/// Run a module in memory that is committed before any of it runs
+/// Run a module in memory that is committed before the module starts
 ///
-/// The module imports nothing, or WASI preview 1. It gets stdin, stdout, stderr and its arguments,
-/// and neither environment variables nor folders.
+/// The module may import WASI preview 1, and nothing else. It gets stdin, stdout, stderr and its
+/// arguments, but no environment variables and no folders.
 #[derive(Debug, clap::Args)]
 #[command(after_help = exit::help_with(EXAMPLES))]
 pub(crate) struct Opts {
@@ -40,29 +42,29 @@ pub(crate) struct Opts {
     #[arg(value_name = "MODULE", value_parser = Input::parse)]
     module: Input,
 
-    /// Call this export instead of `_start`; ARGS are its numbers, and what it gives is printed
+    /// Call this export instead of `_start` with the numbers ARGS, and print its results
     #[arg(long, value_name = "NAME")]
     invoke: Option<String>,
 
-    /// The size of each slot of committed memory, in 64 KiB pages. Under `declared` it is what
-    /// every memory must have, by default 65536; under `commit-maximum` the default is the largest
-    /// maximum of the module's memories
+    /// The size of each slot of committed memory, in 64 KiB pages. With `declared`, every memory
+    /// must have this size, and the default is 65536. With `commit-maximum`, the default is the
+    /// largest maximum of the module's memories
     #[arg(long, value_name = "N")]
     pages: Option<u64>,
 
-    /// What the module has to declare, and what it sees
+    /// The limits that the module must declare, and the size that it sees
     #[arg(long, value_name = "POLICY", default_value_t, value_parser = policies())]
     policy: Policy,
 
-    /// How many memories are committed [default: as many as the module has]
+    /// The number of memories to commit [default: the number that the module has]
     #[arg(long, value_name = "N")]
     slots: Option<usize>,
 
-    /// Do not say what was secured
+    /// Do not print what was secured
     #[arg(short, long)]
     quiet: bool,
 
-    /// Print the outcome as JSON, behind what the module itself prints
+    /// Print the outcome as JSON, after the output of the module
     #[arg(long)]
     json: bool,
 
@@ -80,18 +82,18 @@ fn policies() -> impl TypedValueParser<Value = Policy> {
     let policies = [
         (
             Policy::Declared,
-            "Its minimum and its maximum are equal, and all of that is accessible",
+            "The minimum equals the maximum, and all of it is accessible",
         ),
         (
             Policy::CommitMaximum,
-            "It is as it came: its maximum is committed, and it sees its current size",
+            "Any limits: the maximum is committed, and the module sees its current size",
         ),
     ];
     let values = policies.map(|(policy, help)| PossibleValue::new(policy.as_str()).help(help));
     PossibleValuesParser::new(values).try_map(|name| name.parse())
 }
 
-/// How a run ended, as `--json` tells it.
+/// The outcome, as `--json` prints it.
 #[derive(Debug, Serialize)]
 struct Outcome {
     schema: u32,
@@ -104,110 +106,91 @@ struct Outcome {
     error: Option<json::Failure>,
 }
 
-/// Why there is no result, by whose fault it is.
+/// The reason why there is no result.
 enum Failure {
-    /// The memory was not verified or not secured, or the module trapped: which of them `--json`
-    /// says by this name.
+    /// The memory was not verified or not secured, or the module trapped. `--json` prints the name
+    /// as `kind`.
     No(&'static str, anyhow::Error),
-    /// The module cannot be run at all, or not that way.
-    Question(anyhow::Error),
+    /// The module cannot be read, or cannot be run with these arguments.
+    Usage(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Usage(error.into())
+    }
 }
 
 pub(crate) fn run(opts: &Opts) -> Result<u8> {
     let mut secured = None;
-    let ran = execute(opts, &mut secured);
-    let mut outcome = Outcome {
-        schema: json::SCHEMA,
-        command: "run",
-        exit: exit::DONE,
-        module: opts.module.name(),
-        policy: opts.policy.to_string(),
-        secured,
-        results: Vec::new(),
-        error: None,
-    };
-    let (code, failure) = match ran {
-        Ok(results) => {
-            outcome.results = results;
-            (exit::DONE, None)
-        }
+    let name = opts.module.name();
+    let (exit, results, error) = match execute(opts, &mut secured) {
+        Ok(results) => (exit::DONE, results, None),
         Err(Failure::No(kind, error)) => {
-            let error = error.context(opts.module.name());
-            let failure = json::Failure::of_kind(kind, format!("{error:#}"));
-            (exit::NO, Some(failure))
+            let message = format!("{:#}", error.context(name.clone()));
+            let failure = json::Failure::of_kind(kind, message);
+            (exit::NO, Vec::new(), Some(failure))
         }
-        Err(Failure::Question(error)) => {
-            let failure = json::Failure::new(&error.context(opts.module.name()));
-            (exit::BAD_QUESTION, Some(failure))
+        Err(Failure::Usage(error)) => {
+            let failure = json::Failure::new(&error.context(name.clone()));
+            (exit::USAGE, Vec::new(), Some(failure))
         }
     };
-    outcome.exit = code;
-    if let Some(failure) = &failure {
+    if let Some(failure) = &error {
         failure.print();
     }
-    outcome.error = failure;
+    let outcome = Outcome {
+        schema: json::SCHEMA,
+        command: "run",
+        exit,
+        module: name,
+        policy: opts.policy.to_string(),
+        secured,
+        results,
+        error,
+    };
     if opts.json {
         print_json(&outcome)?;
     } else {
-        use std::io::Write as _;
         for result in &outcome.results {
             writeln!(std::io::stdout(), "{result}")?;
         }
     }
-    Ok(code)
+    Ok(exit)
 }
 
-/// Runs the module, and gives what the function that was called gives. What was secured for it is
-/// known even where that is an error.
+/// Runs the module, and returns the results of the function that is called. `secured` is set as soon
+/// as the memory is secured, so that a later error does not hide it.
 fn execute(opts: &Opts, secured: &mut Option<SecuredReport>) -> Result<Vec<String>, Failure> {
-    let wasm = opts.module.read().map_err(Failure::Question)?.wasm;
-    let policy = opts.policy;
-    let pages = opts.pages.unwrap_or(MAX_PAGES);
-    if policy == Policy::Declared {
-        verify(&wasm, pages).map_err(|error| match error {
-            VerifyError::NotPinned(_) => Failure::No(NOT_PINNED, error.into()),
-            // The cause itself, so that what it is called and where it is can be told.
-            VerifyError::Unreadable(error) => Failure::Question(error.into()),
-        })?;
-    }
-    let inspection = inspect(&wasm).map_err(|error| Failure::Question(error.into()))?;
-    let memories: Vec<_> = inspection
-        .memories()
-        .map(|inspected| &inspected.memory)
-        .collect();
-    let pages = match (policy, opts.pages) {
-        (Policy::CommitMaximum, None) => memories
-            .iter()
-            .map(|memory| maximum_pages(memory))
-            .max()
-            .unwrap_or(1),
-        _ => pages,
+    let wasm = opts.module.read()?.wasm;
+    let memories = memories(opts, &wasm)?;
+    let pages = match opts.policy {
+        Policy::CommitMaximum => memories.iter().map(maximum_pages).max().unwrap_or(1),
+        _ => MAX_PAGES,
     };
     let mut builder = MemoryPool::builder()
         .slots(opts.slots.unwrap_or(memories.len()))
-        .pages(pages)
-        .policy(policy);
+        .pages(opts.pages.unwrap_or(pages))
+        .policy(opts.policy);
     if !opts.quiet {
-        builder = memory::shown(builder);
+        builder = memory::with_progress_bar(builder);
     }
     let prepared = builder.prepare();
     let mut config = Config::new();
     prepared.configure(&mut config);
-    let question = |error: wasmtime::Error| Failure::Question(from_engine(error));
-    let engine = Engine::new(&config).map_err(question)?;
-    let module = Module::new(&engine, &wasm).map_err(question)?;
+    let engine = Engine::new(&config).map_err(from_engine)?;
+    let module = Module::new(&engine, &wasm).map_err(from_engine)?;
     prepared
         .verify(&module)
         .map_err(|error| Failure::No(NOT_PINNED, error.into()))?;
     let mut linker: Linker<WasiP1Ctx> = Linker::new(&engine);
-    add_to_linker_sync(&mut linker, |wasi| wasi).map_err(question)?;
-    // What can be found wrong with the question is found before 4 GiB are committed for it.
+    add_to_linker_sync(&mut linker, |wasi| wasi).map_err(from_engine)?;
+    // Imports and arguments are checked before 4 GiB are committed.
     linker
         .instantiate_pre(&module)
         .map_err(from_engine)
-        .context("only WASI preview 1 is provided")
-        .map_err(Failure::Question)?;
-    let called = Call::read(opts, &module).map_err(Failure::Question)?;
+        .context("only WASI preview 1 is provided")?;
+    let call = Call::read(opts, &module)?;
 
     let pool = prepared
         .secure()
@@ -227,22 +210,36 @@ fn execute(opts: &Opts, secured: &mut Option<SecuredReport>) -> Result<Vec<Strin
             InstantiateError::Engine(error) => Failure::No(TRAPPED, from_engine(error)),
             refusal => Failure::No(NOT_SECURED, refusal.into()),
         })?;
-    called
-        .make(&mut store, instance)
+    call.run(&mut store, instance)
         .map_err(|error| Failure::No(TRAPPED, error))
 }
 
-/// How large a memory can become, in 64 KiB pages. Not less than a slot can be.
+/// Returns the module's memories, which must be pinned if the policy requires that.
+fn memories(opts: &Opts, wasm: &[u8]) -> Result<Vec<Memory>, Failure> {
+    if opts.policy == Policy::Declared {
+        verify(wasm, opts.pages.unwrap_or(MAX_PAGES)).map_err(|error| match error {
+            VerifyError::NotPinned(_) => Failure::No(NOT_PINNED, error.into()),
+            // The cause itself has a kind and an offset.
+            VerifyError::Unreadable(error) => error.into(),
+        })?;
+    }
+    let inspection = inspect(wasm)?;
+    let memories = inspection.memories();
+    Ok(memories.map(|inspected| inspected.memory.clone()).collect())
+}
+
+/// Returns the size to which a memory can grow, in 64 KiB pages, and at least the smallest size of a
+/// slot.
 fn maximum_pages(memory: &Memory) -> u64 {
     memory.maximum.unwrap_or(MAX_PAGES).max(1)
 }
 
-/// The call that the command line asks for.
+/// The function call that the command line asks for.
 struct Call<'a> {
     function: &'a str,
     args: Vec<Val>,
     results: usize,
-    /// Whether the module is a library that wants to be initialized first.
+    /// The module is a library that must be initialized first.
     initialize: bool,
 }
 
@@ -262,7 +259,7 @@ impl<'a> Call<'a> {
                 }
             );
         };
-        // A program gets its arguments from WASI.
+        // The arguments of a program are passed by WASI.
         let given = match opts.invoke {
             Some(_) => opts.args.as_slice(),
             None => &[],
@@ -280,8 +277,8 @@ impl<'a> Call<'a> {
         })
     }
 
-    /// Makes the call. Nothing that was found in the module can be missing in its instance.
-    fn make(&self, store: &mut Store<WasiP1Ctx>, instance: Instance) -> Result<Vec<String>> {
+    /// Calls the function, and returns its results as text.
+    fn run(&self, store: &mut Store<WasiP1Ctx>, instance: Instance) -> Result<Vec<String>> {
         let mut results = vec![Val::I32(0); self.results];
         let mut call = |name: &str, args: &[Val], results: &mut [Val]| {
             let function = instance.get_func(&mut *store, name);
@@ -303,7 +300,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Reads the arguments of a function from text.
+/// Parses the arguments of a function.
 fn arguments(given: &[String], types: impl ExactSizeIterator<Item = ValType>) -> Result<Vec<Val>> {
     ensure!(
         given.len() == types.len(),
@@ -315,7 +312,7 @@ fn arguments(given: &[String], types: impl ExactSizeIterator<Item = ValType>) ->
     pairs
         .map(|(text, ty)| {
             Ok(match ty {
-                // Both ways of reading an integer's bits are common.
+                // An integer may be written as signed or as unsigned.
                 ValType::I32 => Val::I32(match text.parse::<u32>() {
                     Ok(unsigned) => unsigned.cast_signed(),
                     Err(_) => text.parse()?,

@@ -1,14 +1,13 @@
-//! `wasm-prealloc verify`: is every memory pinned at the size that a host commits?
+//! `wasm-prealloc verify`: checks that every memory is pinned at the size that a host commits.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde::Serialize;
-use wasm_prealloc::{MAX_PAGES, Memory, VerifyError, Violation, verify, verify_deep};
+use wasm_prealloc::{MAX_PAGES, Memory, VerifyError, Violations, verify, verify_deep};
 
 use crate::folder::{self, Item};
-use crate::io::{Inputs, limits, print_json};
-use crate::json::{Document, Failure, Told};
+use crate::io::{Inputs, limits};
 use crate::{batch, exit};
 
 const EXAMPLES: &[&str] = &[
@@ -16,14 +15,14 @@ const EXAMPLES: &[&str] = &[
     "wasm-prealloc verify --deep --json plugin.wasm",
 ];
 
-/// Check that every memory's minimum and maximum are N pages
+/// Check that the minimum and the maximum of every memory are N pages
 #[derive(Debug, clap::Args)]
 #[command(after_help = exit::help_with(EXAMPLES))]
 pub(crate) struct Opts {
     #[command(flatten)]
     inputs: Inputs,
 
-    /// The size expected of every memory, in 64 KiB pages
+    /// The expected size of every memory, in 64 KiB pages
     #[arg(long, value_name = "N", default_value_t = MAX_PAGES)]
     pages: u64,
 
@@ -32,81 +31,57 @@ pub(crate) struct Opts {
     deep: bool,
 }
 
-/// The answer for one input, as `--json` tells it too.
-#[derive(Debug, Serialize)]
+/// The answer for one module.
+#[derive(Debug, Default, Serialize)]
 struct Answer {
-    input: String,
     verified: bool,
-    /// All of them where the module is verified.
+    /// All memories of a verified module.
     memories: Vec<Memory>,
-    violations: Vec<Told<Violation>>,
-    error: Option<Failure>,
+    violations: Violations,
 }
 
 pub(crate) fn run(opts: &Opts) -> Result<u8> {
     let inputs = &opts.inputs;
     let items = folder::items(&inputs.inputs)?;
-    let work = |_: usize, item: &Item| verify_one(item, opts);
-    let tell = |answer: &Answer| {
-        match &answer.error {
-            Some(failure) => failure.print(),
-            None if inputs.json => {}
-            None => print(answer, inputs.quiet)?,
-        }
-        Ok(())
-    };
-    let (answers, told) = batch::run(inputs, &items, work, tell);
-    let code = exit::worst(answers.iter().map(|answer| match answer {
-        Answer { error: Some(_), .. } => exit::BAD_QUESTION,
-        Answer { verified: true, .. } => exit::DONE,
-        Answer { .. } => exit::NO,
-    }));
-    exit::unless_unheard(told)?;
-    if inputs.json {
-        exit::unless_unheard(print_json(&Document::new("verify", code, &answers)))?;
-    }
-    Ok(code)
+    batch::run(
+        "verify",
+        inputs,
+        &items,
+        |_, item| verify_one(item, opts),
+        |input, answer| print(input, answer, inputs.quiet),
+        |answer| match answer.verified {
+            true => exit::DONE,
+            false => exit::NO,
+        },
+    )
 }
 
-fn verify_one(item: &Item, opts: &Opts) -> Answer {
+fn verify_one(item: &Item, opts: &Opts) -> Result<Answer> {
     let judge = if opts.deep { verify_deep } else { verify };
-    let result = item.read().map(|module| judge(&module.wasm, opts.pages));
-    let mut answer = Answer {
-        input: item.input.name(),
-        verified: false,
-        memories: Vec::new(),
-        violations: Vec::new(),
-        error: None,
-    };
-    match result {
-        Ok(Ok(memories)) => {
-            answer.verified = true;
-            answer.memories = memories;
-        }
-        Ok(Err(VerifyError::NotPinned(violations))) => {
-            answer.violations = violations.iter().cloned().map(Told::new).collect();
-        }
-        // The cause itself, so that what it is called and where it is can be told.
-        Ok(Err(VerifyError::Unreadable(error))) => {
-            let error = anyhow::Error::new(error).context(item.input.name());
-            answer.error = Some(Failure::new(&error));
-        }
-        Err(error) => answer.error = Some(Failure::new(&error)),
+    match judge(&item.read()?.wasm, opts.pages) {
+        Ok(memories) => Ok(Answer {
+            verified: true,
+            memories,
+            ..Answer::default()
+        }),
+        Err(VerifyError::NotPinned(violations)) => Ok(Answer {
+            violations,
+            ..Answer::default()
+        }),
+        // The cause itself has a kind and an offset.
+        Err(VerifyError::Unreadable(error)) => Err(error).with_context(|| item.input.name()),
     }
-    answer
 }
 
-fn print(answer: &Answer, quiet: bool) -> std::io::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    let input = &answer.input;
-    for violation in &answer.violations {
-        writeln!(stdout, "{input}: {}", violation.message)?;
+fn print(input: &str, answer: &Answer, quiet: bool) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    for violation in answer.violations.iter() {
+        writeln!(stdout, "{input}: {violation}")?;
     }
-    match (answer.verified, answer.memories.as_slice()) {
-        _ if quiet => Ok(()),
-        (false, _) => Ok(()),
-        (true, []) => writeln!(stdout, "{input}: verified, no memory"),
-        (true, memories) => {
+    match answer.memories.as_slice() {
+        _ if quiet || !answer.verified => Ok(()),
+        [] => writeln!(stdout, "{input}: verified, no memory"),
+        memories => {
             let sizes: Vec<String> = memories.iter().map(limits).collect();
             writeln!(stdout, "{input}: verified, {}", sizes.join(", "))
         }

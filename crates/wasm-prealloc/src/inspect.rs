@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::limits::Memory;
 use crate::map::Map;
 use crate::provenance::{Declared, Provenance};
-use crate::rewrite::{GrowthHandling, Options, preview};
+use crate::rewrite::{GrowthHandling, MemoryReport, Options, Report, preview};
 use crate::scan::{Body, Sites, count_sites, growth_sites};
 
 /// What there is to know of an input's memories.
@@ -26,6 +26,27 @@ impl Inspection {
     /// The memories of all core modules.
     pub fn memories(&self) -> impl Iterator<Item = &MemoryInspection> {
         self.modules.iter().flat_map(|module| &module.memories)
+    }
+
+    /// Returns the report of a rewrite that changes nothing.
+    #[must_use]
+    pub fn unchanged(&self) -> Report {
+        let memories = self.memories().map(|inspected| MemoryReport {
+            before: inspected.memory.clone(),
+            after: inspected.memory.clone(),
+            growth: match inspected.sites {
+                Sites { size: 0, grow: 0 } => GrowthHandling::None,
+                _ => GrowthHandling::Kept,
+            },
+            sites: inspected.sites,
+        });
+        Report {
+            bytes_before: self.bytes,
+            bytes_after: self.bytes,
+            memories: memories.collect(),
+            code_offsets: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 }
 

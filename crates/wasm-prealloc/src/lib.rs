@@ -35,6 +35,8 @@ mod inspect;
 mod leb128;
 mod limits;
 mod map;
+#[cfg(feature = "serde")]
+mod message;
 mod provenance;
 mod rewrite;
 mod scan;

@@ -100,10 +100,16 @@ impl fmt::Display for Violation {
     }
 }
 
-/// One violation or more. Displays as one line each.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The violations that were found. Displays as one line each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
-pub struct Violations(Vec<Violation>);
+pub struct Violations(
+    #[cfg_attr(
+        feature = "serde",
+        serde(serialize_with = "crate::message::serialize_all")
+    )]
+    Vec<Violation>,
+);
 
 impl std::ops::Deref for Violations {
     type Target = [Violation];

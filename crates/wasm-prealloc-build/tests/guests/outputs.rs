@@ -2,8 +2,9 @@
 
 use crate::fixture::{ALLOCATING, CDYLIB, Fixture, IDLE, NEEDS_MARKER};
 use sha2::{Digest as _, Sha256};
-use wasm_prealloc_build::manifest::{BuiltGrowth, Manifest, SCHEMA};
-use wasm_prealloc_build::{Error, Linking, PAGES, build};
+use wasm_prealloc::{GrowthHandling, MAX_PAGES};
+use wasm_prealloc_build::manifest::{BuiltGuest, Manifest, SCHEMA};
+use wasm_prealloc_build::{Error, Linking, build};
 
 /// A cargo configuration with a minimum of 1,024 pages.
 const LINK_64_MIB: &str = "\
@@ -19,6 +20,28 @@ rustflags = [\"-Clink-arg=--initial-memory=4294967296\", \"-Clink-arg=--export=_
 
 fn names(manifest: &Manifest) -> Vec<&str> {
     manifest.guests.iter().map(|guest| &*guest.name).collect()
+}
+
+/// Returns the first and the last size of emulated growth, in pages.
+#[track_caller]
+fn emulated(guest: &BuiltGuest) -> (u64, u64) {
+    match guest.report.memories[0].growth {
+        GrowthHandling::Emulated {
+            from_pages,
+            cap_pages,
+            ..
+        } => (from_pages, cap_pages),
+        ref other => panic!("{other:?}"),
+    }
+}
+
+/// Returns the size that a guest reads, in pages.
+#[track_caller]
+fn pregrown(guest: &BuiltGuest) -> u64 {
+    match guest.report.memories[0].growth {
+        GrowthHandling::Pregrown { pages, .. } => pages,
+        ref other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -40,14 +63,14 @@ fn a_guest_is_a_cdylib_or_else_a_binary() {
     assert_eq!(manifest.guests, build.guests);
     for guest in &build.guests {
         let module = std::fs::read(build.path(&guest.name).unwrap()).unwrap();
-        let memories = wasm_prealloc::verify(&module, PAGES).unwrap();
+        let memories = wasm_prealloc::verify(&module, MAX_PAGES).unwrap();
         assert_eq!(memories.len(), 1, "{}", guest.name);
-        assert_eq!(guest.bytes_after, module.len() as u64);
+        assert_eq!(guest.report.bytes_after, module.len());
         let digest: Vec<_> = Sha256::digest(&module).to_vec();
         let hexadecimal: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(guest.sha256, hexadecimal);
-        assert_eq!(guest.memories[0].minimum_pages, PAGES);
-        assert_eq!(guest.memories[0].maximum_pages, Some(PAGES));
+        assert_eq!(guest.report.memories[0].after.minimum, MAX_PAGES);
+        assert_eq!(guest.report.memories[0].after.maximum, Some(MAX_PAGES));
         assert!(guest.toolchain.rustc.starts_with("rustc "));
         assert_eq!(guest.toolchain.target, "wasm32-unknown-unknown");
     }
@@ -57,25 +80,17 @@ fn a_guest_is_a_cdylib_or_else_a_binary() {
 fn a_guest_that_allocates_grows_in_its_own_books() {
     let fixture = Fixture::of_guests(&[("allocating", ALLOCATING)]);
     let pinned = build(&fixture.options()).unwrap().guests.remove(0);
-    let [memory] = &*pinned.memories else {
-        panic!("{:?}", pinned.memories);
+    let [memory] = &*pinned.report.memories else {
+        panic!("{:?}", pinned.report.memories);
     };
-    assert!(memory.grow_sites > 0);
-    let BuiltGrowth::Emulated {
-        from_pages,
-        cap_pages,
-    } = memory.growth
-    else {
-        panic!("{:?}", memory.growth);
-    };
-    assert_eq!(cap_pages, PAGES);
+    assert!(memory.sites.grow > 0);
+    let (from_pages, cap_pages) = emulated(&pinned);
+    assert_eq!(cap_pages, MAX_PAGES);
     let linked = fixture.path("target/wasm32-unknown-unknown/release/allocating.wasm");
     let linked = std::fs::read(linked).unwrap();
-    let linked_memory = wasm_prealloc::inspect(&linked).unwrap().modules.remove(0);
-    let linked_memory = linked_memory.memories[0].memory.clone();
-    assert_eq!(linked_memory.minimum, from_pages);
-    assert_eq!(linked_memory.maximum, Some(PAGES));
-    assert_eq!(pinned.bytes_before, linked.len() as u64);
+    assert_eq!(memory.before.minimum, from_pages);
+    assert_eq!(memory.before.maximum, Some(MAX_PAGES));
+    assert_eq!(pinned.report.bytes_before, linked.len());
     let link_args = ["--initial-memory=4294967296", "--max-memory=4294967296"];
     assert_eq!(pinned.link_args, link_args);
 
@@ -85,13 +100,13 @@ fn a_guest_that_allocates_grows_in_its_own_books() {
     let natural = build(&options).unwrap().guests.remove(0);
     assert_eq!(natural.linking, Linking::Natural);
     assert_eq!(natural.link_args, [""; 0]);
-    assert_eq!(natural.bytes_before, natural.bytes_after);
-    assert_eq!(natural.memories[0].maximum_pages, None);
-    assert_eq!(natural.memories[0].minimum_pages, from_pages);
-    assert_eq!(natural.memories[0].growth, BuiltGrowth::Kept);
-    assert_eq!(natural.memories[0].grow_sites, memory.grow_sites);
+    assert_eq!(natural.report.bytes_before, natural.report.bytes_after);
+    assert_eq!(natural.report.memories[0].after.maximum, None);
+    assert_eq!(natural.report.memories[0].after.minimum, from_pages);
+    assert_eq!(natural.report.memories[0].growth, GrowthHandling::Kept);
+    assert_eq!(natural.report.memories[0].sites.grow, memory.sites.grow);
     let module = &fixture.outputs()["allocating.wasm"];
-    assert!(wasm_prealloc::verify(module, PAGES).is_err());
+    assert!(wasm_prealloc::verify(module, MAX_PAGES).is_err());
 }
 
 #[test]
@@ -101,24 +116,28 @@ fn a_guest_that_only_measures_its_memory_sees_it_grown() {
 ";
     let fixture = Fixture::of_guests(&[("measuring", source)]);
     let pinned = build(&fixture.options()).unwrap().guests.remove(0);
-    assert_eq!(pinned.memories[0].size_sites, 1);
-    assert_eq!(pinned.memories[0].grow_sites, 0);
-    let growth = BuiltGrowth::Pregrown { pages: PAGES - 1 };
-    assert_eq!(pinned.memories[0].growth, growth);
+    assert_eq!(pinned.report.memories[0].sites.size, 1);
+    assert_eq!(pinned.report.memories[0].sites.grow, 0);
+    assert_eq!(pregrown(&pinned), MAX_PAGES - 1);
     // The linker does not pin it, so an embedder could have grown it.
-    assert_eq!(pinned.warnings.len(), 1, "{:?}", pinned.warnings);
+    assert_eq!(
+        pinned.report.warnings.len(),
+        1,
+        "{:?}",
+        pinned.report.warnings
+    );
     let manifest = Manifest::read(&fixture.out_dir()).unwrap();
     assert_eq!(manifest.guests, [pinned]);
 
     for (flags, warnings) in [(LINK_64_MIB, 1), (LINK_4_GIB, 0)] {
         fixture.write(".cargo/config.toml", flags);
         let rewritten = build(&fixture.options()).unwrap().guests.remove(0);
-        assert_eq!(rewritten.memories[0].growth, growth);
+        assert_eq!(pregrown(&rewritten), MAX_PAGES - 1);
         assert_eq!(
-            rewritten.warnings.len(),
+            rewritten.report.warnings.len(),
             warnings,
             "{:?}",
-            rewritten.warnings
+            rewritten.report.warnings
         );
         let manifest = Manifest::read(&fixture.out_dir()).unwrap();
         assert_eq!(manifest.guests, [rewritten]);
@@ -153,7 +172,7 @@ fn the_cargo_configuration_of_the_workspace_is_in_force() {
     );
     let build = build(&fixture.options()).unwrap();
     let module = std::fs::read(build.path("marked").unwrap()).unwrap();
-    wasm_prealloc::verify(&module, PAGES).unwrap();
+    wasm_prealloc::verify(&module, MAX_PAGES).unwrap();
 }
 
 #[test]
@@ -172,13 +191,9 @@ fn where_link_args_of_the_workspace_win_growth_starts_at_the_size_they_declare()
     let fixture = Fixture::of_guests(&[("allocating", ALLOCATING)]);
     fixture.write(".cargo/config.toml", LINK_64_MIB);
     let build = build(&fixture.options()).unwrap();
-    let growth = BuiltGrowth::Emulated {
-        from_pages: 1024,
-        cap_pages: PAGES,
-    };
-    assert_eq!(build.guests[0].memories[0].growth, growth);
+    assert_eq!(emulated(&build.guests[0]), (1024, MAX_PAGES));
     let module = std::fs::read(build.path("allocating").unwrap()).unwrap();
-    wasm_prealloc::verify(&module, PAGES).unwrap();
+    wasm_prealloc::verify(&module, MAX_PAGES).unwrap();
 }
 
 #[test]
@@ -189,10 +204,7 @@ fn a_maximum_of_the_workspace_is_the_cap_of_growth() {
         "[target.wasm32-unknown-unknown]\nrustflags = [\"-Clink-arg=--max-memory=67108864\"]\n",
     );
     let build = build(&fixture.options()).unwrap();
-    let BuiltGrowth::Emulated { cap_pages, .. } = build.guests[0].memories[0].growth else {
-        panic!("{:?}", build.guests[0].memories);
-    };
-    assert_eq!(cap_pages, 1024);
+    assert_eq!(emulated(&build.guests[0]).1, 1024);
 }
 
 #[test]
@@ -201,9 +213,9 @@ fn a_memory_that_the_workspace_pins_grows_from_its_heap_base() {
     let natural = build(&fixture.options()).unwrap().guests.remove(0);
     fixture.write(".cargo/config.toml", LINK_4_GIB);
     let pinned = build(&fixture.options()).unwrap().guests.remove(0);
-    assert_eq!(pinned.memories[0].growth, natural.memories[0].growth);
+    assert_eq!(emulated(&pinned), emulated(&natural));
     let module = &fixture.outputs()["allocating.wasm"];
-    wasm_prealloc::verify(module, PAGES).unwrap();
+    wasm_prealloc::verify(module, MAX_PAGES).unwrap();
 }
 
 #[test]
@@ -223,7 +235,7 @@ fn link_args_that_prevent_pinning_are_named_with_a_remedy() {
             }
             // Toolchains before 1.97 export `__heap_base`.
             Ok(build) if flags == pinned => {
-                assert!(build.guests[0].memories[0].grow_sites > 0);
+                assert!(build.guests[0].report.memories[0].sites.grow > 0);
             }
             other => panic!("{flags}: {other:?}"),
         }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 
-use wasm_prealloc_build::manifest::BuiltGrowth;
-use wasm_prealloc_build::{BuildOptions, PAGES, WASM_TARGET, build};
+use wasm_prealloc::{GrowthHandling, MAX_PAGES};
+use wasm_prealloc_build::{BuildOptions, WASM_TARGET, build};
 use wasm_prealloc_tests::skipped;
 use wasmtime::{Engine, Instance, Module, Store};
 
@@ -89,9 +89,9 @@ fn every_toolchain_from_1_95_on_builds_guests_that_allocate() {
         assert_eq!(guest.toolchain.rustc, version(toolchain));
         let path = build.path("summing").unwrap();
         let module = std::fs::read(&path).unwrap();
-        wasm_prealloc::verify(&module, PAGES).unwrap();
-        let BuiltGrowth::Emulated { from_pages, .. } = guest.memories[0].growth else {
-            panic!("{toolchain}: {:?}", guest.memories);
+        wasm_prealloc::verify(&module, MAX_PAGES).unwrap();
+        let GrowthHandling::Emulated { from_pages, .. } = guest.report.memories[0].growth else {
+            panic!("{toolchain}: {:?}", guest.report.memories);
         };
         allocations_succeed(&path, from_pages);
     }

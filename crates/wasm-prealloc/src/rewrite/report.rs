@@ -31,6 +31,10 @@ pub struct Report {
     /// that DWARF, source maps and profiles say of code offsets still holds.
     pub code_offsets: Vec<CodeOffsets>,
     /// What the caller may want to act on.
+    #[cfg_attr(
+        feature = "serde",
+        serde(serialize_with = "crate::message::serialize_all")
+    )]
     pub warnings: Vec<Warning>,
 }
 

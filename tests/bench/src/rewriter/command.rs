@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use wasm_prealloc_build::StagedFile;
+use wasm_prealloc_build::AtomicFile;
 use wasm_prealloc_tests::{Profile, command, repository};
 
 use super::corpus::Module;
@@ -27,7 +27,7 @@ pub(super) struct Comparison {
 /// The program that the command is compared with.
 pub(crate) fn walrus_file(input: &Path, output: &Path) -> Result<()> {
     let mut module = walrus::Module::from_file(input).context("walrus does not parse it")?;
-    StagedFile::write(output, &module.emit_wasm())?.publish()?;
+    AtomicFile::write(output, &module.emit_wasm())?.commit()?;
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Files that appear whole or not at all. What stands in them is decided elsewhere.
+//! Files that are written whole or not at all.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -6,30 +6,30 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-/// What the names of temporary files begin with.
+/// Tells files that a killed process has left which program they are from.
 const TEMPORARY_PREFIX: &str = ".wasm-prealloc-";
 
-/// An output file that is complete on disk, under a temporary name beside its own. Dropped before
-/// it is published, it leaves nothing behind.
+/// The complete content of a file, on disk under a temporary name in the file's folder. It is
+/// deleted if it is dropped before [`commit`](Self::commit).
 #[derive(Debug)]
-pub struct StagedFile {
+pub struct AtomicFile {
     file: NamedTempFile,
     path: PathBuf,
 }
 
-impl StagedFile {
-    /// Writes the content for `path` to the disk, beside it. What stands at `path` is as it was.
+impl AtomicFile {
+    /// Writes the content for `path` to disk. A file at `path` is not changed yet.
     ///
     /// # Errors
     ///
-    /// What the operating system says: the folder is missing or not writable, the disk is full.
+    /// Returns the operating system's error, for example if the folder is missing or not writable,
+    /// or if the disk is full.
     pub fn write(path: impl Into<PathBuf>, content: &[u8]) -> io::Result<Self> {
         let path = path.into();
         let mut builder = tempfile::Builder::new();
-        // Whoever finds one behind a process that was killed can tell whose it is.
         builder.prefix(TEMPORARY_PREFIX);
-        // A temporary file is for its owner alone; this one is to be like any other new file. The
-        // umask still takes away what it takes away from those.
+        // The permissions of any new file, from which the umask removes some. Those of a temporary
+        // file are for its owner alone.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let folder = match path.parent() {
@@ -48,12 +48,12 @@ impl StagedFile {
         Ok(Self { file, path })
     }
 
-    /// Gives the file its own name, in place of what stood there. That file's permissions are kept.
+    /// Renames the file to its path. It replaces an earlier file, and keeps that file's permissions.
     ///
     /// # Errors
     ///
-    /// What the operating system says; what stood there is then as it was.
-    pub fn publish(self) -> io::Result<()> {
+    /// Returns the operating system's error; the earlier file is then unchanged.
+    pub fn commit(self) -> io::Result<()> {
         self.file.persist(&self.path)?;
         Ok(())
     }
