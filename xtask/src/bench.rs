@@ -1,18 +1,17 @@
-//! `cargo xtask bench`: the rewriter side by side with others. The measuring is in `tests/bench`;
-//! here it is only built as users' programs are, and started.
+//! `cargo xtask bench`: builds and starts the measurements in `tests/bench`, in release mode.
 
-use std::process::Command;
+use anyhow::Result;
 
-use anyhow::{Context as _, Result, ensure};
+use crate::{cargo, run as run_command};
 
 #[derive(Debug, clap::Args)]
 #[command(
     disable_help_flag = true,
     after_help = "\
-Exit status: 0 measured, 1 not"
+Exit status: 0 measured, 1 not measured"
 )]
 pub(crate) struct Opts {
-    /// `--write`, `--rounds N`, `--quick`; `--help` explains them
+    /// `--write`, `--rounds N`, `--quick`; `--help` describes them
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,
@@ -22,21 +21,6 @@ pub(crate) struct Opts {
 }
 
 pub(crate) fn run(opts: &Opts) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .current_dir(crate::repository())
-        .args([
-            "run",
-            "--quiet",
-            "--release",
-            // Not `-p`: with the features of the whole workspace the engine is built once.
-            "--bin",
-            "wasm-prealloc-bench",
-            "--",
-        ])
-        .args(&opts.args)
-        .status()
-        .context("cannot start cargo")?;
-    ensure!(status.success(), "the bench failed ({status})");
-    Ok(())
+    let mut bench = cargo("run --quiet --release -p wasm-prealloc-bench --".split(' '));
+    run_command(bench.args(&opts.args), "the benchmark")
 }

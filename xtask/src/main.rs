@@ -1,5 +1,5 @@
-//! This repository's own chores, one file each. This one reads the command line, prints errors with
-//! their causes, and chooses the exit code; what a user of the crates would want is in the crates.
+//! `cargo xtask`: the tasks of this repository, one file each. This file parses the command line,
+//! prints errors with their causes, and sets the exit code.
 
 mod bench;
 mod build_wasm;
@@ -9,53 +9,54 @@ mod sanitize;
 mod test;
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
+use anyhow::{Context as _, ensure};
 use clap::{Parser, Subcommand};
 
 /// Done.
 const EXIT_DONE: u8 = 0;
-/// The chore was understood, and failed.
+/// The task failed.
 const EXIT_FAILED: u8 = 1;
-/// The command line asks for something that does not exist, or that this machine cannot do. clap's
-/// own code for bad usage, too.
+/// The command line asks for something that does not exist, or that this machine cannot do. It is
+/// clap's code for bad usage too.
 const EXIT_USAGE: u8 = 2;
 
 #[derive(Debug, Parser)]
 #[command(
     name = "cargo xtask",
-    about = "This repository's own chores",
+    about = "The tasks of this repository",
     after_help = "Exit status: 0 done, 1 failed, 2 bad usage"
 )]
 struct Cli {
     #[command(subcommand)]
-    chore: Chore,
+    task: Task,
 }
 
 #[derive(Debug, Subcommand)]
-enum Chore {
+enum Task {
     /// Build the guests in wasm-modules/ with fixed memory
     BuildWasm(build_wasm::Opts),
-    /// Compare the rewriter and the host with others, side by side in one run
+    /// Measure the rewriter and the host side by side with others
     Bench(bench::Opts),
-    /// Write docs/cli.md and the examples in docs/json.md anew
+    /// Regenerate docs/cli.md and the examples in docs/json.md
     Docs(docs::Opts),
-    /// Run everything that CI runs but format and lints: build-wasm, then all tests
+    /// Run build-wasm, check each feature alone, and run all tests
     Test(test::Opts),
-    /// Show the cells that the project exists for, before and after, in real memory cgroups
+    /// Run guests in memory cgroups, without and with secured memory, and compare
     MemoryTest(memory_test::Opts),
-    /// Run what sanitizers and Miri can run of the host half (nightly)
+    /// Run the host crate's tests under sanitizers and Miri (needs nightly)
     Sanitize(sanitize::Opts),
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().chore {
-        Chore::BuildWasm(opts) => build_wasm::run(&opts),
-        Chore::Bench(opts) => bench::run(&opts),
-        Chore::Docs(opts) => docs::run(&opts),
-        Chore::Test(opts) => test::run(&opts),
-        Chore::MemoryTest(opts) => memory_test::run(&opts),
-        Chore::Sanitize(opts) => sanitize::run(&opts),
+    let result = match Cli::parse().task {
+        Task::BuildWasm(opts) => build_wasm::run(&opts),
+        Task::Bench(opts) => bench::run(&opts),
+        Task::Docs(opts) => docs::run(&opts),
+        Task::Test(opts) => test::run(&opts),
+        Task::MemoryTest(opts) => memory_test::run(&opts),
+        Task::Sanitize(opts) => sanitize::run(&opts),
     };
     let code = match result {
         Ok(()) => EXIT_DONE,
@@ -74,7 +75,7 @@ fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Whether another command line, or another machine, would have been the cure.
+/// Returns true if another command line or another machine is needed.
 fn is_usage(error: &anyhow::Error) -> bool {
     use wasm_prealloc_build::Error;
     error.is::<memory_test::NoGroup>()
@@ -84,8 +85,24 @@ fn is_usage(error: &anyhow::Error) -> bool {
         )
 }
 
-/// The root of the repository, wherever the chore is run from.
+/// Returns the root of the repository.
 fn repository() -> PathBuf {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
     xtask.parent().unwrap_or(xtask).to_owned()
+}
+
+/// Prepares cargo to be started in the root of the repository.
+fn cargo<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(repository()).args(arguments);
+    command
+}
+
+/// Runs a command that must succeed.
+fn run(command: &mut Command, what: &str) -> anyhow::Result<()> {
+    let program = command.get_program().display().to_string();
+    let status = command.status();
+    let status = status.with_context(|| format!("cannot start {program}"))?;
+    ensure!(status.success(), "{what} failed ({status})");
+    Ok(())
 }

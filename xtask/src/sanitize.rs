@@ -1,19 +1,19 @@
-//! `cargo xtask sanitize`: the host crate's unsafe code under the sanitizers and Miri, each with
-//! what it can run. They need a nightly toolchain of rustup's, so this is not a part of `test`.
+//! `cargo xtask sanitize`: the host crate's unsafe code under sanitizers and Miri, each with the
+//! tests that it supports. They need rustup's nightly toolchain, so `test` does not run them.
 
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Needs `rustup toolchain install nightly --component miri,rust-src`. It builds the standard library
-for one of them, and takes some ten minutes.
+for ThreadSanitizer, and takes about ten minutes.
 
-Exit status: 0 nothing found, 1 something, or it could not be run")]
+Exit status: 0 nothing found, 1 something found, or a tool could not be run")]
 pub(crate) struct Opts {}
 
-/// One tool: what it is called, how cargo is told, and what it can run.
+/// A tool, the variable that enables it, and the arguments of cargo for the tests that it supports.
 struct Tool {
     name: &'static str,
     variable: (&'static str, &'static str),
@@ -21,8 +21,7 @@ struct Tool {
 }
 
 const TOOLS: [Tool; 3] = [
-    // The kernel's tracking and protection, and what the pool lends out. It keeps mlock(2) from the
-    // kernel.
+    // The kernel's write tracking and protection, and the pool's slots. It intercepts mlock(2).
     Tool {
         name: "AddressSanitizer",
         variable: ("RUSTFLAGS", "-Zsanitizer=address"),
@@ -38,13 +37,13 @@ const TOOLS: [Tool; 3] = [
             "locked_memory",
         ],
     },
-    // It knows of the standard library's locks only if that is built with it.
+    // It recognises the standard library's locks only if that library is built with it.
     Tool {
         name: "ThreadSanitizer",
         variable: ("RUSTFLAGS", "-Zsanitizer=thread"),
         arguments: &["test", "-Zbuild-std", "--test", "pool", "eight_threads"],
     },
-    // It has no mprotect, madvise or userfaultfd: what remains reads files, counts and compares.
+    // It does not support mprotect, madvise and userfaultfd, so these tests read files and compare.
     Tool {
         name: "Miri",
         variable: ("MIRIFLAGS", "-Zmiri-disable-isolation"),
@@ -70,8 +69,9 @@ pub(crate) fn run(_: &Opts) -> Result<()> {
             None => (tool.arguments, &[][..]),
         };
         let (name, value) = tool.variable;
-        // Through rustup: the cargo that runs this is of another toolchain.
-        let status = Command::new("rustup")
+        // Through rustup, because `CARGO` belongs to another toolchain.
+        let mut command = Command::new("rustup");
+        command
             .current_dir(crate::repository())
             .args(["run", "nightly", "cargo"])
             .args(before)
@@ -80,10 +80,8 @@ pub(crate) fn run(_: &Opts) -> Result<()> {
             .args(after)
             .env(name, value)
             .env_remove("CARGO")
-            .env_remove("RUSTUP_TOOLCHAIN")
-            .status()
-            .context("cannot start rustup")?;
-        ensure!(status.success(), "{} failed ({status})", tool.name);
+            .env_remove("RUSTUP_TOOLCHAIN");
+        crate::run(&mut command, tool.name)?;
     }
     Ok(())
 }

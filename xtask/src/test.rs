@@ -1,53 +1,50 @@
-//! `cargo xtask test`: everything that CI runs, in the order in which a failure is told soonest.
+//! `cargo xtask test`: the guests, the checks and all tests. The steps that fail fastest come first.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::cargo;
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit status: 0 all passed, 1 not")]
+Exit status: 0 all passed, 1 something failed")]
 pub(crate) struct Opts {}
+
+/// Targets for which the host crate is only checked, because nothing runs on them here.
+const CHECKED_TARGETS: [&str; 2] = ["x86_64-pc-windows-gnu", "aarch64-apple-darwin"];
 
 pub(crate) fn run(_: &Opts) -> Result<()> {
     crate::build_wasm::run(&crate::build_wasm::Opts::default())?;
-    // Each feature alone: what one crate needs, another must not happen to switch on.
-    for features in [
-        &["--package", "wasm-prealloc"][..],
-        &["--package", "wasm-prealloc", "--features", "serde"],
-        &[
-            "--package",
-            "wasm-prealloc",
-            "--target",
-            "wasm32-unknown-unknown",
-        ],
-        &["--package", "wasm-prealloc-host"],
+    // Each feature is checked alone, because one crate must not depend on a feature that another
+    // crate enables.
+    for arguments in [
+        "--package wasm-prealloc",
+        "--package wasm-prealloc --features serde",
+        "--package wasm-prealloc --target wasm32-unknown-unknown",
+        "--package wasm-prealloc-build --no-default-features",
+        "--package wasm-prealloc-host",
     ] {
-        check(features)?;
+        check(arguments)?;
     }
-    for target in ELSEWHERE {
+    for target in CHECKED_TARGETS {
         if let Err(why) = add_target(target) {
             wasm_prealloc_tests::skipped(&format!("no check for {target}: {why}"));
             continue;
         }
-        check(&["--package", "wasm-prealloc-host", "--target", target])?;
+        check(&format!("--package wasm-prealloc-host --target {target}"))?;
     }
     test()
 }
 
-/// Systems that the host half has a fall-back for, and that nothing is run on here.
-const ELSEWHERE: [&str; 2] = ["x86_64-pc-windows-gnu", "aarch64-apple-darwin"];
-
-fn check(what: &[&str]) -> Result<()> {
-    let mut check = cargo();
-    check.args(["check", "--quiet"]).args(what);
-    let status = check.status().context("cannot start cargo")?;
-    ensure!(status.success(), "`cargo check {}` failed", what.join(" "));
-    Ok(())
+fn check(arguments: &str) -> Result<()> {
+    let mut check = cargo(["check", "--quiet"]);
+    check.args(arguments.split(' '));
+    crate::run(&mut check, &format!("`cargo check {arguments}`"))
 }
 
-/// Makes sure that there is a standard library to check against, or says why there is none.
+/// Installs a target's standard library, or returns the reason why it cannot be installed.
 fn add_target(target: &str) -> Result<(), String> {
     let output = Command::new("rustup")
         .current_dir(crate::repository())
@@ -57,22 +54,15 @@ fn add_target(target: &str) -> Result<(), String> {
     match output.status.success() {
         true => Ok(()),
         false => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            Err(said.lines().last().unwrap_or("rustup failed").to_owned())
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            Err(stderr.lines().last().unwrap_or("rustup failed").to_owned())
         }
     }
 }
 
-fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(crate::repository());
-    command
-}
-
-/// Runs all tests of the workspace, and closes with their sum.
+/// Runs all tests of the workspace, and prints how many passed and failed.
 fn test() -> Result<()> {
-    let mut child = cargo()
-        .args(["test", "--workspace", "--no-fail-fast"])
+    let mut child = cargo(["test", "--workspace", "--no-fail-fast"])
         .stdout(Stdio::piped())
         .spawn()
         .context("cannot start cargo")?;
@@ -92,7 +82,7 @@ fn test() -> Result<()> {
     Ok(())
 }
 
-/// What the test binaries say of themselves, added up.
+/// The results of all test binaries, added up.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Sum {
     passed: u64,
