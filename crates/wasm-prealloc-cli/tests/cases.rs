@@ -1,14 +1,16 @@
-//! Runs every `cases/*.wat` by the command line that stands in its first line, and compares what
-//! comes out with the `.expected` file beside it. `BLESS=1` writes those files anew.
+//! One test for each `cases/*.wat`: it runs the command line in the file's first line, and compares
+//! the outcome with the `.expected` file beside it. `BLESS=1` writes the `.expected` files.
 //!
-//! In a command line, `%s` is the case's own file and `%t` a file to write to, whose module is then
-//! shown as text.
+//! In a command line, `%s` is the case's file, and `%t` is an output file, whose module is added to
+//! the outcome as text.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
+
+use libtest_mimic::{Arguments, Failed, Trial};
 
 const RUN: &str = ";; RUN: ";
 
@@ -16,7 +18,7 @@ fn cases() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases")
 }
 
-/// Everything that a case's command says and makes.
+/// Runs a case's command, and returns its output, its exit status and the module that it writes.
 fn outcome(case: &Path) -> String {
     let text = std::fs::read_to_string(case).unwrap();
     let run = text.lines().next().and_then(|line| line.strip_prefix(RUN));
@@ -50,33 +52,35 @@ fn outcome(case: &Path) -> String {
     outcome
 }
 
-#[test]
-fn every_case_does_what_is_expected_of_it() {
-    let bless = std::env::var_os("BLESS").is_some();
-    let mut ran = 0;
-    let mut different = Vec::new();
-    let mut paths: Vec<_> = std::fs::read_dir(cases())
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .collect();
-    paths.sort();
-    for case in paths {
-        if case.extension().is_none_or(|extension| extension != "wat") {
-            continue;
-        }
-        ran += 1;
-        let outcome = outcome(&case);
-        let expected = case.with_extension("expected");
-        if bless {
-            std::fs::write(&expected, &outcome).unwrap();
-        } else if std::fs::read_to_string(&expected).ok().as_ref() != Some(&outcome) {
-            different.push(format!("{}:\n{outcome}", case.display()));
-        }
+/// Compares the outcome of a case with what is expected, or writes it with `BLESS=1`.
+fn check(case: &Path) -> Result<(), Failed> {
+    let outcome = outcome(case);
+    let expected = case.with_extension("expected");
+    if std::env::var_os("BLESS").is_some() {
+        return Ok(std::fs::write(&expected, &outcome)?);
     }
-    assert!(ran > 20, "the cases were not found: {ran} ran");
-    assert!(
-        different.is_empty(),
-        "these differ from what is expected (BLESS=1 accepts them):\n{}",
-        different.join("\n")
-    );
+    if std::fs::read_to_string(&expected).ok().as_ref() == Some(&outcome) {
+        return Ok(());
+    }
+    Err(format!(
+        "differs from {} (BLESS=1 accepts it):\n{outcome}",
+        expected.display()
+    )
+    .into())
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let paths = std::fs::read_dir(cases()).unwrap();
+    let mut cases: Vec<_> = paths
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "wat"))
+        .collect();
+    cases.sort();
+    assert!(cases.len() > 20, "the cases were not found: {cases:?}");
+    let tests = cases.into_iter().map(|case| {
+        let name = case.file_stem().unwrap().to_string_lossy().into_owned();
+        Trial::test(name, move || check(&case))
+    });
+    libtest_mimic::run(&arguments, tests.collect()).exit_code()
 }
