@@ -1,71 +1,69 @@
-//! What can be wrong with a module or with what was asked of it.
-//!
-//! Offsets are byte offsets from the start of the input.
+//! The errors of this crate. Offsets are byte offsets from the start of the input.
 
 use crate::limits::{MemoryId, MemoryImport};
 
-/// Why a module could not be read or rewritten. No input makes this crate panic.
+/// The reasons for which a module cannot be read or rewritten. No input makes this crate panic.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The bytes do not begin as a WebAssembly module or component does.
+    /// The bytes do not begin like a WebAssembly module or component.
     #[error("not a WebAssembly module: {found}")]
     NotWasm {
-        /// What the bytes look like instead.
+        /// A description of the bytes.
         found: &'static str,
     },
 
     /// The module's structure cannot be read.
     #[error("malformed module at offset {offset:#x}: {message}")]
     Malformed {
-        /// Where reading stopped.
+        /// The offset at which reading stopped.
         offset: u64,
-        /// What was wrong there.
+        /// The fault at that offset.
         message: String,
     },
 
-    /// The module can be read, but no engine may accept it.
+    /// The module can be read, but is invalid.
     #[error("invalid module at offset {offset:#x}: {message}")]
     Invalid {
-        /// Where validation stopped.
+        /// The offset at which validation stopped.
         offset: u64,
-        /// What was wrong there.
+        /// The fault at that offset.
         message: String,
     },
 
-    /// The rewritten module did not validate. This is a defect of this crate, never of the input.
+    /// The rewritten module is invalid. This is a defect of this crate, never of the input.
     #[error(
         "the rewritten module is invalid at its offset {offset:#x}: {message}; \
          this is a defect of wasm-prealloc, please report it with the module"
     )]
     OutputInvalid {
-        /// Where validation of the output stopped.
+        /// The offset in the output at which validation stopped.
         offset: u64,
-        /// What was wrong there.
+        /// The fault at that offset.
         message: String,
     },
 
-    /// The input has a shape that cannot be rewritten (yet).
+    /// The input has a shape that the rewriter does not support.
     #[error("the rewriter does not support {what} (at offset {offset:#x}){}", what.way_out())]
     Unsupported {
-        /// What was met.
+        /// The unsupported shape.
         what: Unsupported,
-        /// Where it was met.
+        /// The offset of the unsupported item.
         offset: u64,
     },
 
-    /// The size asked for is none that the memory can declare.
+    /// The memory cannot declare the requested size.
     #[error("{memory} cannot have {pages} pages of 64 KiB: choose `--pages` from 1 to {most}")]
     PagesOutOfRange {
         /// The memory.
         memory: MemoryId,
-        /// The size asked for, in 64 KiB pages.
+        /// The requested size, in pages of 64 KiB.
         pages: u64,
-        /// The largest size that it can have, in 64 KiB pages.
+        /// The largest size that the memory can have, in pages of 64 KiB.
         most: u64,
     },
 
-    /// The memory starts larger than the size asked for.
+    /// The memory's minimum is larger than the requested size.
     #[error(
         "{memory} at offset {offset:#x} declares a minimum that is more than the {pages} pages \
          asked for: choose `--pages {least}` or more"
@@ -73,16 +71,16 @@ pub enum Error {
     MinimumExceedsTarget {
         /// The memory.
         memory: MemoryId,
-        /// Where it is declared.
+        /// The offset of its declaration.
         offset: u64,
-        /// The size asked for, in 64 KiB pages.
+        /// The requested size, in pages of 64 KiB.
         pages: u64,
-        /// The least size that holds its minimum, in 64 KiB pages.
+        /// The smallest size that holds its minimum, in pages of 64 KiB.
         least: u64,
     },
 
-    /// `emulate` was asked for, but the memory is pinned already and says nothing of where it
-    /// would have started.
+    /// Emulation was requested, but the memory is pinned already, and its natural minimum is
+    /// unknown.
     #[error(
         "{memory} is pinned at {pages} pages already, so where its growth would start is not \
          declared: choose `--emulate-from heap-base` (right for allocators that only grow the \
@@ -95,7 +93,7 @@ pub enum Error {
         pages: u64,
     },
 
-    /// The module grows a memory that it imports, so that others may count its growth too.
+    /// The module grows a memory that it imports, and other modules may count its growth too.
     #[error(
         "{memory}, imported as {import}, is grown by the module (`memory.grow` at offset \
          {offset:#x}): two modules that count the growth of one memory would hand out the same \
@@ -107,11 +105,11 @@ pub enum Error {
         memory: MemoryId,
         /// The names of the import.
         import: Box<MemoryImport>,
-        /// The first instruction that grows it.
+        /// The offset of the first instruction that grows it.
         offset: u64,
     },
 
-    /// In a component, several core modules grow memory, and one of them imports it.
+    /// Several core modules of a component grow memory, and one of them imports it.
     #[error(
         "{memory}, imported as {import}, is grown (`memory.grow` at offset \
          {offset:#x}), and core module {other} of the component grows memory too: two that count \
@@ -122,14 +120,14 @@ pub enum Error {
         memory: MemoryId,
         /// The names of the import.
         import: Box<MemoryImport>,
-        /// The first instruction that grows it.
+        /// The offset of the first instruction that grows it.
         offset: u64,
         /// The other core module, counted from 0 in the order of the bytes.
         other: u32,
     },
 
-    /// The module grows a memory that threads share. Each thread has an instance, and so a global,
-    /// of its own: there is no place for one counter.
+    /// The module grows a memory that threads share. Each thread has its own instance and its own
+    /// globals, so no global can count for all.
     #[error(
         "{memory} is shared between threads, and grown (`memory.grow` at offset {offset:#x}): each \
          thread would count its growth alone, and hand out the same pages twice; choose `--growth \
@@ -138,25 +136,25 @@ pub enum Error {
     SharedMemoryGrows {
         /// The memory.
         memory: MemoryId,
-        /// The first instruction that grows it; that measures it where nothing grows it.
+        /// The offset of the first instruction that grows it, or of the first that measures it.
         offset: u64,
     },
 
-    /// An export is to be added under a name that is taken.
+    /// The name of an export to be added is in use.
     #[error("the module already has an export `{name}`: choose another name")]
     ExportExists {
         /// The name.
         name: String,
     },
 
-    /// Growth should start at the heap's base, which the module does not tell.
+    /// Growth is to start at the heap's base, which the module does not give.
     #[error(
         "the module has no `__heap_base`: it neither exports nor names an immutable i32 global of \
          that name with a constant value; choose `--emulate-from N` pages"
     )]
     NoHeapBase,
 
-    /// Growth should start above its own end.
+    /// Growth is to start above its own cap.
     #[error(
         "growth of {memory} cannot start at {from} pages, above its cap of {cap} pages: \
          choose `--emulate-from {cap}` or less"
@@ -164,14 +162,14 @@ pub enum Error {
     StartAboveCap {
         /// The memory.
         memory: MemoryId,
-        /// Where growth should start, in its own pages.
+        /// The start of growth, in the memory's own pages.
         from: u64,
-        /// Where it ends, in pages.
+        /// The cap of growth, in the memory's own pages.
         cap: u64,
     },
 
-    /// Growth should start below the end of the module's data, so that an allocator would be
-    /// handed memory that is in use.
+    /// Growth is to start below the end of the module's data, so that an allocator would hand out
+    /// memory that is in use.
     #[error(
         "growth of {memory} cannot start at {from} pages: the module's data segments reach \
          up to byte {data_end}; choose `--emulate-from {least}` or more"
@@ -179,11 +177,11 @@ pub enum Error {
     StartBelowData {
         /// The memory.
         memory: MemoryId,
-        /// Where growth should start, in its own pages.
+        /// The start of growth, in the memory's own pages.
         from: u64,
-        /// First byte after the highest active data segment.
+        /// The first byte after the highest active data segment.
         data_end: u64,
-        /// The least start that is above it, in pages.
+        /// The lowest start that is not below the data, in the memory's own pages.
         least: u64,
     },
 }
@@ -234,8 +232,8 @@ impl Error {
         }
     }
 
-    /// A reader's complaint about the input's structure.
-    pub(crate) fn malformed(error: &wasmparser::BinaryReaderError) -> Self {
+    /// Converts an error of wasmparser about the structure of the input.
+    pub(crate) fn malformed(error: wasmparser::BinaryReaderError) -> Self {
         Self::Malformed {
             offset: error.offset(),
             message: error.message().to_owned(),
@@ -243,7 +241,7 @@ impl Error {
     }
 }
 
-/// A shape of module that the rewriter refuses, whole, before it changes anything.
+/// A shape of module that the rewriter refuses before it changes anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unsupported {
@@ -253,7 +251,8 @@ pub enum Unsupported {
         /// The memory.
         memory: MemoryId,
     },
-    /// A module that shall define a memory that other modules of its component share.
+    /// A memory of a component that other modules share, and that is to be defined by the module
+    /// that imports it.
     DefineInComponent {
         /// The memory.
         memory: MemoryId,
@@ -261,7 +260,7 @@ pub enum Unsupported {
 }
 
 impl Unsupported {
-    /// What else can be done about it.
+    /// The remedy.
     fn way_out(&self) -> &'static str {
         match self {
             Self::CompactImport { .. } => ": link or encode the module without compact imports",

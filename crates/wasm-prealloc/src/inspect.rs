@@ -1,24 +1,27 @@
-//! Tells what a module's memories are, who grows them, and what a rewrite would make of that.
+//! Describes a module's memories, the code that grows them, and the effect of a rewrite.
 
-use crate::component::Node;
-use crate::data::{DataSegment, data_segments};
+use crate::analysis::data::DataSegment;
+use crate::analysis::module_info::ModuleInfo;
+use crate::analysis::provenance::Declared;
+use crate::analysis::site::{Body, Sites, count_sites};
+use crate::analysis::{Analysis, Module};
 use crate::error::Error;
 use crate::limits::Memory;
-use crate::map::Map;
-use crate::provenance::{Declared, Provenance};
-use crate::rewrite::{GrowthHandling, MemoryReport, Options, Report, preview};
-use crate::scan::{Body, Sites, count_sites, growth_sites};
+use crate::rewrite::decide::{Decisions, decide};
+use crate::rewrite::options::Options;
+use crate::rewrite::report::{GrowthHandling, MemoryReport, Report};
 
-/// What there is to know of an input's memories.
+/// The memories of an input, and the facts that concern them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Inspection {
     /// Length of the input in bytes.
     pub bytes: usize,
-    /// The core modules: the input itself, or those that a component nests.
+    /// The core modules: the input itself, or those that a component contains.
     pub modules: Vec<ModuleInspection>,
-    /// Why a rewrite with default options would refuse the input; `None` where it would not.
+    /// The reason for which a rewrite with default options would refuse the memories; `None` if it
+    /// would not.
     pub refusal: Option<String>,
 }
 
@@ -55,13 +58,14 @@ impl Inspection {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ModuleInspection {
-    /// In a component, which core module it is, counted from 0 in the order of the bytes.
+    /// In a component, the module's position among the core modules, counted from 0 in the order of
+    /// the bytes.
     pub module: Option<u32>,
     /// Length of the module in bytes.
     pub bytes: usize,
-    /// One entry a memory, in index order.
+    /// One entry for each memory, in index order.
     pub memories: Vec<MemoryInspection>,
-    /// Where the linker says that things lie.
+    /// The addresses that the linker gives.
     pub landmarks: Landmarks,
     /// The data segments, in order.
     pub data: Vec<DataSegment>,
@@ -72,15 +76,16 @@ pub struct ModuleInspection {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct MemoryInspection {
-    /// As the module declares it.
+    /// The memory as the module declares it.
     pub memory: Memory,
-    /// As the module declared it before it was rewritten, by its own account.
+    /// The limits before the module was rewritten, as the rewrite recorded them.
     pub declared_before: Option<Declared>,
-    /// How many instructions grow and measure it.
+    /// The number of instructions that grow and measure it.
     pub sites: Sites,
-    /// Indices of the functions that hold them, ascending.
+    /// Indices of the functions with such instructions, ascending.
     pub functions: Vec<u32>,
-    /// What a rewrite with default options would make of them; `None` where it would refuse.
+    /// The handling of those instructions by a rewrite with default options; `None` if it would
+    /// refuse the input.
     pub rewrite: Option<GrowthHandling>,
 }
 
@@ -89,57 +94,74 @@ pub struct MemoryInspection {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Landmarks {
-    /// `__data_end`: first byte after the static data.
+    /// `__data_end`: the first byte after the static data.
     pub data_end: Option<u64>,
-    /// `__heap_base`: first byte that an allocator may use.
+    /// `__heap_base`: the first byte that an allocator may use.
     pub heap_base: Option<u64>,
-    /// `__heap_end`: first byte after the memory that was there at the link; 0 for 4 GiB.
+    /// `__heap_end`: the first byte after the memory that was there at the link; 0 for 4 GiB.
     pub heap_end: Option<u64>,
 }
 
-/// Looks at a core module, or at all those of a component, without changing or validating it.
+/// Describes a core module, or all core modules of a component. The input is neither changed nor
+/// validated.
 ///
 /// # Errors
-/// Where the bytes are no module, or are malformed.
+/// Returns an error if the bytes are not WebAssembly or are malformed.
 pub fn inspect(wasm: &[u8]) -> Result<Inspection, Error> {
-    let (previews, refusal) = match preview(wasm, &Options::default()) {
-        Ok(memories) => (memories, None),
-        Err(error) => (Vec::new(), Some(error.to_string())),
-    };
-    let mut modules = Vec::new();
-    for (module, range) in Node::read(wasm)?.modules() {
-        let map = Map::read(wasm, range, module)?;
-        let bodies = growth_sites(&map)?;
-        let provenance = Provenance::read(&map);
-        let memories = map.memories().map(|memory| {
-            let holds_site = |body: &&Body| body.sites.iter().any(|s| s.memory == memory.id.index);
-            let functions = bodies.iter().filter(holds_site);
-            let preview = previews.iter().find(|p| p.before.id == memory.id);
-            MemoryInspection {
-                memory: memory.clone(),
-                declared_before: provenance.declared(memory.id.index),
-                sites: count_sites(&bodies, memory.id.index).0,
-                functions: functions
-                    .map(|body| map.imported_functions + body.defined)
-                    .collect(),
-                rewrite: preview.map(|p| p.growth.clone()),
-            }
+    Analysis::new(wasm)?.inspect()
+}
+
+impl Analysis<'_> {
+    /// Describes the input, like [`inspect()`].
+    ///
+    /// # Errors
+    /// Returns an error if the code or the data is malformed.
+    pub fn inspect(&self) -> Result<Inspection, Error> {
+        let decided = decide(self, &Options::default());
+        let modules = self.modules.iter().enumerate().map(|(position, module)| {
+            let decisions = decided.as_ref().ok().map(|decided| &decided[position]);
+            inspect_module(module, decisions)
         });
-        modules.push(ModuleInspection {
-            module,
-            bytes: map.range.len(),
-            memories: memories.collect(),
-            landmarks: Landmarks {
-                data_end: map.landmark("__data_end")?,
-                heap_base: map.landmark("__heap_base")?,
-                heap_end: map.landmark("__heap_end")?,
-            },
-            data: data_segments(&map)?,
-        });
+        Ok(Inspection {
+            bytes: self.wasm.len(),
+            modules: modules.collect::<Result<_, _>>()?,
+            refusal: decided.as_ref().err().map(Error::to_string),
+        })
     }
-    Ok(Inspection {
-        bytes: wasm.len(),
-        modules,
-        refusal,
+}
+
+fn inspect_module(
+    module: &Module<'_>,
+    decisions: Option<&Decisions<'_>>,
+) -> Result<ModuleInspection, Error> {
+    let info = &module.info;
+    let bodies = module.bodies()?;
+    let memories = info.memories().enumerate().map(|(position, memory)| {
+        let holds_site = |body: &&Body| body.sites.iter().any(|s| s.memory == memory.id.index);
+        let functions = bodies.iter().filter(holds_site);
+        MemoryInspection {
+            memory: memory.clone(),
+            declared_before: module.provenance.declared(memory.id.index),
+            sites: count_sites(bodies, memory.id.index).0,
+            functions: functions
+                .map(|body| info.imported_functions + body.defined)
+                .collect(),
+            rewrite: decisions.map(|decisions| decisions.memories[position].growth()),
+        }
+    });
+    Ok(ModuleInspection {
+        module: info.module,
+        bytes: info.range.len(),
+        memories: memories.collect(),
+        landmarks: landmarks(info)?,
+        data: module.data()?.to_vec(),
+    })
+}
+
+fn landmarks(info: &ModuleInfo<'_>) -> Result<Landmarks, Error> {
+    Ok(Landmarks {
+        data_end: info.landmark("__data_end")?,
+        heap_base: info.landmark("__heap_base")?,
+        heap_end: info.landmark("__heap_end")?,
     })
 }

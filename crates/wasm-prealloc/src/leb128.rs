@@ -1,6 +1,6 @@
-//! Writing unsigned LEB128 numbers with a chosen width.
+//! Unsigned LEB128 numbers of a chosen width.
 
-/// An unsigned LEB128 of at least `width` bytes, so that a number keeps the room it had.
+/// Encodes a number in at least `width` bytes, so that a number can keep the width that it had.
 pub(crate) fn leb128(mut value: u64, width: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(width.max(5));
     loop {

@@ -1,14 +1,15 @@
 //! Gives every linear memory of a WebAssembly module a fixed size, and keeps the module working.
 //!
-//! A memory is *pinned* when its declared minimum equals its declared maximum. A host can then
-//! commit all of it at instantiation, and nothing that happens later depends on how much memory
-//! the machine has left. Three questions can be asked of a module's bytes:
+//! A memory is *pinned* if its declared minimum equals its declared maximum. A host can then commit
+//! all of it at instantiation, and nothing that happens later depends on how much memory the machine
+//! has left. The crate has three operations on the bytes of a module or component:
 //!
-//! - [`verify`]: is every memory pinned at the size that the host commits?
-//! - [`inspect`]: what memories are there, who grows them, and what would a rewrite do?
-//! - [`rewrite`]: pin the memory, and make `memory.grow` and `memory.size` answer as they did
-//!   when the memory could still grow. For many modules, [`rewrite_into`] saves the time that a
-//!   fresh buffer takes for each.
+//! - [`verify()`] checks that every memory is pinned at the size that the host commits.
+//! - [`inspect()`] describes the memories, the code that grows them, and the effect of a rewrite.
+//! - [`rewrite()`] pins the memories, and makes `memory.grow` and `memory.size` return what they did
+//!   when the memory could still grow. [`rewrite_into`] writes into a buffer that can be used again.
+//!
+//! An [`Analysis`] serves all of them with one reading of the input.
 //!
 //! The crate works on bytes alone: no I/O, no unsafe code, no engine, and no panics on any input.
 //!
@@ -27,32 +28,28 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod candidates;
-mod component;
-mod data;
+mod analysis;
+mod encode;
 mod error;
 mod inspect;
 mod leb128;
 mod limits;
-mod map;
 #[cfg(feature = "serde")]
 mod message;
-mod provenance;
 mod rewrite;
-mod scan;
-mod skip;
-mod stride;
-mod types;
 mod verify;
 
-pub use data::DataSegment;
+pub use analysis::Analysis;
+pub use analysis::data::DataSegment;
+pub use analysis::provenance::Declared;
+pub use analysis::site::Sites;
+pub use encode::code_offsets::CodeOffsets;
 pub use error::{Error, Unsupported};
 pub use inspect::{Inspection, Landmarks, MemoryInspection, ModuleInspection, inspect};
 pub use limits::{MAX_PAGES, Memory, MemoryId, MemoryImport, WASM_PAGE_SIZE};
-pub use provenance::Declared;
-pub use rewrite::{
-    CodeOffsets, EmulateFrom, Growth, GrowthHandling, MemoryImportPolicy, MemoryReport, Options,
-    Report, Rewritten, UnknownValue, Validate, Warning, rewrite, rewrite_into,
+pub use rewrite::options::{
+    EmulateFrom, Growth, MemoryImportPolicy, Options, UnknownValue, Validate,
 };
-pub use scan::Sites;
+pub use rewrite::report::{GrowthHandling, MemoryReport, Report, Rewritten, Warning};
+pub use rewrite::{rewrite, rewrite_into};
 pub use verify::{VerifyError, Violation, ViolationKind, Violations, verify, verify_deep};

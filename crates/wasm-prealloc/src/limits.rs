@@ -1,21 +1,21 @@
-//! What a module declares about its memories: limits, in pages, and where it says so.
+//! The declarations of memories: limits, in pages, and their offsets.
 
 use std::fmt;
 
-/// Size of a WebAssembly page in bytes (core specification, "Memory Instances").
+/// The size of a WebAssembly page in bytes (core specification, "Memory Instances").
 pub const WASM_PAGE_SIZE: u64 = 65_536;
 
-/// Pages of the largest 32-bit memory: 4 GiB.
+/// The number of pages of the largest 32-bit memory: 4 GiB.
 pub const MAX_PAGES: u64 = 65_536;
 
-/// Which memory is meant. Displays as `memory 0`, or as `memory 0 of core module 2`.
+/// The identity of a memory. Displays as `memory 0`, or as `memory 0 of core module 2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct MemoryId {
-    /// In a component, which core module it belongs to, counted from 0 in the order of the bytes;
-    /// `None` where the input is a core module itself.
+    /// In a component, the core module that it belongs to, counted from 0 in the order of the bytes;
+    /// `None` if the input is a core module itself.
     pub module: Option<u32>,
-    /// Index in the module's memory index space, where imports come first.
+    /// The index in the module's memory index space, in which imports come first.
     pub index: u32,
 }
 
@@ -35,22 +35,22 @@ impl fmt::Display for MemoryId {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Memory {
-    /// Which memory it is.
+    /// The identity of the memory.
     #[cfg_attr(feature = "serde", serde(flatten))]
     pub id: MemoryId,
-    /// Pages that the memory has at instantiation.
+    /// The number of pages at instantiation.
     pub minimum: u64,
-    /// Pages that it may grow to; `None` where the module sets no bound.
+    /// The number of pages that it may grow to; `None` if the module sets no bound.
     pub maximum: Option<u64>,
-    /// Whether threads share it.
+    /// True if threads share it.
     pub shared: bool,
-    /// Whether its addresses are 64-bit.
+    /// True if its addresses are 64-bit.
     pub memory64: bool,
-    /// Base-2 logarithm of its page size in bytes, where the module declares one.
+    /// Base-2 logarithm of its page size in bytes, if the module declares one.
     pub page_size_log2: Option<u32>,
-    /// The import it comes from; `None` where the module defines it.
+    /// The import that it comes from; `None` if the module defines it.
     pub import: Option<MemoryImport>,
-    /// Byte offset of its declaration in the input.
+    /// The byte offset of its declaration in the input.
     pub offset: u64,
 }
 
@@ -89,26 +89,27 @@ impl Memory {
         }
     }
 
-    /// Whether the memory can have one size only.
+    /// Returns true if the memory can have only one size.
     #[must_use]
     pub fn is_pinned(&self) -> bool {
         self.maximum == Some(self.minimum)
     }
 
-    /// Base-2 logarithm of the page size in bytes, declared or not.
+    /// Base-2 logarithm of the page size in bytes, declared or default.
     pub(crate) fn page_log2(&self) -> u32 {
         self.page_size_log2.unwrap_or(WASM_PAGE_SIZE.ilog2())
     }
 
-    /// What a number of the memory's own pages comes to in 64 KiB pages; `None` where that is no
-    /// whole number of them.
+    /// Converts a number of the memory's own pages to pages of 64 KiB; `None` if the result is not a
+    /// whole number.
     pub(crate) fn in_wasm_pages(&self, pages: u64) -> Option<u64> {
         let bytes = u128::from(pages).checked_shl(self.page_log2())?;
         let whole = bytes.is_multiple_of(WASM_PAGE_SIZE.into());
         whole.then_some(u64::try_from(bytes / u128::from(WASM_PAGE_SIZE)).ok()?)
     }
 
-    /// What a number of 64 KiB pages comes to in the memory's own; `None` where it is out of range.
+    /// Converts a number of pages of 64 KiB to the memory's own pages; `None` if the result is out of
+    /// range.
     pub(crate) fn in_own_pages(&self, wasm_pages: u64) -> Option<u64> {
         let bytes = u128::from(wasm_pages) * u128::from(WASM_PAGE_SIZE);
         let pages = u64::try_from(bytes.checked_shr(self.page_log2())?).ok()?;

@@ -1,30 +1,32 @@
-//! Judges a module by what it declares: is every memory pinned at the size the host commits?
+//! Verifies that every memory is pinned at the size that a host commits.
 //!
-//! Reads no further than the memory section; `verify_deep` also looks into the code.
+//! [`verify()`] reads no further than the memory section. [`verify_deep`] also reads the code.
 
 use std::fmt;
 
-use crate::component::Node;
+use crate::analysis::Analysis;
+use crate::analysis::component::Node;
+use crate::analysis::module_info::ModuleInfo;
+use crate::analysis::sections::id;
+use crate::analysis::site::count_sites;
 use crate::error::Error;
 use crate::limits::Memory;
-use crate::map::{Map, id};
-use crate::scan::{count_sites, growth_sites};
 
-/// One thing that keeps a module from being what was asked for. Displays as one line.
+/// A memory that is not as expected. Displays as one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Violation {
-    /// The memory concerned.
+    /// The memory.
     pub memory: Memory,
-    /// The size asked for, in pages.
+    /// The expected size, in pages.
     pub expected: u64,
-    /// What is wrong with it.
+    /// The difference from what is expected.
     #[cfg_attr(feature = "serde", serde(flatten))]
     pub kind: ViolationKind,
 }
 
-/// What is wrong with a memory.
+/// The ways in which a memory can differ from what is expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(
     feature = "serde",
@@ -39,9 +41,9 @@ pub enum ViolationKind {
     NotPinned,
     /// It is pinned, at another size.
     WrongSize,
-    /// It is pinned, and yet the module has `memory.grow` instructions, which can only fail.
+    /// It is pinned, and the module has `memory.grow` instructions, which can only fail.
     GrowthCanOnlyFail {
-        /// How many of them there are.
+        /// The number of such instructions.
         sites: usize,
         /// Byte offset of the first one in the input.
         first_offset: u64,
@@ -129,27 +131,27 @@ impl fmt::Display for Violations {
     }
 }
 
-/// Why a module was not found to be pinned.
+/// The reasons for which a module does not verify.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
-    /// It cannot be read, so that nothing can be said of its memories.
+    /// The module cannot be read.
     #[error(transparent)]
     Unreadable(#[from] Error),
-    /// It was read, and it is not pinned as asked for.
+    /// The module was read, and its memories are not pinned at the expected size.
     #[error("{0}")]
     NotPinned(Violations),
 }
 
-/// Checks that every memory of a module, or of every core module in a component, imported ones included, has a minimum and a maximum of
-/// `pages` pages of 64 KiB, and gives back the memories. A module without memories passes. A memory
-/// with another page size is judged by its size in bytes.
+/// Checks that every memory of a module, or of every core module in a component, has a minimum and a
+/// maximum of `pages` pages of 64 KiB. Imported memories are included. A module without memories
+/// passes. A memory with another page size is compared by its size in bytes. Returns the memories.
 ///
-/// Only the sections up to the memory section are read, so this takes microseconds whatever the
-/// module's size, and says nothing about the validity of what follows: an engine checks that.
+/// Only the sections up to the memory section are read. This takes microseconds for a module of any
+/// size, and does not check the validity of what follows: an engine does that.
 ///
 /// # Errors
-/// [`VerifyError::Unreadable`] where the bytes are no module or are malformed up to there,
-/// [`VerifyError::NotPinned`] with every violation otherwise.
+/// Returns [`VerifyError::Unreadable`] if the bytes are not WebAssembly or are malformed up to the
+/// memory section, and [`VerifyError::NotPinned`] with all violations otherwise.
 ///
 /// ```
 /// let module = wat::parse_str("(module (memory 17))")?;
@@ -160,43 +162,65 @@ pub enum VerifyError {
 pub fn verify(wasm: &[u8], pages: u64) -> Result<Vec<Memory>, VerifyError> {
     let mut memories = Vec::new();
     for (module, range) in Node::read(wasm)?.modules() {
-        let map = Map::read_through(wasm, range, module, id::MEMORY)?;
-        memories.extend(map.memories().cloned());
+        let info = ModuleInfo::read_through(wasm, range, module, id::MEMORY)?;
+        memories.extend(info.memories().cloned());
     }
+    check_limits(memories, pages)
+}
+
+/// Checks like [`verify()`], and also reads the code: a pinned memory is a violation if the module
+/// has `memory.grow` instructions for it, because they can only fail.
+///
+/// # Errors
+/// Returns the same errors as [`verify()`], and [`VerifyError::Unreadable`] also if the rest of the
+/// module is malformed.
+pub fn verify_deep(wasm: &[u8], pages: u64) -> Result<Vec<Memory>, VerifyError> {
+    Analysis::new(wasm)?.verify_deep(pages)
+}
+
+impl Analysis<'_> {
+    /// Checks the memories, like [`verify()`].
+    ///
+    /// # Errors
+    /// Returns [`VerifyError::NotPinned`] with all violations.
+    pub fn verify(&self, pages: u64) -> Result<Vec<Memory>, VerifyError> {
+        check_limits(self.memories().cloned().collect(), pages)
+    }
+
+    /// Checks the memories and the code, like [`verify_deep()`].
+    ///
+    /// # Errors
+    /// Returns [`VerifyError::NotPinned`] with all violations, and [`VerifyError::Unreadable`] if
+    /// the code is malformed.
+    pub fn verify_deep(&self, pages: u64) -> Result<Vec<Memory>, VerifyError> {
+        let mut violations = Vec::new();
+        for module in &self.modules {
+            let bodies = module.bodies()?;
+            for memory in module.info.memories() {
+                violations.extend(limits_violation(memory, pages));
+                let (sites, first) = count_sites(bodies, memory.id.index);
+                if let (true, Some(first_offset)) = (memory.is_pinned(), first.grow) {
+                    let sites = sites.grow;
+                    violations.push(Violation {
+                        memory: memory.clone(),
+                        expected: pages,
+                        kind: ViolationKind::GrowthCanOnlyFail {
+                            sites,
+                            first_offset,
+                        },
+                    });
+                }
+            }
+        }
+        finish(violations, self.memories().cloned().collect())
+    }
+}
+
+fn check_limits(memories: Vec<Memory>, pages: u64) -> Result<Vec<Memory>, VerifyError> {
     let violations = memories
         .iter()
         .filter_map(|memory| limits_violation(memory, pages));
     finish(violations.collect(), memories)
-}
-
-/// As [`verify`], and reads the code too: a memory that is pinned while the module still holds
-/// `memory.grow` instructions for it is a violation, because they can only fail.
-///
-/// # Errors
-/// As [`verify`], and [`VerifyError::Unreadable`] also where the rest of the module is malformed.
-pub fn verify_deep(wasm: &[u8], pages: u64) -> Result<Vec<Memory>, VerifyError> {
-    let mut memories = Vec::new();
-    let mut violations = Vec::new();
-    for (module, range) in Node::read(wasm)?.modules() {
-        let map = Map::read(wasm, range, module)?;
-        let bodies = growth_sites(&map)?;
-        for memory in map.memories() {
-            violations.extend(limits_violation(memory, pages));
-            let (sites, first) = count_sites(&bodies, memory.id.index);
-            if let (true, Some(first_offset)) = (memory.is_pinned(), first.grow) {
-                violations.push(Violation {
-                    memory: memory.clone(),
-                    expected: pages,
-                    kind: ViolationKind::GrowthCanOnlyFail {
-                        sites: sites.grow,
-                        first_offset,
-                    },
-                });
-            }
-            memories.push(memory.clone());
-        }
-    }
-    finish(violations, memories)
 }
 
 fn finish(violations: Vec<Violation>, memories: Vec<Memory>) -> Result<Vec<Memory>, VerifyError> {

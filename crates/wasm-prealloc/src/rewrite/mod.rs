@@ -1,41 +1,37 @@
-//! Rewrites a module so that its memory has one size, and growth goes on working within it.
+//! Rewrites a module so that every memory has one size, and growth still works within it.
 //!
-//! The way through: bytes, map, plan, edits, splice, bytes. What no edit names is copied as it is.
+//! The steps: `decide` what becomes of each memory, `plan` the edits, apply them as one patch, and
+//! `validate` the result. Bytes that no edit names are copied unchanged.
 
-mod assemble;
-mod body;
-mod commit;
-mod component;
-mod donor;
-mod growth;
-mod names;
-mod options;
+pub(crate) mod decide;
+pub(crate) mod options;
 mod plan;
-mod report;
-mod splice;
+pub(crate) mod report;
 mod validate;
 
 use std::borrow::Cow;
 
+use wasmparser::BinaryReaderError;
+
+use crate::analysis::Analysis;
 use crate::error::Error;
-use component::{Input, Planned, plan_input};
+use options::{Options, Validate};
+use plan::Plan;
+use report::{Report, Rewritten};
 
-pub use options::{EmulateFrom, Growth, MemoryImportPolicy, Options, UnknownValue, Validate};
-pub use report::{CodeOffsets, GrowthHandling, MemoryReport, Report, Rewritten, Warning};
-
-/// Gives a module's memory the size that `options` ask for, as its minimum and its maximum, and
-/// keeps the module working: see [`Growth`] for what becomes of `memory.grow` and `memory.size`.
+/// Declares the size in `options` as the minimum and the maximum of every memory, and keeps the
+/// module working. [`Growth`](crate::Growth) describes what becomes of `memory.grow` and
+/// `memory.size`.
 ///
-/// What is added stands at the end of its index space, so that nothing is renumbered, and what is
-/// not concerned is copied byte for byte. Rewriting the result again changes nothing. One thing
-/// differs afterwards: an access between the size that the module sees and the memory's real end
-/// no longer traps.
+/// Additions are at the end of their index spaces, so nothing is renumbered, and everything else is
+/// copied byte for byte. Rewriting the result again changes nothing. One thing differs afterwards:
+/// an access between the size that the module sees and the end of the memory no longer traps.
 ///
 /// # Errors
-/// The input is refused where it is no valid module or component, where its growth cannot be counted
+/// Returns an error if the input is not a valid module or component, if its growth cannot be counted
 /// in one place ([`Error::ImportedMemoryGrows`], [`Error::SharedMemoryGrows`],
-/// [`Error::ComponentSharesMemory`]), where it has a shape that cannot be handled
-/// ([`Error::Unsupported`]), or where the options do not fit it.
+/// [`Error::ComponentSharesMemory`]), if its shape is unsupported ([`Error::Unsupported`]), or if the
+/// options do not fit it.
 ///
 /// ```
 /// use wasm_prealloc::{GrowthHandling, Options, rewrite};
@@ -55,27 +51,15 @@ pub use report::{CodeOffsets, GrowthHandling, MemoryReport, Report, Rewritten, W
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn rewrite<'a>(wasm: &'a [u8], options: &Options) -> Result<Rewritten<'a>, Error> {
-    let planned = plan_checked(wasm, options)?;
-    let output = if planned.edits.is_unchanged() {
-        Cow::Borrowed(wasm)
-    } else {
-        let mut output = Vec::new();
-        apply_checked(wasm, &planned, options, &mut output)?;
-        Cow::Owned(output)
-    };
-    let report = planned.into_report(wasm.len(), output.len());
-    Ok(Rewritten {
-        wasm: output,
-        report,
-    })
+    Analysis::new(wasm)?.rewrite(options)
 }
 
-/// As [`rewrite`], into a buffer of the caller's, in place of what it held. With one buffer for
-/// many modules, the memory is taken from the operating system only once, which otherwise is half
-/// of the time that a large module takes.
+/// Rewrites like [`rewrite()`] and replaces the contents of `output` with the result. With one
+/// buffer for many modules, the operating system provides the memory only once. For a large module,
+/// providing it takes half of the time.
 ///
 /// # Errors
-/// As [`rewrite`]; the buffer is empty then.
+/// Returns the same errors as [`rewrite()`]; the buffer is empty then.
 ///
 /// ```
 /// use wasm_prealloc::{Options, rewrite, rewrite_into};
@@ -91,64 +75,75 @@ pub fn rewrite<'a>(wasm: &'a [u8], options: &Options) -> Result<Rewritten<'a>, E
 /// ```
 pub fn rewrite_into(wasm: &[u8], options: &Options, output: &mut Vec<u8>) -> Result<Report, Error> {
     output.clear();
-    let planned = plan_checked(wasm, options)?;
-    if planned.edits.is_unchanged() {
-        output.extend_from_slice(wasm);
-    } else if let Err(error) = apply_checked(wasm, &planned, options, output) {
-        // What is not valid is for nobody to use.
-        output.clear();
-        return Err(error);
-    }
-    Ok(planned.into_report(wasm.len(), output.len()))
+    Analysis::new(wasm)?.rewrite_into(options, output)
 }
 
-/// Plans the rewrite of an input that is as valid as the options ask.
-fn plan_checked(wasm: &[u8], options: &Options) -> Result<Planned, Error> {
-    let input = Input::read(wasm)?;
-    if options.validate == Validate::Full {
-        validate::validate_all(wasm).map_err(|error| Error::Invalid {
+impl<'a> Analysis<'a> {
+    /// Rewrites the input, like [`rewrite()`].
+    ///
+    /// # Errors
+    /// Returns the same errors as [`rewrite()`].
+    pub fn rewrite(&self, options: &Options) -> Result<Rewritten<'a>, Error> {
+        let plan = self.plan(options)?;
+        let output = if plan.patch.is_unchanged() {
+            Cow::Borrowed(self.wasm)
+        } else {
+            let mut output = Vec::new();
+            self.apply(&plan, options, &mut output)?;
+            Cow::Owned(output)
+        };
+        let report = plan.into_report(self.wasm.len(), output.len());
+        Ok(Rewritten {
+            wasm: output,
+            report,
+        })
+    }
+
+    /// Rewrites the input into a buffer, like [`rewrite_into()`].
+    ///
+    /// # Errors
+    /// Returns the same errors as [`rewrite()`]; the buffer is empty then.
+    pub fn rewrite_into(&self, options: &Options, output: &mut Vec<u8>) -> Result<Report, Error> {
+        output.clear();
+        let plan = self.plan(options)?;
+        if plan.patch.is_unchanged() {
+            output.extend_from_slice(self.wasm);
+        } else if let Err(error) = self.apply(&plan, options, output) {
+            // An invalid output is discarded.
+            output.clear();
+            return Err(error);
+        }
+        Ok(plan.into_report(self.wasm.len(), output.len()))
+    }
+
+    /// Validates the input as far as the options require, and plans its rewrite.
+    fn plan(&self, options: &Options) -> Result<Plan<'_>, Error> {
+        if options.validate == Validate::Full {
+            validate::validate_all(self.wasm).map_err(|error| Error::Invalid {
+                offset: error.offset(),
+                message: error.message().to_owned(),
+            })?;
+        }
+        Plan::new(self, options)
+    }
+
+    /// Appends the output to an empty buffer, and validates it.
+    fn apply(&self, plan: &Plan<'_>, options: &Options, output: &mut Vec<u8>) -> Result<(), Error> {
+        let invalid = |error: BinaryReaderError| Error::OutputInvalid {
             offset: error.offset(),
             message: error.message().to_owned(),
-        })?;
+        };
+        plan.patch.apply_into(self.wasm, output);
+        validate::validate_changed(output, &plan.changed).map_err(invalid)?;
+        if options.validate == Validate::Full {
+            let difference = validate::first_difference(self.wasm, output, &plan.changed);
+            if let Some(offset) = difference.map_err(invalid)? {
+                return Err(Error::OutputInvalid {
+                    offset,
+                    message: "a function body differs that must not change".to_owned(),
+                });
+            }
+        }
+        Ok(())
     }
-    plan_input(&input, options)
-}
-
-/// Appends the output to an empty buffer, and validates it.
-fn apply_checked(
-    wasm: &[u8],
-    planned: &Planned,
-    options: &Options,
-    output: &mut Vec<u8>,
-) -> Result<(), Error> {
-    planned.edits.apply_into(wasm, output);
-    check_output(wasm, output, &planned.touched, options.validate)
-}
-
-/// Never gives an output away that is not valid.
-fn check_output(
-    input: &[u8],
-    output: &[u8],
-    touched: &[validate::Touched],
-    validate: Validate,
-) -> Result<(), Error> {
-    let invalid = |error: wasmparser::BinaryReaderError| Error::OutputInvalid {
-        offset: error.offset(),
-        message: error.message().to_owned(),
-    };
-    validate::validate_changed(output, touched).map_err(invalid)?;
-    if validate == Validate::Full
-        && let Some(offset) = validate::first_difference(input, output, touched).map_err(invalid)?
-    {
-        return Err(Error::OutputInvalid {
-            offset,
-            message: "a function body differs that should not".to_owned(),
-        });
-    }
-    Ok(())
-}
-
-/// What [`rewrite`] would make of each memory, without making it.
-pub(crate) fn preview(wasm: &[u8], options: &Options) -> Result<Vec<MemoryReport>, Error> {
-    plan_input(&Input::read(wasm)?, options).map(|planned| planned.memories)
 }

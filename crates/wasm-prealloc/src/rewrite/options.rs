@@ -1,28 +1,28 @@
-//! What a caller can ask of a rewrite, under the names that the command line uses.
+//! The options of a rewrite. Their values have the names that the command line uses.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::limits::MAX_PAGES;
 
-/// What [`rewrite`](crate::rewrite) shall do. Start from [`Options::default`].
+/// Options for [`rewrite`](crate::rewrite()). Start from [`Options::default`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
-    /// The size of every memory afterwards, in 64 KiB pages: 1 to 65,536, and more where all
-    /// memories are 64-bit. Default: 65,536, 4 GiB.
+    /// The size of every memory afterwards, in pages of 64 KiB: 1 to 65,536, and more if all
+    /// memories are 64-bit. Default: 65,536, which is 4 GiB.
     pub pages: u64,
-    /// What becomes of `memory.grow` and `memory.size`.
+    /// The handling of `memory.grow` and `memory.size`.
     pub growth: Growth,
-    /// Where emulated growth starts. Only read where growth is emulated.
+    /// The size at which emulated growth starts. Unused if growth is not emulated.
     pub emulate_from: EmulateFrom,
-    /// What becomes of memories that the module imports.
+    /// The handling of memories that the module imports.
     pub memory_import: MemoryImportPolicy,
-    /// Under this name, also export a function without parameters and results that writes to every
-    /// page (4 KiB) of the operating system in every memory, contents kept: a way to commit for
-    /// engines that offer none.
+    /// The name under which to export an added function without parameters and results. It writes
+    /// to every page (4 KiB) of the operating system in every memory and keeps the contents. With
+    /// it, a host can commit memory on engines that offer no other way.
     pub export_commit: Option<String>,
-    /// What is validated before the result is given back.
+    /// The parts that are validated before the result is returned.
     pub validate: Validate,
 }
 
@@ -39,7 +39,7 @@ impl Default for Options {
     }
 }
 
-/// What becomes of the instructions that grow and measure a memory.
+/// The handling of the instructions that grow and measure a memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(
     feature = "serde",
@@ -47,19 +47,19 @@ impl Default for Options {
     serde(rename_all = "kebab-case")
 )]
 pub enum Growth {
-    /// `emulate` where the module grows its memory, `pregrown` where it only measures it.
+    /// `emulate` if the module grows its memory, `pregrown` if it only measures it.
     #[default]
     Auto,
-    /// Count a virtual size in a global: `memory.grow` raises it up to the maximum that the
-    /// module declared, `memory.size` reads it.
+    /// A global counts a virtual size: `memory.grow` raises it up to the maximum that the module
+    /// declared, and `memory.size` reads it.
     Emulate,
-    /// `memory.size` reads a constant, as if the embedder had grown the memory already.
+    /// `memory.size` returns a constant, as if the embedder had grown the memory already.
     Pregrown,
-    /// Leave the instructions: `memory.grow` can only fail.
+    /// The instructions stay: `memory.grow` can only fail.
     Keep,
 }
 
-/// Where the virtual size of an emulated memory starts.
+/// The start of the virtual size of an emulated memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(
     feature = "serde",
@@ -67,17 +67,17 @@ pub enum Growth {
     serde(rename_all = "kebab-case")
 )]
 pub enum EmulateFrom {
-    /// At the minimum that the module declares.
+    /// The minimum that the module declares.
     #[default]
     Declared,
-    /// At the global `__heap_base`, rounded up to a page. Linkers speak of memory 0; others start
-    /// at their minimum.
+    /// The value of the global `__heap_base`, rounded up to a page. Linkers place the heap in
+    /// memory 0; other memories start at their minimum.
     HeapBase,
-    /// At this many pages, whichever memory it is.
+    /// This many pages, for every memory.
     Pages(u64),
 }
 
-/// What becomes of memories that a module imports. Their limits are pinned in any case.
+/// The handling of memories that a module imports. Their limits are pinned in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(
     feature = "serde",
@@ -85,17 +85,18 @@ pub enum EmulateFrom {
     serde(rename_all = "kebab-case")
 )]
 pub enum MemoryImportPolicy {
-    /// Refuse the module where it grows such a memory, because others may grow it too.
+    /// Refuse the module if it grows such a memory, because other modules may grow it too.
     #[default]
     Refuse,
     /// They stay imports. The caller knows that nothing else grows them. Growth is counted between
-    /// the limits that the import declares, whatever those of the memory that it is given.
+    /// the limits that the import declares. The limits of the memory that the embedder provides
+    /// are not considered.
     Keep,
-    /// They become memories of the module's own, exported under the import's field name.
+    /// The module defines them itself, and exports them under the import's field name.
     Define,
 }
 
-/// How much of a result is validated before it is given back.
+/// The amount of validation before a result is returned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(
     feature = "serde",
@@ -103,15 +104,16 @@ pub enum MemoryImportPolicy {
     serde(rename_all = "kebab-case")
 )]
 pub enum Validate {
-    /// The whole input, so that an invalid one is refused, and of the output everything that
-    /// changed; that the rest is the input's, byte for byte, is checked.
+    /// The whole input, so that an invalid one is refused, and all parts of the output that changed.
+    /// The rest of the output is compared with the input, byte for byte.
     #[default]
     Full,
-    /// Of the output, what changed and what that needs. For callers whose engine validates anyway.
+    /// The parts of the output that changed, and the parts that those need. For callers whose engine
+    /// validates anyway.
     Changed,
 }
 
-/// A word that is no value of an option.
+/// The error for a word that is not a value of an option.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{given}` is none of {expected}")]
 pub struct UnknownValue {
@@ -123,7 +125,7 @@ pub struct UnknownValue {
 macro_rules! words {
     ($ty:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
         impl $ty {
-            /// The words that stand for the values.
+            /// The words for the values.
             pub const WORDS: &'static [&'static str] = &[$($word),+];
         }
 
@@ -183,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_read_as_they_are_written() {
+    fn words_parse_as_they_are_displayed() {
         for growth in [
             Growth::Auto,
             Growth::Emulate,

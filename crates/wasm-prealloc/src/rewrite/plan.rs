@@ -1,249 +1,203 @@
-//! Turns what is known of a module and what is asked of it into a list of edits.
-//!
-//! What the edits of a section come to is in `assemble`; how a component's modules are put together
-//! is in `component`.
-
-use std::ops::Range;
+//! Turns the decisions about an input into a patch, and describes the plan in a report.
 
 use wasm_encoder::ValType;
+use wasmparser::ExternalKind;
 
-use super::body::{AddedFunction, Origin, Patched, Patcher, Replacements};
-use super::commit::commit_body;
-use super::growth::{self, Decision, Subject, address_type};
+use super::decide::{Decision, Decisions, MemoryPlan, decide};
 use super::options::{MemoryImportPolicy, Options};
-use super::report::{GrowthHandling, MemoryReport, Warning};
+use super::report::{Report, Warning};
+use super::validate::ChangedBodies;
+use crate::analysis::component::Node;
+use crate::analysis::function_types::FunctionTypes;
+use crate::analysis::module_info::{MappedMemory, ModuleInfo};
+use crate::analysis::{Analysis, Module};
+use crate::encode::bodies::{BodyPatcher, Origin, Replacements};
+use crate::encode::code_offsets::CodeOffsets;
+use crate::encode::functions::{address_type, commit_body, function_type, grow_body, pages_global};
+use crate::encode::sections::{ExportKind, MemoryEdit, ModuleEdits, encode};
+use crate::encode::splice::Patch;
 use crate::error::{Error, Unsupported};
-use crate::limits::Memory;
-use crate::map::{Map, MappedMemory};
-use crate::scan::{Body, count_sites, growth_sites};
-use crate::types::Types;
 
-/// What is to become of a module.
+/// The patch of an input, and the facts that its report and its validation need.
 #[derive(Debug)]
-pub(crate) struct Plan {
-    /// One entry a memory, in index order.
-    pub(crate) memories: Vec<PlannedMemory>,
-    /// Items for the type section.
-    pub(crate) types: Vec<Vec<u8>>,
-    /// Items for the global section: a number of pages each, with the index of the memory.
-    pub(crate) globals: Vec<(u32, Vec<u8>)>,
-    /// Bodies and functions.
-    pub(crate) patched: Patched,
-    /// Exports to be added.
-    pub(crate) exports: Vec<(String, ExportKind)>,
-    /// Whether imported memories become the module's own.
-    pub(crate) define: bool,
-    pub(crate) warnings: Vec<Warning>,
+pub(crate) struct Plan<'m> {
+    pub(crate) patch: Patch,
+    /// The changed bodies of each core module.
+    pub(crate) changed: Vec<ChangedBodies>,
+    decisions: Vec<Decisions<'m>>,
+    code_offsets: Vec<CodeOffsets>,
 }
 
-/// A memory and what becomes of it.
-#[derive(Debug)]
-pub(crate) struct PlannedMemory {
-    pub(crate) report: MemoryReport,
-    /// As in [`MappedMemory`].
-    pub(crate) entry: Option<(Range<usize>, Range<usize>)>,
-    /// The first instruction that grows it.
-    first_grow: Option<u64>,
-}
+impl<'m> Plan<'m> {
+    /// Plans the rewrite of an input.
+    pub(crate) fn new(analysis: &'m Analysis<'_>, options: &Options) -> Result<Self, Error> {
+        let decisions = decide(analysis, options)?;
+        let (mut patches, mut changed, mut code_offsets) = (Vec::new(), Vec::new(), Vec::new());
+        for (module, decided) in analysis.modules.iter().zip(&decisions) {
+            let edits = ModulePlanner::plan(module, &decided.memories, options)?;
+            let (patch, offsets) = encode(&module.info, &module.provenance, &edits)?;
+            patches.push(patch);
+            if !offsets.are_unchanged() {
+                code_offsets.push(offsets);
+            }
+            changed.push(ChangedBodies {
+                known: module.info.defined_functions,
+                gaps: edits.code.gaps(&module.info)?,
+                exports_added: !edits.exports.is_empty(),
+                bodies: edits.code.defined,
+            });
+        }
+        Ok(Self {
+            patch: nest(&analysis.root, &mut patches.into_iter()),
+            changed,
+            decisions,
+            code_offsets,
+        })
+    }
 
-impl PlannedMemory {
-    /// Whether it declares anything else afterwards.
-    pub(crate) fn limits_change(&self) -> bool {
-        let MemoryReport { before, after, .. } = &self.report;
-        (before.minimum, before.maximum) != (after.minimum, after.maximum)
+    /// Describes the rewrite once it is done.
+    pub(crate) fn into_report(self, bytes_before: usize, bytes_after: usize) -> Report {
+        let decided = || self.decisions.iter();
+        let memories: Vec<_> = decided()
+            .flat_map(|decided| decided.memories.iter().map(MemoryPlan::report))
+            .collect();
+        let mut warnings: Vec<_> = decided()
+            .flat_map(|decided| decided.warnings.iter().cloned())
+            .collect();
+        if memories.is_empty() {
+            warnings.push(Warning::NoMemory);
+        }
+        Report {
+            bytes_before,
+            bytes_after,
+            memories,
+            code_offsets: self.code_offsets,
+            warnings,
+        }
     }
 }
 
-/// What an added export refers to, by index.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum ExportKind {
-    Function(u32),
-    Memory(u32),
-}
-
-impl Plan {
-    /// Whether the module stays as it is.
-    pub(crate) fn is_empty(&self) -> bool {
-        !self.memories.iter().any(PlannedMemory::limits_change)
-            && self.types.is_empty()
-            && self.globals.is_empty()
-            && self.patched.bodies.is_empty()
-            && self.patched.added.is_empty()
-            && self.exports.is_empty()
-            && !self.define
+/// Nests the patches of the core modules, given in order, in those of the components around them.
+fn nest(node: &Node, modules: &mut impl Iterator<Item = Patch>) -> Patch {
+    match node {
+        Node::Module { range, .. } => modules.next().unwrap_or_else(|| Patch::new(range.clone())),
+        Node::Component { range, nested } => {
+            let mut component = Patch::new(range.clone());
+            for (length, node) in nested {
+                component.nest(length.clone(), nest(node, modules));
+            }
+            component
+        }
     }
 }
 
-impl Plan {
-    /// The memories whose growth is counted, each with the first instruction that grows it.
-    pub(crate) fn growth_counted(&self) -> impl Iterator<Item = (&Memory, u64)> {
-        self.memories
-            .iter()
-            .filter_map(|memory| match memory.report.growth {
-                GrowthHandling::Emulated { .. } => {
-                    Some((&memory.report.before, memory.first_grow?))
-                }
-                _ => None,
-            })
-    }
-}
-
-/// Plans what becomes of one core module.
-pub(crate) fn plan(map: &Map<'_>, options: &Options) -> Result<Plan, Error> {
-    let mut plan = Plan {
-        memories: Vec::new(),
-        types: Vec::new(),
-        globals: Vec::new(),
-        patched: Patched::default(),
-        exports: Vec::new(),
-        define: false,
-        warnings: Vec::new(),
-    };
-    plan.patched.offsets.module = map.module;
-    if map.memories.is_empty() {
-        return Ok(plan);
-    }
-    let bodies = growth_sites(map)?;
-    let types = Types::read(map)?;
-    let mut builder = Builder {
-        map,
-        types: &types,
-        plan: &mut plan,
-        replacements: Vec::new(),
-    };
-    for memory in &map.memories {
-        builder.add_memory(memory, &bodies, options)?;
-    }
-    if options.memory_import == MemoryImportPolicy::Define {
-        builder.define_imports()?;
-    }
-    builder.patch(&bodies)?;
-    if let Some(name) = &options.export_commit {
-        builder.export_commit(name)?;
-    }
-    Ok(plan)
-}
-
-struct Builder<'p, 'm, 'a> {
-    map: &'m Map<'a>,
-    types: &'m Types,
-    plan: &'p mut Plan,
+/// Collects the edits of one core module.
+struct ModulePlanner<'m, 'a> {
+    info: &'m ModuleInfo<'a>,
+    types: FunctionTypes,
+    edits: ModuleEdits<'m>,
     /// By index of the memory.
     replacements: Vec<Replacements>,
 }
 
-impl Builder<'_, '_, '_> {
-    /// Decides what becomes of a memory, and builds what that needs.
-    fn add_memory(
-        &mut self,
-        mapped: &MappedMemory,
-        bodies: &[Body],
+impl<'m> ModulePlanner<'m, '_> {
+    fn plan(
+        module: &'m Module<'_>,
+        memories: &[MemoryPlan<'m>],
         options: &Options,
-    ) -> Result<(), Error> {
-        let memory = &mapped.memory;
-        let target = target(memory, options.pages)?;
-        let (sites, first) = count_sites(bodies, memory.id.index);
-        let subject = Subject {
-            memory,
-            target,
-            sites,
-            first,
+    ) -> Result<ModuleEdits<'m>, Error> {
+        if memories.is_empty() {
+            return Ok(ModuleEdits::default());
+        }
+        let mut planner = ModulePlanner {
+            info: &module.info,
+            types: FunctionTypes::read(&module.info)?,
+            edits: ModuleEdits::default(),
+            replacements: Vec::new(),
         };
-        let (decision, warnings) = growth::decide(self.map, subject, options)?;
-        self.plan.warnings.extend(warnings);
-
-        let mut after = memory.clone();
-        after.minimum = target;
-        after.maximum = Some(target);
+        for memory in memories {
+            planner.add_memory(memory);
+        }
         if options.memory_import == MemoryImportPolicy::Define {
-            after.import = None;
+            planner.define_imports()?;
         }
-        let changes = (memory.minimum, memory.maximum) != (target, Some(target));
-        if mapped.entry.is_none() && changes {
-            return Err(Error::Unsupported {
-                what: Unsupported::CompactImport { memory: memory.id },
-                offset: memory.offset,
-            });
+        let mut patcher = BodyPatcher {
+            info: planner.info,
+            types: &planner.types,
+            replacements: std::mem::take(&mut planner.replacements),
+            code: std::mem::take(&mut planner.edits.code),
+        };
+        for body in module.bodies()? {
+            patcher.patch(body)?;
         }
+        planner.edits.code = patcher.code;
+        if let Some(name) = &options.export_commit {
+            planner.export_commit(name)?;
+        }
+        Ok(planner.edits)
+    }
 
+    /// Adds the global and the function that the decision about a memory needs.
+    fn add_memory(&mut self, plan: &MemoryPlan<'m>) {
+        let memory = &plan.before.memory;
+        let mut add_global = |pages, mutable| {
+            let item = pages_global(memory, pages, mutable);
+            self.edits.globals.push((memory.id.index, item));
+        };
         let mut replacements = Replacements::default();
-        let growth = match decision {
-            Decision::Nothing => GrowthHandling::None,
-            Decision::Keep => GrowthHandling::Kept,
-            Decision::Pregrown { pages } => {
-                let global = self.add_global(memory, pages, false);
+        match plan.decision {
+            Decision::Nothing | Decision::Keep => {}
+            Decision::Pregrown { pages, global } => {
+                add_global(pages, false);
                 replacements.size = Some(global);
-                GrowthHandling::Pregrown { pages, global }
             }
-            Decision::Emulate { from, cap } => {
-                let global = self.add_global(memory, from, true);
-                let grows = sites.grow > 0;
-                let function = grows.then(|| {
-                    let address = address_type(memory);
-                    let ty = self.signature(&[address], &[address]);
-                    let code = growth::grow_body(memory, global, cap);
-                    self.add_function(ty, code, Origin::Grow(memory.id.index))
-                });
+            Decision::Emulate {
+                from,
+                cap,
+                global,
+                function,
+            } => {
+                add_global(from, true);
                 replacements.size = Some(global);
                 replacements.grow = function;
-                GrowthHandling::Emulated {
-                    from_pages: from,
-                    cap_pages: cap,
-                    global,
-                    function,
+                if function.is_some() {
+                    let address = address_type(memory);
+                    let ty = self.signature(&[address], &[address]);
+                    let code = grow_body(memory, global, cap);
+                    let origin = Origin::Grow(memory.id.index);
+                    let added = self.edits.code.add(self.info, ty, code, origin);
+                    debug_assert_eq!(Some(added), function, "these functions are added first");
                 }
             }
-        };
+        }
         self.replacements.push(replacements);
-        self.plan.memories.push(PlannedMemory {
-            report: MemoryReport {
-                before: memory.clone(),
-                after,
-                growth,
-                sites,
-            },
-            entry: mapped.entry.clone(),
-            first_grow: first.grow,
+        self.edits.memories.push(MemoryEdit {
+            before: plan.before,
+            after: plan.after.clone(),
         });
-        Ok(())
     }
 
-    fn add_global(&mut self, memory: &Memory, pages: u64, mutable: bool) -> u32 {
-        let added = self.plan.globals.len() as u32;
-        let item = growth::pages_global(memory, pages, mutable);
-        self.plan.globals.push((memory.id.index, item));
-        self.map.imported_globals + self.map.defined_globals + added
-    }
-
-    fn add_function(&mut self, ty: u32, code: Vec<u8>, origin: Origin) -> u32 {
-        let added = self.plan.patched.added.len() as u32;
-        self.plan
-            .patched
-            .added
-            .push(AddedFunction { ty, code, origin });
-        self.map.imported_functions + self.map.defined_functions + added
-    }
-
-    /// The index of a function type, which is added where the module has none like it.
+    /// Returns the index of a function type, and adds the type if the module lacks it.
     fn signature(&mut self, params: &[ValType], results: &[ValType]) -> u32 {
         let known = |types: &[ValType]| types.iter().map(numeric).collect::<Vec<_>>();
         if let Some(index) = self.types.find(&known(params), &known(results)) {
             return index;
         }
-        let item = growth::function_type(params, results);
-        let added = self.plan.types.iter().position(|other| *other == item);
+        let item = function_type(params, results);
+        let types = &mut self.edits.types;
+        let added = types.iter().position(|other| *other == item);
         let position = added.unwrap_or_else(|| {
-            self.plan.types.push(item);
-            self.plan.types.len() - 1
+            types.push(item);
+            types.len() - 1
         });
         self.types.count() + position as u32
     }
 
     /// Makes every imported memory one of the module's own. Imports come first in the index space,
-    /// and so do these, so that no index changes.
+    /// and so do these memories, so no index changes.
     fn define_imports(&mut self) -> Result<(), Error> {
         let imported = |memory: &&MappedMemory| memory.memory.import.is_some();
-        for mapped in self.map.memories.iter().filter(imported) {
+        for mapped in self.info.memories.iter().filter(imported) {
             let memory = &mapped.memory;
             let refuse = |what| {
                 let offset = memory.offset;
@@ -256,14 +210,14 @@ impl Builder<'_, '_, '_> {
             if mapped.entry.is_none() {
                 return refuse(Unsupported::CompactImport { memory: id });
             }
-            self.plan.define = true;
+            self.edits.define = true;
             let Some(import) = &memory.import else {
                 continue;
             };
-            match self.map.export(&import.name)? {
+            match self.info.export(&import.name)? {
                 None => self.add_export(&import.name, ExportKind::Memory(id.index))?,
-                // It exports the memory that it imports, as many do.
-                Some((wasmparser::ExternalKind::Memory, index)) if index == id.index => {}
+                // Many modules export the memory that they import.
+                Some((ExternalKind::Memory, index)) if index == id.index => {}
                 Some(_) => {
                     return Err(Error::ExportExists {
                         name: import.name.clone(),
@@ -275,90 +229,35 @@ impl Builder<'_, '_, '_> {
     }
 
     fn add_export(&mut self, name: &str, kind: ExportKind) -> Result<(), Error> {
-        let added = self.plan.exports.iter().any(|(other, _)| other == name);
-        if added || self.map.export(name)?.is_some() {
+        let exports = &mut self.edits.exports;
+        let added = exports.iter().any(|(other, _)| other == name);
+        if added || self.info.export(name)?.is_some() {
             return Err(Error::ExportExists {
                 name: name.to_owned(),
             });
         }
-        self.plan.exports.push((name.to_owned(), kind));
+        exports.push((name.to_owned(), kind));
         Ok(())
     }
 
-    fn patch(&mut self, bodies: &[Body]) -> Result<(), Error> {
-        let mut patcher = Patcher {
-            map: self.map,
-            types: self.types,
-            replacements: std::mem::take(&mut self.replacements),
-            patched: std::mem::take(&mut self.plan.patched),
-        };
-        for body in bodies {
-            patcher.patch(body)?;
-        }
-        self.plan.patched = patcher.patched;
-        Ok(())
-    }
-
-    /// Adds the function that commits all memories, unless an earlier rewrite has.
+    /// Adds the function that commits all memories, unless an earlier rewrite has added it.
     fn export_commit(&mut self, name: &str) -> Result<(), Error> {
-        let after = self.plan.memories.iter();
-        let memories: Vec<Memory> = after.map(|memory| memory.report.after.clone()).collect();
-        let code = commit_body(&memories);
-        if let Some((wasmparser::ExternalKind::Func, index)) = self.map.export(name)?
-            && self.map.function_code(index)? == Some(code.as_slice())
+        let code = commit_body(self.edits.memories.iter().map(|memory| &memory.after));
+        if let Some((ExternalKind::Func, index)) = self.info.export(name)?
+            && self.info.function_code(index)? == Some(code.as_slice())
         {
             return Ok(());
         }
         let ty = self.signature(&[], &[]);
-        let function = self.add_function(ty, code, Origin::Commit);
+        let function = self.edits.code.add(self.info, ty, code, Origin::Commit);
         self.add_export(name, ExportKind::Function(function))
     }
 }
 
-/// The types that sizes and addresses have, as a reader knows them.
+/// Converts the type of a size or an address from the encoder's form to the parser's.
 fn numeric(ty: &ValType) -> wasmparser::ValType {
     match ty {
         ValType::I64 => wasmparser::ValType::I64,
         _ => wasmparser::ValType::I32,
     }
-}
-
-/// The size that a memory shall have, in its own pages. Limits that are about to be overwritten
-/// are judged here, or nobody would.
-fn target(memory: &Memory, pages: u64) -> Result<u64, Error> {
-    let invalid = |message: String| {
-        Err(Error::Invalid {
-            offset: memory.offset,
-            message: format!("{}: {message}", memory.id),
-        })
-    };
-    let most = memory.most_pages();
-    let minimum = memory.minimum;
-    let maximum = memory.maximum.unwrap_or(most);
-    if minimum > maximum {
-        return invalid(format!(
-            "its minimum of {minimum} pages exceeds its maximum of {maximum}"
-        ));
-    }
-    if maximum > most {
-        return invalid(format!("its maximum of {maximum} pages exceeds {most}"));
-    }
-    let Some(target) = memory.in_own_pages(pages).filter(|_| pages > 0) else {
-        let most = u128::from(most) << memory.page_log2() >> crate::WASM_PAGE_SIZE.ilog2();
-        return Err(Error::PagesOutOfRange {
-            memory: memory.id,
-            pages,
-            most: most as u64,
-        });
-    };
-    if minimum > target {
-        let bytes = u128::from(minimum) << memory.page_log2();
-        return Err(Error::MinimumExceedsTarget {
-            memory: memory.id,
-            offset: memory.offset,
-            pages,
-            least: bytes.div_ceil(crate::WASM_PAGE_SIZE.into()) as u64,
-        });
-    }
-    Ok(target)
 }

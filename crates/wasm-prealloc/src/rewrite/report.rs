@@ -1,22 +1,23 @@
-//! What a rewrite says of itself.
+//! The report of a rewrite.
 
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::limits::{Memory, MemoryId};
-use crate::scan::Sites;
+use crate::analysis::site::Sites;
+use crate::encode::code_offsets::CodeOffsets;
+use crate::limits::{MAX_PAGES, Memory, MemoryId};
 
 /// A rewritten module.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Rewritten<'a> {
-    /// The module's bytes: the input itself where nothing had to change.
+    /// The module's bytes; the input itself if nothing had to change.
     pub wasm: Cow<'a, [u8]>,
-    /// What was done.
+    /// The report of what was done.
     pub report: Report,
 }
 
-/// What a rewrite found and did.
+/// The findings of a rewrite, and what it did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -25,12 +26,12 @@ pub struct Report {
     pub bytes_before: usize,
     /// Length of the output in bytes.
     pub bytes_after: usize,
-    /// One entry a memory, in index order, module by module.
+    /// One entry for each memory, in index order, module by module.
     pub memories: Vec<MemoryReport>,
-    /// One entry for each core module in which code stands elsewhere than before: empty where all
-    /// that DWARF, source maps and profiles say of code offsets still holds.
+    /// One entry for each core module in which code has moved. If empty, the code offsets in DWARF,
+    /// source maps and profiles are still right.
     pub code_offsets: Vec<CodeOffsets>,
-    /// What the caller may want to act on.
+    /// Results that the caller may want to act on.
     #[cfg_attr(
         feature = "serde",
         serde(serialize_with = "crate::message::serialize_all")
@@ -38,22 +39,22 @@ pub struct Report {
     pub warnings: Vec<Warning>,
 }
 
-/// What became of one memory.
+/// The rewrite of one memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct MemoryReport {
-    /// As the input declares it.
+    /// The memory as the input declares it.
     pub before: Memory,
-    /// As the output declares it.
+    /// The memory as the output declares it.
     pub after: Memory,
-    /// What its growth instructions became.
+    /// The handling of its growth instructions.
     pub growth: GrowthHandling,
-    /// How many of them the input has.
+    /// The number of growth instructions in the input.
     pub sites: Sites,
 }
 
-/// What the instructions that grow and measure a memory became.
+/// The handling of the instructions that grow and measure a memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(
     feature = "serde",
@@ -61,9 +62,9 @@ pub struct MemoryReport {
     serde(tag = "mode", rename_all = "kebab-case")
 )]
 pub enum GrowthHandling {
-    /// There are none.
+    /// There are no such instructions.
     None,
-    /// Growth is counted in a global.
+    /// A global counts the growth.
     #[non_exhaustive]
     Emulated {
         /// Size at the start, in pages.
@@ -72,47 +73,23 @@ pub enum GrowthHandling {
         cap_pages: u64,
         /// Index of the global that holds the size.
         global: u32,
-        /// Index of the function that stands for `memory.grow`; `None` where nothing grows.
+        /// Index of the function that replaces `memory.grow`; `None` if the module does not grow
+        /// the memory.
         function: Option<u32>,
     },
     /// The size reads as a constant.
     #[non_exhaustive]
     Pregrown {
-        /// The size that is read, in pages.
+        /// The size that the module reads, in pages.
         pages: u64,
         /// Index of the global that holds it.
         global: u32,
     },
-    /// They are as they were.
+    /// The instructions are unchanged.
     Kept,
 }
 
-/// Which code of a core module stands at another offset of the code section than before.
-/// Functions are named by their index.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[non_exhaustive]
-pub struct CodeOffsets {
-    /// In a component, which core module it is.
-    pub module: Option<u32>,
-    /// Functions in which a few instructions stand up to four bytes from where they stood: room
-    /// was taken from a number that was written longer than it needs. Line tables still give the
-    /// right lines for such code, as a rule.
-    pub nudged: Vec<u32>,
-    /// Functions whose code stands at the end of the section now, called from its old place.
-    pub relocated: Vec<u32>,
-    /// The first function from which on all code has moved; `None` where none has.
-    pub shifted_from: Option<u32>,
-}
-
-impl CodeOffsets {
-    /// Whether all code stands where it stood.
-    pub(crate) fn are_kept(&self) -> bool {
-        self.nudged.is_empty() && self.relocated.is_empty() && self.shifted_from.is_none()
-    }
-}
-
-/// Something that was done as asked and may not be what is wanted. Displays as one line.
+/// A result that is as requested and may not be what is wanted. Displays as one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(
     feature = "serde",
@@ -121,25 +98,26 @@ impl CodeOffsets {
 )]
 #[non_exhaustive]
 pub enum Warning {
-    /// There is no memory, so nothing had to be done.
+    /// There is no memory, so nothing was done.
     NoMemory,
-    /// `memory.grow` instructions are left, and the memory cannot grow.
+    /// The output has `memory.grow` instructions, and the memory cannot grow.
     GrowthCanOnlyFail {
         /// The memory.
         memory: MemoryId,
-        /// How many instructions there are.
+        /// The number of instructions.
         sites: usize,
-        /// Whether the input was pinned already, so that its natural minimum is lost.
+        /// True if the input was pinned already, so that its natural minimum is lost.
         pinned_before: bool,
     },
-    /// `memory.size` gives 65,536, which guests that compute a 32-bit byte size turn into 0.
+    /// `memory.size` returns 65,536, and guests that compute a 32-bit size in bytes get 0.
     SizeWraps {
         /// The memory.
         memory: MemoryId,
-        /// How many instructions there are.
+        /// The number of instructions.
         sites: usize,
     },
-    /// The module only measures its memory, so an embedder may grow it: its engine refuses now.
+    /// The module only measures its memory, so an embedder may try to grow it. Its engine refuses
+    /// that now.
     EmbedderCannotGrow {
         /// The memory.
         memory: MemoryId,
@@ -166,8 +144,9 @@ impl fmt::Display for Warning {
             ),
             Self::SizeWraps { memory, sites } => write!(
                 f,
-                "{memory}: {sites} `memory.size` give 65536, and its size in bytes wraps \
-                 to 0 in 32 bits; `--growth pregrown` makes them give 65535"
+                "{memory}: {sites} `memory.size` give {MAX_PAGES}, and its size in bytes wraps \
+                 to 0 in 32 bits; `--growth pregrown` makes them give {}",
+                MAX_PAGES - 1
             ),
             Self::EmbedderCannotGrow { memory } => write!(
                 f,

@@ -1,44 +1,45 @@
 //! Validates inputs and outputs, as much of them as is needed to know that the output is valid.
 //!
-//! What changed in an output is validated as it stands, with the sections that it needs. What did
-//! not change is valid because the input is, and because all that was added stands at the end of
-//! its index space: so for the whole output it suffices to validate the whole input, and to compare
-//! the bodies that should be its own with those that are. That is one pass over the code and not
-//! two.
+//! The changed parts of an output are validated, with the sections that they need. The other parts
+//! are valid because the input is, and because all additions are at the end of their index spaces.
+//! To validate the whole output it is therefore enough to validate the whole input, and to compare
+//! the bodies that must not change. That is one pass over the code instead of two.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use wasmparser::{
-    Chunk, Encoding, FuncToValidate, FuncValidatorAllocations, FunctionBody, Parser, Payload,
-    ValidPayload, Validator, ValidatorResources, WasmFeatures, WasmModuleResources as _,
+    BinaryReaderError, Chunk, Encoding, FuncToValidate, FuncValidatorAllocations, FunctionBody,
+    Parser, Payload, ValidPayload, Validator, ValidatorResources, WasmFeatures,
+    WasmModuleResources as _,
 };
 
-use crate::map::{self, sized, to_range};
+use crate::analysis::sections::{reader, sized, to_range};
 
-/// What of a core module changed, as far as validation asks.
+/// The changes of a core module that validation needs to know.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Touched {
-    /// Functions that the input defines.
+pub(crate) struct ChangedBodies {
+    /// The number of functions that the input defines.
     pub(crate) known: u32,
-    /// Those of them whose bodies change, by position among the defined ones, ascending.
+    /// Those whose bodies change, by position among the defined functions, ascending.
     pub(crate) bodies: Vec<u32>,
-    /// Bytes of other bodies in front of each of them, and behind the last.
+    /// The number of bytes of other bodies before each of them, and after the last.
     pub(crate) gaps: Vec<usize>,
-    /// Whether exports are added.
+    /// True if exports are added.
     pub(crate) exports_added: bool,
 }
 
-/// Whatever can be read can be rewritten, so every proposal is allowed.
+/// A validator that allows every proposal, because whatever can be read can be rewritten.
 fn validator() -> Validator {
     Validator::new_with_features(WasmFeatures::all())
 }
 
-/// A function whose body is still to be validated.
+/// A function whose body is not validated yet.
 type Pending<'a> = (FuncToValidate<ValidatorResources>, FunctionBody<'a>);
 
-/// Validates a whole module or component, functions on all processors where there are threads.
+/// Validates a whole module or component. The functions are validated on all processors, where
+/// there are threads.
 pub(crate) fn validate_all(wasm: &[u8]) -> wasmparser::Result<()> {
     let mut validator = validator();
     let mut pending: VecDeque<Pending<'_>> = VecDeque::new();
@@ -50,7 +51,7 @@ pub(crate) fn validate_all(wasm: &[u8]) -> wasmparser::Result<()> {
     validate_functions(pending)
 }
 
-/// Less code than this is validated faster than a thread is started.
+/// The amount of code that is validated faster than a thread is started.
 const BYTES_A_THREAD: usize = 256 << 10;
 
 fn validate_functions(pending: VecDeque<Pending<'_>>) -> wasmparser::Result<()> {
@@ -68,10 +69,7 @@ fn validate_functions(pending: VecDeque<Pending<'_>>) -> wasmparser::Result<()> 
         let mut allocations = FuncValidatorAllocations::default();
         while let Some(batch) = next_batch(&queue) {
             for (function, body) in batch {
-                let mut function = function.into_validator(allocations);
-                let result = function.validate(&body);
-                allocations = function.into_allocations();
-                if let Err(error) = result {
+                if let Err(error) = validate_body(function, &body, &mut allocations) {
                     report(&queue, error);
                     return;
                 }
@@ -92,14 +90,25 @@ fn validate_functions(pending: VecDeque<Pending<'_>>) -> wasmparser::Result<()> 
     queue.first_error.map_or(Ok(()), Err)
 }
 
-/// What the threads share.
-struct Queue<'a> {
-    pending: VecDeque<Pending<'a>>,
-    /// Of the errors found, that at the least offset.
-    first_error: Option<wasmparser::BinaryReaderError>,
+fn validate_body(
+    function: FuncToValidate<ValidatorResources>,
+    body: &FunctionBody<'_>,
+    allocations: &mut FuncValidatorAllocations,
+) -> wasmparser::Result<()> {
+    let mut function = function.into_validator(std::mem::take(allocations));
+    function.validate(body)?;
+    *allocations = function.into_allocations();
+    Ok(())
 }
 
-/// Some functions to validate; `None` where there are no more.
+/// The state that the threads share.
+struct Queue<'a> {
+    pending: VecDeque<Pending<'a>>,
+    /// The error at the lowest offset so far.
+    first_error: Option<BinaryReaderError>,
+}
+
+/// Takes some functions from the queue; `None` if it is empty.
 fn next_batch<'a>(queue: &Mutex<Queue<'a>>) -> Option<Vec<Pending<'a>>> {
     const FUNCTIONS: usize = 64;
     let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,9 +117,9 @@ fn next_batch<'a>(queue: &Mutex<Queue<'a>>) -> Option<Vec<Pending<'a>>> {
     (!batch.is_empty()).then_some(batch)
 }
 
-/// Notes an error, and lets the others stop once what stands before it is done: batches are handed
-/// out in order, so the first error of all is among those noted.
-fn report(queue: &Mutex<Queue<'_>>, error: wasmparser::BinaryReaderError) {
+/// Records an error, and empties the queue. Batches are taken in order, and those that were taken
+/// are finished, so the first error of the module is among those recorded.
+fn report(queue: &Mutex<Queue<'_>>, error: BinaryReaderError) {
     let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
     queue.pending.clear();
     let first = queue.first_error.as_ref();
@@ -119,12 +128,12 @@ fn report(queue: &Mutex<Queue<'_>>, error: wasmparser::BinaryReaderError) {
     }
 }
 
-/// Validates what may have changed in an output: its sections, and the bodies that are not as they
-/// were. The core modules are given in order.
+/// Validates the parts of an output that may have changed: its sections, and the changed bodies.
+/// `modules` has an entry for each core module, in order.
 ///
-/// Of a core module, sections that no edit touches are first left out where changed bodies seldom
-/// need them; each of their entries would be looked at. Where that finds fault, the whole decides.
-pub(crate) fn validate_changed(wasm: &[u8], modules: &[Touched]) -> wasmparser::Result<()> {
+/// For a core module, sections that no edit changes and that bodies seldom need are left out at
+/// first, because validation looks at each of their entries. If that fails, everything is validated.
+pub(crate) fn validate_changed(wasm: &[u8], modules: &[ChangedBodies]) -> wasmparser::Result<()> {
     if Parser::is_core_wasm(wasm)
         && let [module] = modules
         && let Ok(true) = is_valid_module(wasm, module)
@@ -134,8 +143,8 @@ pub(crate) fn validate_changed(wasm: &[u8], modules: &[Touched]) -> wasmparser::
     validate_sections(wasm, modules)
 }
 
-/// Whether a core module is found valid without its seldom needed sections.
-fn is_valid_module(wasm: &[u8], module: &Touched) -> wasmparser::Result<bool> {
+/// Returns true if a core module is valid without the sections that are seldom needed.
+fn is_valid_module(wasm: &[u8], module: &ChangedBodies) -> wasmparser::Result<bool> {
     let mut validator = validator();
     let mut parser = Parser::new(0);
     let mut at = 0;
@@ -165,18 +174,18 @@ fn is_valid_module(wasm: &[u8], module: &Touched) -> wasmparser::Result<bool> {
     }
 }
 
-/// Whether those bodies of a code section that are not as they were are found valid. All others are
-/// passed over: not even their lengths are read, because what was just written is far from the
-/// processor, and there are tens of thousands.
+/// Returns true if the changed bodies of a code section are valid. The others are skipped by the
+/// gaps between the changed ones. Not even their lengths are read: there are tens of thousands, and
+/// the output is not in the processor's caches.
 fn are_valid_bodies(
     validator: &mut Validator,
     wasm: &[u8],
     section: Range<usize>,
-    module: &Touched,
+    module: &ChangedBodies,
 ) -> wasmparser::Result<bool> {
-    let mut reader = map::reader(wasm, section.clone());
-    let count = reader.read_var_u32()?;
-    let mut at = reader.original_position() as usize;
+    let mut section_reader = reader(wasm, section.clone());
+    let count = section_reader.read_var_u32()?;
+    let mut at = section_reader.original_position() as usize;
     let mut gaps = module.gaps.iter();
     let mut first = None;
     let mut allocations = FuncValidatorAllocations::default();
@@ -186,8 +195,8 @@ fn are_valid_bodies(
         }
         let content = sized(&wasm[..section.end], at)?;
         at = content.end;
-        let body = FunctionBody::new(map::reader(wasm, content));
-        // The validator takes the first that it is shown for the first of all.
+        let body = FunctionBody::new(reader(wasm, content));
+        // The validator takes the first body that it gets for the first of the module.
         let first: &FuncToValidate<_> = match &first {
             Some(first) => first,
             None => first.insert(validator.code_section_entry(&body)?),
@@ -202,16 +211,14 @@ fn are_valid_bodies(
             ty,
             features: first.features,
         };
-        let mut function = function.into_validator(allocations);
-        function.validate(&body)?;
-        allocations = function.into_allocations();
+        validate_body(function, &body, &mut allocations)?;
     }
     Ok(gaps.fold(at, |at, gap| at.saturating_add(*gap)) == section.end)
 }
 
-/// Whether a part of a module is needed to validate bodies, or may have changed. The end compares
-/// data segments with their announced number.
-fn is_needed(payload: &Payload<'_>, module: &Touched) -> bool {
+/// Returns true if a part of a module is needed to validate bodies, or may have changed. The end of
+/// the module is not, because it compares the data segments with their declared number.
+fn is_needed(payload: &Payload<'_>, module: &ChangedBodies) -> bool {
     match payload {
         Payload::ExportSection(_) => module.exports_added,
         Payload::ElementSection(_) | Payload::DataSection(_) => false,
@@ -219,47 +226,45 @@ fn is_needed(payload: &Payload<'_>, module: &Touched) -> bool {
     }
 }
 
-/// Validates all sections, and the bodies that are not as they were.
-fn validate_sections(wasm: &[u8], modules: &[Touched]) -> wasmparser::Result<()> {
+/// Validates all sections, and the changed bodies.
+fn validate_sections(wasm: &[u8], modules: &[ChangedBodies]) -> wasmparser::Result<()> {
     let mut validator = validator();
     let mut allocations = FuncValidatorAllocations::default();
-    let mut bodies = Bodies::new(modules);
+    let mut states = BodyStates::new(modules);
     for payload in Parser::new(0).parse_all(wasm) {
         let payload = payload?;
-        bodies.see(&payload);
+        states.observe(&payload);
         if let ValidPayload::Func(function, body) = validator.payload(&payload)?
-            && bodies.next_is_changed()
+            && states.next() != BodyState::Unchanged
         {
-            let mut function = function.into_validator(allocations);
-            function.validate(&body)?;
-            allocations = function.into_allocations();
+            validate_body(function, &body, &mut allocations)?;
         }
     }
     Ok(())
 }
 
-/// The first body, by its offset in the output, that should be as it was in the input and is not.
+/// Returns the offset in the output of the first body that must not change and differs from the
+/// input's.
 pub(crate) fn first_difference(
     input: &[u8],
     output: &[u8],
-    modules: &[Touched],
+    modules: &[ChangedBodies],
 ) -> wasmparser::Result<Option<u64>> {
     let mut originals = code_bodies(input);
-    let mut bodies = Bodies::new(modules);
+    let mut states = BodyStates::new(modules);
     for payload in Parser::new(0).parse_all(output) {
         let payload = payload?;
-        bodies.see(&payload);
+        states.observe(&payload);
         let Payload::CodeSectionEntry(body) = payload else {
             continue;
         };
-        let is_added = bodies.next_is_added();
-        let changed = bodies.next_is_changed();
-        if is_added {
+        let state = states.next();
+        if state == BodyState::Added {
             continue;
         }
         let original = originals.next().transpose()?;
         let same = original.is_some_and(|original| original.as_bytes() == body.as_bytes());
-        if !changed && !same {
+        if state == BodyState::Unchanged && !same {
             return Ok(Some(body.range().start));
         }
     }
@@ -275,26 +280,34 @@ fn code_bodies(wasm: &[u8]) -> impl Iterator<Item = wasmparser::Result<FunctionB
     })
 }
 
-/// Tells, body by body in the order of an output, what is known of each.
-struct Bodies<'t> {
-    modules: std::slice::Iter<'t, Touched>,
+/// A body of an output, compared with the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum BodyState {
+    Unchanged,
+    Changed,
+    Added,
+}
+
+/// Gives the state of each body of an output, in order.
+struct BodyStates<'t> {
+    modules: std::slice::Iter<'t, ChangedBodies>,
     known: u32,
-    touched: &'t [u32],
+    changed: &'t [u32],
     next: u32,
 }
 
-impl<'t> Bodies<'t> {
-    fn new(modules: &'t [Touched]) -> Self {
+impl<'t> BodyStates<'t> {
+    fn new(modules: &'t [ChangedBodies]) -> Self {
         Self {
             modules: modules.iter(),
             known: 0,
-            touched: &[],
+            changed: &[],
             next: 0,
         }
     }
 
-    /// A new module begins its count anew.
-    fn see(&mut self, payload: &Payload<'_>) {
+    /// Restarts the count where a core module begins.
+    fn observe(&mut self, payload: &Payload<'_>) {
         if let Payload::Version {
             encoding: Encoding::Module,
             ..
@@ -302,26 +315,22 @@ impl<'t> Bodies<'t> {
             && let Some(module) = self.modules.next()
         {
             self.known = module.known;
-            self.touched = &module.bodies;
+            self.changed = &module.bodies;
             self.next = 0;
         }
     }
 
-    /// Whether the next body is that of an added function.
-    fn next_is_added(&self) -> bool {
-        self.next >= self.known
-    }
-
-    /// Whether the next body is not as it was; counts it.
-    fn next_is_changed(&mut self) -> bool {
+    /// The state of the next body.
+    fn next(&mut self) -> BodyState {
         let index = self.next;
         self.next += 1;
-        match self.touched.split_first() {
+        match self.changed.split_first() {
+            _ if index >= self.known => BodyState::Added,
             Some((first, rest)) if *first == index => {
-                self.touched = rest;
-                true
+                self.changed = rest;
+                BodyState::Changed
             }
-            _ => index >= self.known,
+            _ => BodyState::Unchanged,
         }
     }
 }

@@ -1,10 +1,10 @@
-//! The core modules of an input: the input itself, or all that a component nests, however deep.
-//! Nothing else of a component is read.
+//! The core modules of an input: the input itself, or all that a component contains, at any depth.
+//! No other part of a component is read.
 
 use std::ops::Range;
 
+use super::sections::{Kind, kind, sections};
 use crate::error::Error;
-use crate::map::{Kind, kind, sections};
 
 /// Section ids of a component (component model, "Component Definitions").
 mod id {
@@ -12,20 +12,20 @@ mod id {
     pub(super) const COMPONENT: u8 = 4;
 }
 
-/// Deeper nesting is no component that a tool makes, and would exhaust the stack.
+/// The depth of nesting that is read. No tool nests deeper, and the recursion needs stack.
 const MOST_NESTING: usize = 100;
 
-/// A core module, or a component with what it nests.
+/// A core module, or a component with the core modules and components in it.
 #[derive(Debug)]
 pub(crate) enum Node {
     Module {
-        /// Where it stands among the input's core modules; `None` where it is the input.
+        /// The module's position among the core modules; `None` where it is the input itself.
         index: Option<u32>,
         range: Range<usize>,
     },
     Component {
         range: Range<usize>,
-        /// What it nests, each behind the LEB128 that says its length.
+        /// The nested nodes, each after the LEB128 with its length.
         nested: Vec<(Range<usize>, Node)>,
     },
 }
@@ -51,7 +51,7 @@ impl Node {
             message: message.to_owned(),
         };
         if depth == 0 {
-            return Err(malformed(range.start, "components are nested too deep"));
+            return Err(malformed(range.start, "components are nested too deeply"));
         }
         let mut nested = Vec::new();
         for section in sections(wasm, range.clone()) {
@@ -71,7 +71,10 @@ impl Node {
                 (id::COMPONENT, Some(Kind::Component)) => {
                     Self::read_component(wasm, content, modules, depth - 1)?
                 }
-                _ => return Err(malformed(content.start, "not what its section announces")),
+                _ => {
+                    let message = "the section's content is not of the kind that its id says";
+                    return Err(malformed(content.start, message));
+                }
             };
             nested.push((section.length, node));
         }

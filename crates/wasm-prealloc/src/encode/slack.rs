@@ -1,16 +1,16 @@
-//! Code that can be written in fewer bytes and means the same, so that a longer instruction near by
-//! finds room without anything else moving.
+//! Slack: code that has a shorter form with the same meaning. A longer instruction near by can take
+//! the bytes, so that nothing else moves.
 //!
 //! Linkers that keep debug information leave numbers padded to five bytes, for relocations that
-//! they have applied. Compilers compare with zero in three bytes where two will do.
+//! they have applied. Compilers compare with zero in three bytes where two are enough.
 
 use std::ops::Range;
 
 use wasmparser::FunctionBody;
 
+use crate::analysis::sections::reader;
+use crate::analysis::site::Body;
 use crate::error::Error;
-use crate::map::reader;
-use crate::scan::Body;
 
 /// Opcodes of the binary format (core specification, "Instructions").
 mod opcode {
@@ -27,23 +27,23 @@ mod opcode {
 
 const CONTINUED: u8 = 0x80;
 
-/// A stretch of code that has bytes to spare.
+/// Code that can be shortened.
 #[derive(Clone, Debug)]
-pub(crate) enum Donor {
-    /// An unsigned LEB128 that is longer by some bytes than it needs to be.
+pub(crate) enum Slack {
+    /// An unsigned LEB128 that is longer than necessary by some bytes.
     Number { at: Range<usize>, spare: usize },
-    /// `i32.const 0` and `i32.ne`, which `i32.eqz` done twice replaces.
+    /// `i32.const 0` and `i32.ne`, which two `i32.eqz` replace.
     NotZero { at: Range<usize> },
 }
 
-impl Donor {
+impl Slack {
     pub(crate) fn at(&self) -> &Range<usize> {
         match self {
             Self::Number { at, .. } | Self::NotZero { at } => at,
         }
     }
 
-    /// How many bytes it can be shorter.
+    /// The number of bytes by which the code can be shortened.
     pub(crate) fn spare(&self) -> usize {
         match self {
             Self::Number { spare, .. } => *spare,
@@ -51,9 +51,9 @@ impl Donor {
         }
     }
 
-    /// What it becomes, `by` bytes shorter.
+    /// The form of the code that is `by` bytes shorter.
     pub(crate) fn shortened(self, wasm: &[u8], by: usize) -> (Range<usize>, Vec<u8>) {
-        debug_assert!(by <= self.spare(), "a donor gives what it has");
+        debug_assert!(by <= self.spare(), "no more than the spare bytes are taken");
         match self {
             Self::Number { at, .. } => {
                 let mut bytes = wasm[at.start..at.end - by].to_vec();
@@ -66,13 +66,13 @@ impl Donor {
         }
     }
 
-    /// The number that ends where a range does, if it has bytes to spare. The range holds nothing
-    /// but unsigned numbers.
+    /// The number at the end of a range, if it has bytes to spare. The range holds nothing but
+    /// unsigned numbers.
     fn number_at_end_of(wasm: &[u8], range: Range<usize>) -> Option<Self> {
         let (_, before) = wasm[range.clone()].split_last()?;
         let start = before.iter().rposition(|byte| byte & CONTINUED == 0);
         let at = range.start + start.map_or(0, |end_of_other| end_of_other + 1)..range.end;
-        // Every group of seven zero bits at the end but the first group can go.
+        // Every trailing group of seven zero bits but the first group can be dropped.
         let groups = wasm[at.clone()].iter().rev();
         let zero = groups.take_while(|byte| *byte & !CONTINUED == 0).count();
         let spare = zero.min(at.len() - 1);
@@ -80,10 +80,10 @@ impl Donor {
     }
 }
 
-/// The donors in a body, in order.
-pub(crate) fn donors(wasm: &[u8], body: &Body) -> Result<Vec<Donor>, Error> {
+/// Returns the slack in a body, in order.
+pub(crate) fn slack(wasm: &[u8], body: &Body) -> Result<Vec<Slack>, Error> {
     let read = || {
-        let mut donors = Vec::new();
+        let mut found = Vec::new();
         let content = FunctionBody::new(reader(wasm, body.content.clone()));
         let mut operators = content.get_operators_reader()?;
         let mut before = 0..0;
@@ -92,25 +92,25 @@ pub(crate) fn donors(wasm: &[u8], body: &Body) -> Result<Vec<Donor>, Error> {
             operators.read()?;
             let at = start..operators.original_position() as usize;
             match wasm[start] {
-                // What these end in is an unsigned number.
+                // These end with an unsigned number.
                 opcode::CALL
                 | opcode::RETURN_CALL
                 | opcode::GLOBAL_GET
                 | opcode::GLOBAL_SET
                 | opcode::FIRST_LOAD..=opcode::LAST_STORE => {
-                    donors.extend(Donor::number_at_end_of(wasm, start + 1..at.end));
+                    found.extend(Slack::number_at_end_of(wasm, start + 1..at.end));
                 }
                 opcode::I32_NE if wasm[before.clone()] == [opcode::I32_CONST, 0] => {
                     let at = before.start..at.end;
-                    donors.push(Donor::NotZero { at });
+                    found.push(Slack::NotZero { at });
                 }
                 _ => {}
             }
             before = at;
         }
-        Ok(donors)
+        Ok(found)
     };
-    read().map_err(|error| Error::malformed(&error))
+    read().map_err(Error::malformed)
 }
 
 #[cfg(test)]
@@ -118,22 +118,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_gives_what_its_value_does_not_need() {
+    fn a_number_can_be_shortened_to_what_its_value_needs() {
         let bytes = [0x10, 0x85, 0x81, 0x80, 0x80, 0x00];
-        let donor = Donor::number_at_end_of(&bytes, 1..6).unwrap();
-        assert_eq!((donor.at(), donor.spare()), (&(1..6), 3));
+        let slack = Slack::number_at_end_of(&bytes, 1..6).unwrap();
+        assert_eq!((slack.at(), slack.spare()), (&(1..6), 3));
         assert_eq!(
-            donor.clone().shortened(&bytes, 1).1,
+            slack.clone().shortened(&bytes, 1).1,
             [0x85, 0x81, 0x80, 0x00]
         );
-        assert_eq!(donor.shortened(&bytes, 3).1, [0x85, 0x01]);
-        // A memory argument: the flags stand before, and are not part of the number.
+        assert_eq!(slack.shortened(&bytes, 3).1, [0x85, 0x01]);
+        // A memory argument: the flags come first and are not part of the number.
         let bytes = [0x28, 0x02, 0x80, 0x80, 0x00];
-        let donor = Donor::number_at_end_of(&bytes, 1..5).unwrap();
-        assert_eq!((donor.at(), donor.spare()), (&(2..5), 2));
-        assert_eq!(donor.shortened(&bytes, 2).1, [0x00]);
+        let slack = Slack::number_at_end_of(&bytes, 1..5).unwrap();
+        assert_eq!((slack.at(), slack.spare()), (&(2..5), 2));
+        assert_eq!(slack.shortened(&bytes, 2).1, [0x00]);
         for tight in [&[0x10, 0x05][..], &[0x10, 0x85, 0x01]] {
-            assert!(Donor::number_at_end_of(tight, 1..tight.len()).is_none());
+            assert!(Slack::number_at_end_of(tight, 1..tight.len()).is_none());
         }
     }
 }

@@ -1,9 +1,11 @@
-//! The data segments: where instantiation writes, and how much. Their contents are not looked at.
+//! The data segments: the addresses that instantiation writes to, and the lengths. Their contents
+//! are not read.
 
 use wasmparser::{DataKind, DataSectionReader};
 
+use super::module_info::{ModuleInfo, constant_address};
+use super::sections::id;
 use crate::error::Error;
-use crate::map::{Map, constant_address, id};
 
 /// A data segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,29 +14,29 @@ use crate::map::{Map, constant_address, id};
 pub struct DataSegment {
     /// The memory that instantiation writes it to; `None` for a passive segment.
     pub memory: Option<u32>,
-    /// Its address there, where that is a constant.
+    /// Its address in that memory, if the address is a constant.
     pub address: Option<u64>,
     /// Its length in bytes.
     pub bytes: usize,
 }
 
 impl DataSegment {
-    /// First byte after the segment in its memory, where its address is known.
+    /// The first byte after the segment in its memory, if its address is known.
     pub(crate) fn end(&self) -> Option<u64> {
         self.address?.checked_add(self.bytes as u64)
     }
 }
 
-/// The module's data segments, in order.
-pub(crate) fn data_segments(map: &Map<'_>) -> Result<Vec<DataSegment>, Error> {
-    read(map).map_err(|error| Error::malformed(&error))
+/// Reads the module's data segments, in order.
+pub(crate) fn data_segments(info: &ModuleInfo<'_>) -> Result<Vec<DataSegment>, Error> {
+    read(info).map_err(Error::malformed)
 }
 
-fn read(map: &Map<'_>) -> wasmparser::Result<Vec<DataSegment>> {
-    let Some(section) = map.section(id::DATA) else {
+fn read(info: &ModuleInfo<'_>) -> wasmparser::Result<Vec<DataSegment>> {
+    let Some(section) = info.section(id::DATA) else {
         return Ok(Vec::new());
     };
-    let segments = DataSectionReader::new(section.reader(map.wasm))?.into_iter();
+    let segments = DataSectionReader::new(section.reader(info.wasm))?.into_iter();
     segments
         .map(|segment| {
             let segment = segment?;

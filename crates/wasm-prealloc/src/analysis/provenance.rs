@@ -1,16 +1,16 @@
-//! The custom section in which a rewritten module tells what its memories declared before.
+//! The custom section in which a rewritten module records what its memories declared before.
 //!
-//! It informs and decides nothing: what a module is, is judged by the module itself. A section that
-//! cannot be read counts as none.
+//! The section is information only: every decision is based on the module itself. A section that
+//! cannot be read counts as absent.
 //!
-//! Its content, behind the name: the layout's version, 1, in a byte; the number of memories, and
-//! for each its index, its minimum and its maximum plus one (0: none), in its own pages. All numbers
-//! are unsigned LEB128.
+//! Its content, after the name: the version of the layout, 1, in a byte; the number of memories;
+//! and for each memory its index, its minimum, and its maximum plus one (0: none), in its own
+//! pages. All numbers are unsigned LEB128.
 
+use wasm_encoder::Encode as _;
 use wasmparser::BinaryReader;
 
-use crate::leb128::leb128;
-use crate::map::Map;
+use super::module_info::ModuleInfo;
 
 /// The section's name.
 pub(crate) const SECTION: &str = "wasm-prealloc";
@@ -28,7 +28,7 @@ pub struct Declared {
     pub maximum: Option<u64>,
 }
 
-/// What a module's section tells.
+/// The content of a module's section.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Provenance {
     /// Memory indices with their limits, in index order.
@@ -36,9 +36,9 @@ pub(crate) struct Provenance {
 }
 
 impl Provenance {
-    /// Reads the section of a module; without one, nothing is known.
-    pub(crate) fn read(map: &Map<'_>) -> Self {
-        map.custom(SECTION)
+    /// Reads the section of a module; empty where there is none.
+    pub(crate) fn read(info: &ModuleInfo<'_>) -> Self {
+        info.custom(SECTION)
             .and_then(|(_, reader)| Self::parse(reader).ok())
             .unwrap_or_default()
     }
@@ -56,32 +56,33 @@ impl Provenance {
         Ok(Self { memories })
     }
 
-    /// What a memory declared before.
+    /// The limits that a memory declared before.
     pub(crate) fn declared(&self, memory: u32) -> Option<Declared> {
         let found = self.memories.iter().find(|(index, _)| *index == memory);
         found.map(|(_, declared)| *declared)
     }
 
-    /// Notes what a memory declares now, unless an earlier rewrite has noted what it declared then.
-    pub(crate) fn note(&mut self, memory: u32, declared: Declared) {
+    /// Records the limits that a memory declares now, unless an earlier rewrite has recorded its
+    /// limits already.
+    pub(crate) fn record(&mut self, memory: u32, declared: Declared) {
         if self.declared(memory).is_none() {
             self.memories.push((memory, declared));
             self.memories.sort_by_key(|(index, _)| *index);
         }
     }
 
-    /// The section's content, name included.
+    /// The section's content, including its name.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = leb128(SECTION.len() as u64, 1);
-        bytes.extend(SECTION.as_bytes());
+        let mut bytes = Vec::new();
+        SECTION.encode(&mut bytes);
         bytes.push(VERSION);
-        bytes.extend(leb128(self.memories.len() as u64, 1));
+        self.memories.len().encode(&mut bytes);
         for (index, declared) in &self.memories {
-            bytes.extend(leb128(u64::from(*index), 1));
-            bytes.extend(leb128(declared.minimum, 1));
+            index.encode(&mut bytes);
+            declared.minimum.encode(&mut bytes);
             // A maximum of 2^64 - 1 pages of a byte has no successor: it reads back as none.
             let maximum = declared.maximum.map_or(0, |pages| pages.wrapping_add(1));
-            bytes.extend(leb128(maximum, 1));
+            maximum.encode(&mut bytes);
         }
         bytes
     }

@@ -1,0 +1,106 @@
+//! Reads an input, each part once and on first use. `verify`, `inspect` and `rewrite` work on what
+//! is read here, and nothing here depends on them.
+
+pub(crate) mod component;
+pub(crate) mod data;
+pub(crate) mod function_types;
+pub(crate) mod module_info;
+pub(crate) mod provenance;
+pub(crate) mod scan;
+pub(crate) mod sections;
+pub(crate) mod site;
+
+use std::sync::OnceLock;
+
+use crate::error::Error;
+use crate::limits::Memory;
+use component::Node;
+use data::{DataSegment, data_segments};
+use module_info::ModuleInfo;
+use provenance::Provenance;
+use scan::growth_sites;
+use site::Body;
+
+/// A core module or component whose structure has been read.
+///
+/// The functions [`verify`](crate::verify()), [`inspect`](crate::inspect()) and
+/// [`rewrite`](crate::rewrite()) each read their input anew. To ask several of these questions
+/// about one input, make an `Analysis`: it reads the bytes once, and its methods give the same
+/// answers.
+///
+/// ```
+/// use wasm_prealloc::{Analysis, Options};
+///
+/// let module = wat::parse_str(
+///     "(module (memory 2 100) (func (result i32) (memory.grow (i32.const 1))))",
+/// )?;
+/// let analysis = Analysis::new(&module)?;
+/// let inspection = analysis.inspect()?;
+/// assert_eq!(inspection.memories().next().map(|memory| memory.sites.grow), Some(1));
+/// assert!(analysis.verify(65_536).is_err());
+/// let rewritten = analysis.rewrite(&Options::default())?;
+/// assert!(Analysis::new(&rewritten.wasm)?.verify(65_536).is_ok());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Analysis<'a> {
+    pub(crate) wasm: &'a [u8],
+    pub(crate) root: Node,
+    /// The core modules, in the order of the bytes.
+    pub(crate) modules: Vec<Module<'a>>,
+}
+
+/// A core module: its structure, and its code and data once something needs them.
+#[derive(Debug)]
+pub(crate) struct Module<'a> {
+    pub(crate) info: ModuleInfo<'a>,
+    pub(crate) provenance: Provenance,
+    bodies: OnceLock<Result<Vec<Body>, Error>>,
+    data: OnceLock<Result<Vec<DataSegment>, Error>>,
+}
+
+impl<'a> Analysis<'a> {
+    /// Reads the structure of a core module, or of all core modules of a component. Code and data
+    /// are read when a method first needs them.
+    ///
+    /// # Errors
+    /// Returns an error if the bytes are not WebAssembly or are malformed.
+    pub fn new(wasm: &'a [u8]) -> Result<Self, Error> {
+        let root = Node::read(wasm)?;
+        let modules = root.modules().into_iter().map(|(index, range)| {
+            let info = ModuleInfo::read(wasm, range, index)?;
+            Ok(Module {
+                provenance: Provenance::read(&info),
+                info,
+                bodies: OnceLock::new(),
+                data: OnceLock::new(),
+            })
+        });
+        Ok(Self {
+            modules: modules.collect::<Result<_, Error>>()?,
+            wasm,
+            root,
+        })
+    }
+
+    /// The memories of all core modules, in the order of the bytes.
+    pub fn memories(&self) -> impl Iterator<Item = &Memory> {
+        self.modules
+            .iter()
+            .flat_map(|module| module.info.memories())
+    }
+}
+
+impl Module<'_> {
+    /// The function bodies that grow or measure a memory, in order.
+    pub(crate) fn bodies(&self) -> Result<&[Body], Error> {
+        let bodies = self.bodies.get_or_init(|| growth_sites(&self.info));
+        bodies.as_deref().map_err(Error::clone)
+    }
+
+    /// The data segments, in order.
+    pub(crate) fn data(&self) -> Result<&[DataSegment], Error> {
+        let data = self.data.get_or_init(|| data_segments(&self.info));
+        data.as_deref().map_err(Error::clone)
+    }
+}

@@ -1,0 +1,338 @@
+//! The structure of a core module: one pass over its sections gives the byte ranges and counts that
+//! everything else works with. Function bodies and the contents of data segments are not read.
+
+use std::ops::Range;
+
+use wasmparser::{
+    BinaryReader, ConstExpr, ExportSectionReader, ExternalKind, FunctionSectionReader,
+    GlobalSectionReader, ImportSectionReader, Imports, MemorySectionReader, Name,
+    NameSectionReader, Operator, TypeRef,
+};
+
+use super::sections::{Section, id, rank, reader, sections};
+use crate::error::Error;
+use crate::limits::{Memory, MemoryId, MemoryImport};
+
+/// A memory and the bytes that declare it.
+#[derive(Clone, Debug)]
+pub(crate) struct MappedMemory {
+    pub(crate) memory: Memory,
+    /// The entry of the import or memory section, and the limits within it, flags included. `None`
+    /// for an import in compact encoding, which shares its names or its type with others.
+    pub(crate) entry: Option<(Range<usize>, Range<usize>)>,
+}
+
+/// The structure of a core module.
+#[derive(Debug)]
+pub(crate) struct ModuleInfo<'a> {
+    /// The whole input.
+    pub(crate) wasm: &'a [u8],
+    /// The module's bytes within the input.
+    pub(crate) range: Range<usize>,
+    /// In a component, the module's position among the core modules.
+    pub(crate) module: Option<u32>,
+    pub(crate) sections: Vec<Section>,
+    pub(crate) imported_functions: u32,
+    pub(crate) defined_functions: u32,
+    pub(crate) imported_globals: u32,
+    pub(crate) defined_globals: u32,
+    /// All memories, in the order of the index space.
+    pub(crate) memories: Vec<MappedMemory>,
+    /// The exported globals with the names in [`LANDMARKS`]: name and global index.
+    landmarks: Vec<(&'a str, u32)>,
+}
+
+/// The globals with which linkers export addresses.
+const LANDMARKS: [&str; 3] = ["__data_end", "__heap_base", "__heap_end"];
+
+impl<'a> ModuleInfo<'a> {
+    /// Reads a module's structure.
+    pub(crate) fn read(
+        wasm: &'a [u8],
+        range: Range<usize>,
+        module: Option<u32>,
+    ) -> Result<Self, Error> {
+        Self::read_through(wasm, range, module, id::DATA)
+    }
+
+    /// Reads a module's structure up to the section `last`. No byte after that section is read.
+    pub(crate) fn read_through(
+        wasm: &'a [u8],
+        range: Range<usize>,
+        module: Option<u32>,
+        last: u8,
+    ) -> Result<Self, Error> {
+        let mut info = Self {
+            wasm,
+            range: range.clone(),
+            module,
+            sections: Vec::new(),
+            imported_functions: 0,
+            defined_functions: 0,
+            imported_globals: 0,
+            defined_globals: 0,
+            memories: Vec::new(),
+            landmarks: Vec::new(),
+        };
+        for section in sections(wasm, range) {
+            let section = section?;
+            info.check_order(&section)?;
+            if rank(section.id) > rank(last) {
+                break;
+            }
+            info.read_content(&section).map_err(Error::malformed)?;
+            let done = section.id == last && last != id::DATA;
+            info.sections.push(section);
+            if done {
+                break;
+            }
+        }
+        Ok(info)
+    }
+
+    /// Refuses sections that are repeated or out of order: such a module has no single meaning.
+    fn check_order(&self, section: &Section) -> Result<(), Error> {
+        let Some(here) = rank(section.id) else {
+            return Ok(());
+        };
+        match self.sections.iter().rev().find_map(|s| rank(s.id)) {
+            Some(before) if before >= here => Err(Error::Malformed {
+                offset: section.start() as u64,
+                message: format!("section {} is out of order or repeated", section.id),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn read_content(&mut self, section: &Section) -> wasmparser::Result<()> {
+        let reader = section.reader(self.wasm);
+        match section.id {
+            id::IMPORT => self.read_imports(reader)?,
+            id::FUNCTION => self.defined_functions = FunctionSectionReader::new(reader)?.count(),
+            id::MEMORY => self.read_memories(reader)?,
+            id::GLOBAL => self.defined_globals = GlobalSectionReader::new(reader)?.count(),
+            id::EXPORT => {
+                for export in ExportSectionReader::new(reader)? {
+                    let export = export?;
+                    if export.kind == ExternalKind::Global && LANDMARKS.contains(&export.name) {
+                        self.landmarks.push((export.name, export.index));
+                    }
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn read_imports(&mut self, reader: BinaryReader<'a>) -> wasmparser::Result<()> {
+        let end = reader.range().end as usize;
+        let groups = ImportSectionReader::new(reader)?.into_iter_with_offsets();
+        for (entry, group) in with_ranges(groups, end)? {
+            let offset = entry.start as u64;
+            match group {
+                Imports::Single(_, import) => {
+                    self.read_import(import.module, import.name, import.ty, offset, Some(entry))?;
+                }
+                Imports::Compact1 { module, items } => {
+                    for item in items {
+                        let item = item?;
+                        self.read_import(module, item.name, item.ty, offset, None)?;
+                    }
+                }
+                Imports::Compact2 { module, ty, names } => {
+                    for name in names {
+                        self.read_import(module, name?, ty, offset, None)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_import(
+        &mut self,
+        module: &str,
+        name: &str,
+        ty: TypeRef,
+        offset: u64,
+        entry: Option<Range<usize>>,
+    ) -> wasmparser::Result<()> {
+        match ty {
+            TypeRef::Func(_) | TypeRef::FuncExact(_) => self.imported_functions += 1,
+            TypeRef::Global(_) => self.imported_globals += 1,
+            TypeRef::Memory(ty) => {
+                let import = MemoryImport {
+                    module: module.to_owned(),
+                    name: name.to_owned(),
+                };
+                let memory = Memory::new(self.next_memory(), &ty, Some(import), offset);
+                let entry = match entry {
+                    Some(entry) => {
+                        // Two names and the kind come before the limits.
+                        let mut reader = reader(self.wasm, entry.clone());
+                        reader.skip_string()?;
+                        reader.skip_string()?;
+                        reader.read_u8()?;
+                        let limits = reader.original_position() as usize..entry.end;
+                        Some((entry, limits))
+                    }
+                    None => None,
+                };
+                self.memories.push(MappedMemory { memory, entry });
+            }
+            TypeRef::Table(_) | TypeRef::Tag(_) => {}
+        }
+        Ok(())
+    }
+
+    fn read_memories(&mut self, reader: BinaryReader<'a>) -> wasmparser::Result<()> {
+        let end = reader.range().end as usize;
+        let items = MemorySectionReader::new(reader)?.into_iter_with_offsets();
+        for (entry, ty) in with_ranges(items, end)? {
+            self.memories.push(MappedMemory {
+                memory: Memory::new(self.next_memory(), &ty, None, entry.start as u64),
+                entry: Some((entry.clone(), entry)),
+            });
+        }
+        Ok(())
+    }
+
+    fn next_memory(&self) -> MemoryId {
+        MemoryId {
+            module: self.module,
+            index: self.memories.len() as u32,
+        }
+    }
+
+    /// All memories, in the order of the index space.
+    pub(crate) fn memories(&self) -> impl Iterator<Item = &Memory> {
+        self.memories.iter().map(|mapped| &mapped.memory)
+    }
+
+    /// The index of the first function that a rewrite adds.
+    pub(crate) fn next_function(&self) -> u32 {
+        self.imported_functions + self.defined_functions
+    }
+
+    /// The index of the first global that a rewrite adds.
+    pub(crate) fn next_global(&self) -> u32 {
+        self.imported_globals + self.defined_globals
+    }
+
+    pub(crate) fn section(&self, id: u8) -> Option<&Section> {
+        self.sections.iter().find(|s| s.id == id)
+    }
+
+    /// Returns the first custom section with a name, and a reader of what follows the name.
+    pub(crate) fn custom(&self, name: &str) -> Option<(&Section, BinaryReader<'a>)> {
+        let custom = self.sections.iter().filter(|s| s.id == id::CUSTOM);
+        custom
+            .map(|section| (section, section.reader(self.wasm)))
+            .find_map(|(section, mut reader)| {
+                let found = reader.read_string().ok()?;
+                (found == name).then_some((section, reader))
+            })
+    }
+
+    /// Returns the kind and the index of the item that is exported under a name.
+    pub(crate) fn export(&self, name: &str) -> Result<Option<(ExternalKind, u32)>, Error> {
+        let Some(section) = self.section(id::EXPORT) else {
+            return Ok(None);
+        };
+        let exports = ExportSectionReader::new(section.reader(self.wasm));
+        for export in exports.map_err(Error::malformed)? {
+            let export = export.map_err(Error::malformed)?;
+            if export.name == name {
+                return Ok(Some((export.kind, export.index)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the code section's item for a defined function: its length and its body.
+    pub(crate) fn function_code(&self, function: u32) -> Result<Option<&'a [u8]>, Error> {
+        let (Some(section), Some(defined)) = (
+            self.section(id::CODE),
+            function.checked_sub(self.imported_functions),
+        ) else {
+            return Ok(None);
+        };
+        let read = || {
+            let mut reader = section.reader(self.wasm);
+            for position in 0..reader.read_var_u32()? {
+                let start = reader.original_position() as usize;
+                let end = reader.read_reader()?.range().end as usize;
+                if position == defined {
+                    return Ok(Some(&self.wasm[start..end]));
+                }
+            }
+            Ok(None)
+        };
+        read().map_err(Error::malformed)
+    }
+
+    /// Returns the value of an immutable global with a constant value, found by its export or in
+    /// the name section. The value is an address, so it is read as unsigned.
+    pub(crate) fn landmark(&self, name: &str) -> Result<Option<u64>, Error> {
+        let exported = self.landmarks.iter().find(|(n, _)| *n == name);
+        let index = exported.map(|(_, index)| *index);
+        match index.or_else(|| self.named_global(name)) {
+            Some(index) => self.constant(index).map_err(Error::malformed),
+            None => Ok(None),
+        }
+    }
+
+    /// Finds a global in the name section. A name section that cannot be parsed names nothing.
+    fn named_global(&self, name: &str) -> Option<u32> {
+        let (_, reader) = self.custom("name")?;
+        let mut subsections = NameSectionReader::new(reader).flatten();
+        let globals = subsections.find_map(|subsection| match subsection {
+            Name::Global(names) => Some(names),
+            _ => None,
+        })?;
+        let mut found = globals.into_iter().flatten().filter(|n| n.name == name);
+        found.next().map(|naming| naming.index)
+    }
+
+    fn constant(&self, global: u32) -> wasmparser::Result<Option<u64>> {
+        let (Some(section), Some(defined)) = (
+            self.section(id::GLOBAL),
+            global.checked_sub(self.imported_globals),
+        ) else {
+            return Ok(None);
+        };
+        let mut globals = GlobalSectionReader::new(section.reader(self.wasm))?.into_iter();
+        match globals.nth(defined as usize).transpose()? {
+            Some(global) if !global.ty.mutable => constant_address(&global.init_expr),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Adds to each item of a section the range of its bytes. `end` is the end of the section.
+fn with_ranges<T>(
+    items: impl Iterator<Item = wasmparser::Result<(u64, T)>>,
+    end: usize,
+) -> wasmparser::Result<Vec<(Range<usize>, T)>> {
+    let mut ranges: Vec<(Range<usize>, T)> = Vec::new();
+    for item in items {
+        let (offset, item) = item?;
+        let start = offset as usize;
+        if let Some((before, _)) = ranges.last_mut() {
+            before.end = start;
+        }
+        ranges.push((start..end, item));
+    }
+    Ok(ranges)
+}
+
+/// The value of an expression that is a single constant, read as an unsigned address.
+pub(crate) fn constant_address(expr: &ConstExpr<'_>) -> wasmparser::Result<Option<u64>> {
+    let mut operators = expr.get_operators_reader();
+    let first = operators.read()?;
+    Ok(match (first, operators.is_end_then_eof()) {
+        (Operator::I32Const { value }, true) => Some(value.cast_unsigned().into()),
+        (Operator::I64Const { value }, true) => Some(value.cast_unsigned()),
+        _ => None,
+    })
+}

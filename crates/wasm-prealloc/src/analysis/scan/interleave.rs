@@ -1,0 +1,97 @@
+//! Steps through bodies that may hold a site, several at a time.
+//!
+//! The start of an instruction is known only once the one before it has been measured, so a walk
+//! through one body waits for memory most of the time. Bodies do not wait for each other: walking
+//! through four in turn takes half the time.
+
+use wasmparser::{BinaryReaderError, FunctionBody};
+
+use super::operator_len::operator_len;
+use crate::analysis::sections::reader;
+use crate::analysis::site::{Body, read_operator};
+
+/// A body that holds bytes that may be a site.
+#[derive(Clone, Debug)]
+pub(crate) struct CandidateBody {
+    /// The body with the sites that were found so far.
+    pub(crate) body: Body,
+    /// The offset of the last byte that may begin a site.
+    pub(crate) last: usize,
+    /// The error that ended the walk.
+    pub(crate) error: Option<BinaryReaderError>,
+}
+
+impl CandidateBody {
+    /// Returns the offset of the first instruction, if it can be a site.
+    fn start(&mut self, code: &[u8]) -> Option<usize> {
+        let body = FunctionBody::new(reader(code, self.body.content.clone()));
+        match body.get_binary_reader_for_operators() {
+            Ok(operators) => self.open(operators.original_position() as usize),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Decodes the instruction at an offset, and returns the offset after it if there may be sites
+    /// from there on.
+    fn decode(&mut self, code: &[u8], at: usize) -> Option<usize> {
+        match read_operator(code, at..self.body.content.end) {
+            Ok((next, site)) => {
+                self.body.sites.extend(site);
+                self.open(next)
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    fn open(&self, at: usize) -> Option<usize> {
+        (at <= self.last).then_some(at)
+    }
+
+    fn fail(&mut self, error: BinaryReaderError) -> Option<usize> {
+        self.error = Some(error);
+        None
+    }
+}
+
+/// The number of bodies that are walked through in turn.
+const LANES: usize = 4;
+
+/// The number of steps between two looks at each lane. A lane that needs the parser waits for the
+/// others, and one that has passed its last candidate walks on for nothing.
+const STEPS: usize = 8;
+
+/// An offset at which every instruction has the length 0.
+const NOWHERE: usize = usize::MAX;
+
+/// Finds the sites of all candidates. `code` ends with the code section.
+pub(crate) fn find_sites(code: &[u8], candidates: &mut [CandidateBody]) {
+    let mut waiting = candidates.iter_mut();
+    let mut next = || waiting.find_map(|body| Some((body.start(code)?, body)));
+    let mut offsets = [NOWHERE; LANES];
+    let mut lanes: [Option<&mut CandidateBody>; LANES] = Default::default();
+    loop {
+        for (at, lane) in offsets.iter_mut().zip(&mut lanes) {
+            let open = lane
+                .as_mut()
+                .and_then(|body| match operator_len(code, *at) {
+                    0 if *at <= body.last => body.decode(code, *at),
+                    _ => body.open(*at),
+                });
+            (*at, *lane) = match (open, lane.take()) {
+                (Some(at), body) => (at, body),
+                (None, _) => match next() {
+                    Some((at, body)) => (at, Some(body)),
+                    None => (NOWHERE, None),
+                },
+            };
+        }
+        if lanes.iter().all(Option::is_none) {
+            return;
+        }
+        for _ in 0..STEPS {
+            for at in &mut offsets {
+                *at += operator_len(code, *at);
+            }
+        }
+    }
+}

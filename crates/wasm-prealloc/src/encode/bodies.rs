@@ -1,0 +1,249 @@
+//! Replaces instructions within function bodies, and moves as little code as possible.
+//!
+//! There are four ways, tried in this order: in place, if the replacement is as long as the
+//! instruction; in place, with the missing bytes taken from slack near by; a copy at the end of the
+//! code section, which the old body, of unchanged length, calls; and, if the old body is too short
+//! for that call, in place with all code after it moved.
+
+use std::ops::Range;
+
+use wasmparser::{FunctionBody, Operator};
+
+use super::code_offsets::CodeOffsets;
+use super::slack::{Slack, slack};
+use super::splice::Patch;
+use crate::analysis::function_types::FunctionTypes;
+use crate::analysis::module_info::ModuleInfo;
+use crate::analysis::sections::{id, reader};
+use crate::analysis::site::{Body, Site, SiteKind};
+use crate::error::Error;
+use crate::leb128::leb128;
+
+/// Opcodes of the binary format (core specification, "Instructions").
+mod opcode {
+    pub(super) const NOP: u8 = 0x01;
+    pub(super) const END: u8 = 0x0b;
+    pub(super) const CALL: u8 = 0x10;
+    pub(super) const RETURN_CALL: u8 = 0x12;
+    pub(super) const LOCAL_GET: u8 = 0x20;
+    pub(super) const GLOBAL_GET: u8 = 0x23;
+}
+
+/// The replacements of a memory's instructions; `None` leaves the instruction.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Replacements {
+    /// The index of the global that is read instead of `memory.size`.
+    pub(crate) size: Option<u32>,
+    /// The index of the function that is called instead of `memory.grow`.
+    pub(crate) grow: Option<u32>,
+}
+
+impl Replacements {
+    /// The instruction that replaces a site, padded to the length of the site.
+    fn instruction(self, site: &Site) -> Option<Vec<u8>> {
+        let (opcode, index) = match site.kind {
+            SiteKind::Size => (opcode::GLOBAL_GET, self.size?),
+            SiteKind::Grow => (opcode::CALL, self.grow?),
+        };
+        let mut bytes = vec![opcode];
+        bytes.extend(leb128(u64::from(index), site.at.len() - 1));
+        Some(bytes)
+    }
+}
+
+/// A function that is added.
+#[derive(Debug)]
+pub(crate) struct AddedFunction {
+    pub(crate) ty: u32,
+    /// Its item for the code section.
+    pub(crate) code: Vec<u8>,
+    pub(crate) origin: Origin,
+}
+
+/// The reason for which a function is added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It replaces the `memory.grow` of this memory.
+    Grow(u32),
+    /// It holds the code of this function.
+    Copy(u32),
+    /// It commits all memories.
+    Commit,
+}
+
+/// The changes of the code section.
+#[derive(Debug, Default)]
+pub(crate) struct ChangedCode {
+    /// The bodies that change, each with the LEB128 before it, in order.
+    pub(crate) bodies: Vec<(Range<usize>, Patch)>,
+    /// The position of each of them among the defined functions.
+    pub(crate) defined: Vec<u32>,
+    /// The functions that are added, in index order, after those of the input.
+    pub(crate) added: Vec<AddedFunction>,
+    pub(crate) offsets: CodeOffsets,
+}
+
+impl ChangedCode {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bodies.is_empty() && self.added.is_empty()
+    }
+
+    /// Adds a function, and returns its index.
+    pub(crate) fn add(
+        &mut self,
+        info: &ModuleInfo<'_>,
+        ty: u32,
+        code: Vec<u8>,
+        origin: Origin,
+    ) -> u32 {
+        let index = info.next_function() + self.added.len() as u32;
+        self.added.push(AddedFunction { ty, code, origin });
+        index
+    }
+
+    /// The number of bytes of unchanged bodies before each changed body, and after the last.
+    pub(crate) fn gaps(&self, info: &ModuleInfo<'_>) -> Result<Vec<usize>, Error> {
+        let (Some(section), false) = (info.section(id::CODE), self.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        let (_, count) = section.count_field(info.wasm)?;
+        let starts = self.bodies.iter().map(|(length, _)| length.start);
+        let ends = self.bodies.iter().map(|(_, body)| body.range().end);
+        let gap_starts = std::iter::once(count.end).chain(ends);
+        let gap_ends = starts.chain([section.content.end]);
+        let gaps = gap_starts.zip(gap_ends).map(|(start, end)| end - start);
+        Ok(gaps.collect())
+    }
+}
+
+/// A range of the input, and the bytes that replace it.
+type Replacement = (Range<usize>, Vec<u8>);
+
+/// Replaces the sites in the bodies of a module, one body after another.
+#[derive(Debug)]
+pub(crate) struct BodyPatcher<'m, 'a> {
+    pub(crate) info: &'m ModuleInfo<'a>,
+    pub(crate) types: &'m FunctionTypes,
+    /// By index of the memory.
+    pub(crate) replacements: Vec<Replacements>,
+    pub(crate) code: ChangedCode,
+}
+
+impl BodyPatcher<'_, '_> {
+    /// Replaces the sites of one body.
+    pub(crate) fn patch(&mut self, body: &Body) -> Result<(), Error> {
+        let replace = |site: &Site| {
+            let replacements = self.replacements.get(site.memory as usize)?;
+            Some((site.at.clone(), replacements.instruction(site)?))
+        };
+        let mut edits: Vec<Replacement> = body.sites.iter().filter_map(replace).collect();
+        if edits.is_empty() {
+            return Ok(());
+        }
+        let function = self.info.imported_functions + body.defined;
+        let fits = edits.iter().all(|(at, with)| with.len() == at.len());
+        let mut copy = None;
+        if !fits {
+            if let Some(shortened) = self.take_slack(body, &edits)? {
+                edits.extend(shortened);
+                edits.sort_by_key(|(at, _)| at.start);
+                self.code.offsets.nudged.push(function);
+            } else if let Some(call) = self.call_to_copy(body)? {
+                copy = Some(call);
+            } else {
+                self.code.offsets.shifted_from.get_or_insert(function);
+            }
+        }
+        let mut content = Patch::new(body.content.clone());
+        for (at, with) in edits {
+            content.replace(at, with);
+        }
+        if let Some((ty, call)) = copy {
+            let copied = content.apply(self.info.wasm);
+            let mut code = leb128(copied.len() as u64, 1);
+            code.extend(copied);
+            self.code.add(self.info, ty, code, Origin::Copy(function));
+            self.code.offsets.relocated.push(function);
+            content = Patch::whole(body.content.clone(), call);
+        }
+        self.code.defined.push(body.defined);
+        self.code.bodies.push((body.length.clone(), content));
+        Ok(())
+    }
+
+    /// Shortens code in a body by as much as the edits lengthen it. For each edit, the nearest slack
+    /// that is large enough is taken; `None` if there is not enough.
+    fn take_slack(
+        &self,
+        body: &Body,
+        edits: &[Replacement],
+    ) -> Result<Option<Vec<Replacement>>, Error> {
+        let mut available = slack(self.info.wasm, body)?;
+        let mut taken = Vec::new();
+        for (at, with) in edits {
+            let missing = with.len() - at.len();
+            if missing == 0 {
+                continue;
+            }
+            let large = available.iter().enumerate();
+            let large = large.filter(|(_, slack)| slack.spare() >= missing);
+            let distance = |slack: &Slack| slack.at().start.abs_diff(at.end);
+            let Some((nearest, _)) = large.min_by_key(|(_, slack)| distance(slack)) else {
+                return Ok(None);
+            };
+            let slack = available.swap_remove(nearest);
+            taken.push(slack.shortened(self.info.wasm, missing));
+        }
+        Ok(Some(taken))
+    }
+
+    /// A body of the same length that calls the next added function with its own parameters, and
+    /// the type of the function; `None` if there is no room for the call.
+    fn call_to_copy(&self, body: &Body) -> Result<Option<(u32, Vec<u8>)>, Error> {
+        let Some((ty, params)) = self.types.of_function(body.defined) else {
+            // The function section is shorter than the code section. Validation reports that.
+            return Ok(None);
+        };
+        let room = body.content.len();
+        if params as usize > room {
+            return Ok(None);
+        }
+        let copy = self.info.next_function() + self.code.added.len() as u32;
+        const NO_LOCALS: u8 = 0;
+        let mut bytes = vec![NO_LOCALS];
+        for param in 0..params {
+            bytes.push(opcode::LOCAL_GET);
+            bytes.extend(leb128(u64::from(param), 1));
+        }
+        // A body that calls in tail position runs in constant stack space, so the frame of this
+        // call must not stay below it.
+        bytes.push(match has_tail_call(self.info.wasm, body)? {
+            true => opcode::RETURN_CALL,
+            false => opcode::CALL,
+        });
+        bytes.extend(leb128(u64::from(copy), 1));
+        if bytes.len() >= room {
+            return Ok(None);
+        }
+        bytes.resize(room - 1, opcode::NOP);
+        bytes.push(opcode::END);
+        Ok(Some((ty, bytes)))
+    }
+}
+
+/// Returns true if a body calls in tail position.
+fn has_tail_call(wasm: &[u8], body: &Body) -> Result<bool, Error> {
+    let read = || {
+        let body = FunctionBody::new(reader(wasm, body.content.clone()));
+        for operator in body.get_operators_reader()? {
+            if let Operator::ReturnCall { .. }
+            | Operator::ReturnCallIndirect { .. }
+            | Operator::ReturnCallRef { .. } = operator?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    read().map_err(Error::malformed)
+}

@@ -1,0 +1,151 @@
+//! The items that a rewrite adds: functions, their types, and globals, as the format encodes them.
+
+use wasm_encoder::{
+    BlockType, ConstExpr, Encode, Function, GlobalType, InstructionSink, MemArg, MemArgTarget,
+    ValType,
+};
+
+use crate::limits::Memory;
+
+/// The type of a memory's sizes and addresses.
+pub(crate) fn address_type(memory: &Memory) -> ValType {
+    match memory.memory64 {
+        true => ValType::I64,
+        false => ValType::I32,
+    }
+}
+
+/// An item for the global section: a number of pages.
+pub(crate) fn pages_global(memory: &Memory, pages: u64, mutable: bool) -> Vec<u8> {
+    let mut item = Vec::new();
+    let ty = GlobalType {
+        val_type: address_type(memory),
+        mutable,
+        shared: false,
+    };
+    ty.encode(&mut item);
+    let value = match memory.memory64 {
+        true => ConstExpr::i64_const(pages.cast_signed()),
+        false => ConstExpr::i32_const(as_i32(pages)),
+    };
+    value.encode(&mut item);
+    item
+}
+
+/// An item for the type section: a function type.
+pub(crate) fn function_type(params: &[ValType], results: &[ValType]) -> Vec<u8> {
+    const FUNC: u8 = 0x60;
+    let mut item = vec![FUNC];
+    params.encode(&mut item);
+    results.encode(&mut item);
+    item
+}
+
+/// An item for the code section: a memory's `memory.grow`, on the size that `global` holds.
+pub(crate) fn grow_body(memory: &Memory, global: u32, cap: u64) -> Vec<u8> {
+    const DELTA: u32 = 0;
+    const OLD_SIZE: u32 = 1;
+    let address = address_type(memory);
+    let mut function = Function::new([(1, address)]);
+    let mut code = function.instructions();
+    code.local_get(DELTA);
+    constant(&mut code, address, cap);
+    code.global_get(global).local_tee(OLD_SIZE);
+    // The size never exceeds the cap, so this does not wrap.
+    match address {
+        ValType::I64 => code.i64_sub().i64_gt_u(),
+        _ => code.i32_sub().i32_gt_u(),
+    };
+    code.if_(BlockType::Result(address));
+    match address {
+        ValType::I64 => code.i64_const(-1),
+        _ => code.i32_const(-1),
+    };
+    code.else_();
+    code.local_get(OLD_SIZE).local_get(DELTA);
+    match address {
+        ValType::I64 => code.i64_add(),
+        _ => code.i32_add(),
+    };
+    code.global_set(global);
+    code.local_get(OLD_SIZE);
+    code.end();
+    code.end();
+    encoded(&function)
+}
+
+/// The smallest page that an operating system commits, in bytes.
+const OS_PAGE_BYTES: u64 = 4096;
+
+/// An item for the code section: the function that `export_commit` adds. It reads one byte of each
+/// of the operating system's pages and writes it back. The memories have their final sizes.
+pub(crate) fn commit_body<'m>(memories: impl Iterator<Item = &'m Memory>) -> Vec<u8> {
+    let mut function = Function::new([(1, ValType::I32), (1, ValType::I64)]);
+    let mut code = function.instructions();
+    for memory in memories {
+        let bytes = u128::from(memory.minimum) << memory.page_log2();
+        if bytes > 0 {
+            // The end of a full memory is 2^32 or 2^64. It wraps to 0, as the address does.
+            let end = bytes.next_multiple_of(OS_PAGE_BYTES.into()) as u64;
+            touch_pages(&mut code, memory, end);
+        }
+    }
+    code.end();
+    encoded(&function)
+}
+
+/// Emits a loop over the pages of a memory up to the address `end`.
+fn touch_pages(code: &mut InstructionSink<'_>, memory: &Memory, end: u64) {
+    let address_type = address_type(memory);
+    // The first local is an i32 and the second an i64.
+    let address = u32::from(memory.memory64);
+    let byte = MemArg {
+        offset: 0,
+        align: 0,
+        target: MemArgTarget::Memory(memory.id.index),
+        ordering: None,
+    };
+    constant(code, address_type, 0);
+    code.local_set(address);
+    code.loop_(BlockType::Empty);
+    code.local_get(address);
+    if memory.shared {
+        // Another thread may write the byte between a read and a write.
+        code.i32_const(0).i32_atomic_rmw8_or_u(byte).drop();
+    } else {
+        code.local_get(address).i32_load8_u(byte).i32_store8(byte);
+    }
+    code.local_get(address);
+    constant(code, address_type, OS_PAGE_BYTES);
+    match address_type {
+        ValType::I64 => code.i64_add(),
+        _ => code.i32_add(),
+    };
+    code.local_tee(address);
+    match address_type {
+        ValType::I64 => code.i64_const(end.cast_signed()).i64_ne(),
+        _ => code.i32_const((end as u32).cast_signed()).i32_ne(),
+    };
+    code.br_if(0);
+    code.end();
+}
+
+/// Emits a constant of the type of an address.
+fn constant(code: &mut InstructionSink<'_>, address: ValType, value: u64) {
+    match address {
+        ValType::I64 => code.i64_const(value.cast_signed()),
+        _ => code.i32_const(as_i32(value)),
+    };
+}
+
+fn encoded(function: &Function) -> Vec<u8> {
+    let mut item = Vec::new();
+    function.encode(&mut item);
+    item
+}
+
+/// Converts a size of a memory with 32-bit addresses. It fits, read as unsigned.
+fn as_i32(pages: u64) -> i32 {
+    debug_assert!(u32::try_from(pages).is_ok(), "sizes are checked earlier");
+    (pages as u32).cast_signed()
+}

@@ -1,0 +1,10 @@
+//! Turns the edits of a module into bytes. What is to be edited is decided in `rewrite`; nothing
+//! here depends on it.
+
+pub(crate) mod bodies;
+pub(crate) mod code_offsets;
+pub(crate) mod functions;
+pub(crate) mod names;
+pub(crate) mod sections;
+mod slack;
+pub(crate) mod splice;

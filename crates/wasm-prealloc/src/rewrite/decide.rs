@@ -1,0 +1,485 @@
+//! Decides what becomes of each memory and of the instructions that grow and measure it. `plan`
+//! turns the decisions into edits, and `inspect` shows them.
+
+use super::options::{EmulateFrom, Growth, MemoryImportPolicy, Options};
+use super::report::{GrowthHandling, MemoryReport, Warning};
+use crate::analysis::module_info::MappedMemory;
+use crate::analysis::site::{FirstSites, Sites, count_sites};
+use crate::analysis::{Analysis, Module};
+use crate::error::{Error, Unsupported};
+use crate::limits::{MAX_PAGES, Memory, WASM_PAGE_SIZE};
+
+/// The largest size that `memory.size` may return where addresses are 32-bit and pages are 64 KiB:
+/// guests compute `size << 16`, which is 0 for one page more.
+const MAX_READABLE_PAGES: u64 = MAX_PAGES - 1;
+
+/// What becomes of a memory's growth. Sizes are in the memory's own pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// There is no instruction to replace.
+    Nothing,
+    /// The instructions stay.
+    Keep,
+    /// A global counts the size, from `from` up to `cap`.
+    Emulate {
+        from: u64,
+        cap: u64,
+        global: u32,
+        /// The function that replaces `memory.grow`, if the module grows the memory.
+        function: Option<u32>,
+    },
+    /// A global holds a constant size.
+    Pregrown { pages: u64, global: u32 },
+}
+
+/// A memory and the decision about it.
+#[derive(Debug)]
+pub(crate) struct MemoryPlan<'m> {
+    pub(crate) before: &'m MappedMemory,
+    /// The memory as the output declares it.
+    pub(crate) after: Memory,
+    pub(crate) decision: Decision,
+    sites: Sites,
+    first: FirstSites,
+}
+
+impl MemoryPlan<'_> {
+    /// The handling of the memory's growth, for reports.
+    pub(crate) fn growth(&self) -> GrowthHandling {
+        match self.decision {
+            Decision::Nothing => GrowthHandling::None,
+            Decision::Keep => GrowthHandling::Kept,
+            Decision::Pregrown { pages, global } => GrowthHandling::Pregrown { pages, global },
+            Decision::Emulate {
+                from,
+                cap,
+                global,
+                function,
+            } => GrowthHandling::Emulated {
+                from_pages: from,
+                cap_pages: cap,
+                global,
+                function,
+            },
+        }
+    }
+
+    pub(crate) fn report(&self) -> MemoryReport {
+        MemoryReport {
+            before: self.before.memory.clone(),
+            after: self.after.clone(),
+            growth: self.growth(),
+            sites: self.sites,
+        }
+    }
+
+    /// The offset of the first `memory.grow`, if a global counts the memory's growth.
+    fn counted_growth(&self) -> Option<u64> {
+        let is_emulated = matches!(self.decision, Decision::Emulate { .. });
+        self.first.grow.filter(|_| is_emulated)
+    }
+}
+
+/// The decisions for one core module.
+#[derive(Debug)]
+pub(crate) struct Decisions<'m> {
+    /// One entry for each memory, in index order.
+    pub(crate) memories: Vec<MemoryPlan<'m>>,
+    pub(crate) warnings: Vec<Warning>,
+}
+
+/// Decides for all core modules of an input.
+pub(crate) fn decide<'m>(
+    analysis: &'m Analysis<'_>,
+    options: &Options,
+) -> Result<Vec<Decisions<'m>>, Error> {
+    let modules = analysis.modules.iter();
+    let decided = modules.map(|module| decide_module(module, options));
+    let decided = decided.collect::<Result<Vec<_>, _>>()?;
+    check_shared_growth(&decided)?;
+    Ok(decided)
+}
+
+fn decide_module<'m>(module: &'m Module<'_>, options: &Options) -> Result<Decisions<'m>, Error> {
+    let mut decisions = Decisions {
+        memories: Vec::new(),
+        warnings: Vec::new(),
+    };
+    let mut next_global = module.info.next_global();
+    let mut next_function = module.info.next_function();
+    for mapped in &module.info.memories {
+        let memory = &mapped.memory;
+        let (sites, first) = count_sites(module.bodies()?, memory.id.index);
+        let subject = Subject {
+            module,
+            memory,
+            target: target(memory, options.pages)?,
+            sites,
+            first,
+            options,
+        };
+        let (choice, notice) = subject.choose();
+        let mut decision = subject.decision(choice, next_global)?;
+        match &mut decision {
+            Decision::Nothing | Decision::Keep => {}
+            Decision::Pregrown { .. } => next_global += 1,
+            Decision::Emulate { function, .. } => {
+                next_global += 1;
+                if sites.grow > 0 {
+                    *function = Some(next_function);
+                    next_function += 1;
+                }
+            }
+        }
+        let warning = notice.and_then(|notice| subject.warning(notice));
+        decisions.warnings.extend(warning);
+        let after = subject.after(mapped)?;
+        decisions.memories.push(MemoryPlan {
+            before: mapped,
+            after,
+            decision,
+            sites,
+            first,
+        });
+    }
+    Ok(decisions)
+}
+
+/// The instructions that a module has for a memory.
+#[derive(Clone, Copy)]
+enum Uses {
+    Neither,
+    Size,
+    Grow,
+    Both,
+}
+
+/// The declared limits of a memory.
+#[derive(Clone, Copy)]
+enum Limits {
+    Growable,
+    /// Pinned, below the target.
+    Pinned,
+    /// Pinned at the target: the declaration does not change.
+    AtTarget,
+}
+
+/// The start of emulated growth: the declared minimum, or a page that the caller has chosen. The
+/// minimum of a pinned memory says nothing about where growth started before it was pinned.
+#[derive(Clone, Copy)]
+enum Start {
+    Declared,
+    Chosen,
+}
+
+/// A kind of decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Choice {
+    Nothing,
+    Keep,
+    Emulate,
+    Pregrown,
+    /// Growth is to be emulated, and its start is unknown.
+    NoMinimum,
+}
+
+/// A kind of warning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Notice {
+    CanOnlyFail,
+    /// Given if the size does wrap.
+    SizeWraps,
+    EmbedderCannotGrow,
+}
+
+/// A memory, and the facts and options that decide what becomes of it.
+struct Subject<'m, 'a> {
+    module: &'m Module<'a>,
+    memory: &'m Memory,
+    /// The size that the memory will have, in its own pages.
+    target: u64,
+    sites: Sites,
+    first: FirstSites,
+    options: &'m Options,
+}
+
+impl Subject<'_, '_> {
+    /// The table of all cases.
+    fn choose(&self) -> (Choice, Option<Notice>) {
+        use Growth::{Auto, Emulate, Keep, Pregrown};
+        use Limits::{AtTarget, Growable, Pinned};
+        use Notice::{CanOnlyFail, EmbedderCannotGrow, SizeWraps};
+        use Start::Declared;
+        use Uses::{Both, Grow, Neither, Size};
+
+        match (
+            self.options.growth,
+            self.uses(),
+            self.limits(),
+            self.start(),
+        ) {
+            (_, Neither, _, _) => (Choice::Nothing, None),
+
+            (Auto, Size, Growable, _) => (Choice::Pregrown, Some(EmbedderCannotGrow)),
+            (Auto, Size, Pinned, _) => (Choice::Pregrown, None),
+            (Auto, Size, AtTarget, _) => (Choice::Keep, Some(SizeWraps)),
+            (Auto, Grow | Both, AtTarget, Declared) => (Choice::Keep, Some(CanOnlyFail)),
+
+            (Emulate, _, AtTarget, Declared) => (Choice::NoMinimum, None),
+            (Emulate, Size, _, _) => (Choice::Emulate, None),
+
+            (Auto | Emulate, Grow | Both, Pinned, Declared) => (Choice::Emulate, Some(CanOnlyFail)),
+            (Auto | Emulate, Grow | Both, _, _) => (Choice::Emulate, None),
+
+            (Pregrown, Grow, _, _) => (Choice::Keep, Some(CanOnlyFail)),
+            (Pregrown, Both, _, _) => (Choice::Pregrown, Some(CanOnlyFail)),
+            (Pregrown, Size, Growable, _) => (Choice::Pregrown, Some(EmbedderCannotGrow)),
+            (Pregrown, Size, Pinned | AtTarget, _) => (Choice::Pregrown, None),
+
+            (Keep, Grow | Both, _, _) => (Choice::Keep, Some(CanOnlyFail)),
+            (Keep, Size, _, _) => (Choice::Keep, None),
+        }
+    }
+
+    fn uses(&self) -> Uses {
+        match (self.sites.size, self.sites.grow) {
+            (0, 0) => Uses::Neither,
+            (_, 0) => Uses::Size,
+            (0, _) => Uses::Grow,
+            (_, _) => Uses::Both,
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        match self.memory.is_pinned() {
+            false => Limits::Growable,
+            true if self.memory.minimum == self.target => Limits::AtTarget,
+            true => Limits::Pinned,
+        }
+    }
+
+    fn start(&self) -> Start {
+        match self.options.emulate_from {
+            EmulateFrom::Pages(_) => Start::Chosen,
+            // Linkers place the heap in memory 0.
+            EmulateFrom::HeapBase if self.memory.id.index == 0 => Start::Chosen,
+            EmulateFrom::HeapBase | EmulateFrom::Declared => Start::Declared,
+        }
+    }
+
+    /// Computes the sizes that a choice needs. `global` is the index that the next global gets.
+    fn decision(&self, choice: Choice, global: u32) -> Result<Decision, Error> {
+        let cap = self.cap();
+        Ok(match choice {
+            Choice::Nothing => Decision::Nothing,
+            Choice::Keep => Decision::Keep,
+            Choice::Pregrown => {
+                let most = if self.wraps() {
+                    MAX_READABLE_PAGES
+                } else {
+                    cap
+                };
+                let pages = cap.min(most);
+                Decision::Pregrown { pages, global }
+            }
+            Choice::Emulate => {
+                self.check_sole_counter()?;
+                Decision::Emulate {
+                    from: self.emulated_start()?,
+                    cap,
+                    global,
+                    function: None,
+                }
+            }
+            Choice::NoMinimum => {
+                return Err(Error::NoNaturalMinimum {
+                    memory: self.memory.id,
+                    pages: self.memory.minimum,
+                });
+            }
+        })
+    }
+
+    /// The size beyond which emulated growth fails.
+    fn cap(&self) -> u64 {
+        let maximum = self.memory.maximum.unwrap_or(self.target);
+        maximum.min(self.target)
+    }
+
+    /// Returns true if a size in bytes can wrap to 0 in 32 bits.
+    fn wraps(&self) -> bool {
+        !self.memory.memory64 && self.memory.page_log2() == WASM_PAGE_SIZE.ilog2()
+    }
+
+    fn warning(&self, notice: Notice) -> Option<Warning> {
+        let memory = self.memory.id;
+        Some(match notice {
+            Notice::CanOnlyFail => Warning::GrowthCanOnlyFail {
+                memory,
+                sites: self.sites.grow,
+                pinned_before: self.memory.is_pinned(),
+            },
+            Notice::SizeWraps if self.wraps() && self.memory.minimum > MAX_READABLE_PAGES => {
+                let sites = self.sites.size;
+                Warning::SizeWraps { memory, sites }
+            }
+            Notice::SizeWraps => return None,
+            Notice::EmbedderCannotGrow => Warning::EmbedderCannotGrow { memory },
+        })
+    }
+
+    /// The memory as the output declares it.
+    fn after(&self, mapped: &MappedMemory) -> Result<Memory, Error> {
+        let mut after = self.memory.clone();
+        after.minimum = self.target;
+        after.maximum = Some(self.target);
+        if self.options.memory_import == MemoryImportPolicy::Define {
+            after.import = None;
+        }
+        let changes = !matches!(self.limits(), Limits::AtTarget);
+        if mapped.entry.is_none() && changes {
+            return Err(Error::Unsupported {
+                what: Unsupported::CompactImport {
+                    memory: self.memory.id,
+                },
+                offset: self.memory.offset,
+            });
+        }
+        Ok(after)
+    }
+
+    /// Refuses to count growth where another module or thread may count it too: both would hand out
+    /// the same pages.
+    ///
+    /// Several instances use a memory that threads share, and each instance has its own globals.
+    /// The counter would have to be in the memory itself, at an address that the module is known
+    /// never to use. There is no such address: everything up to the end of the memory belongs to
+    /// the module.
+    fn check_sole_counter(&self) -> Result<(), Error> {
+        let (memory, first) = (self.memory, self.first);
+        let id = memory.id;
+        if memory.shared {
+            let offset = first.grow.or(first.size).unwrap_or(memory.offset);
+            return Err(Error::SharedMemoryGrows { memory: id, offset });
+        }
+        if let (Some(import), Some(offset)) = (&memory.import, first.grow)
+            && self.options.memory_import == MemoryImportPolicy::Refuse
+        {
+            return Err(Error::ImportedMemoryGrows {
+                memory: id,
+                import: Box::new(import.clone()),
+                offset,
+            });
+        }
+        Ok(())
+    }
+
+    /// The page at which emulated growth starts.
+    fn emulated_start(&self) -> Result<u64, Error> {
+        let memory = self.memory;
+        let page_bytes = 1 << memory.page_log2();
+        let start = match (self.start(), self.options.emulate_from) {
+            (Start::Chosen, EmulateFrom::HeapBase) => {
+                let base = self.module.info.landmark("__heap_base")?;
+                base.ok_or(Error::NoHeapBase)?.div_ceil(page_bytes)
+            }
+            (Start::Chosen, EmulateFrom::Pages(pages)) => pages,
+            // `target` has compared the minimum with the cap.
+            _ => return Ok(memory.minimum),
+        };
+        let cap = self.cap();
+        if start > cap {
+            return Err(Error::StartAboveCap {
+                memory: memory.id,
+                from: start,
+                cap,
+            });
+        }
+        let segments = self.module.data()?.iter();
+        let placed = segments.filter(|segment| segment.memory == Some(memory.id.index));
+        let data_end = placed
+            .filter_map(|segment| segment.end())
+            .max()
+            .unwrap_or(0);
+        let least = data_end.div_ceil(page_bytes);
+        if start < least {
+            return Err(Error::StartBelowData {
+                memory: memory.id,
+                from: start,
+                data_end,
+                least,
+            });
+        }
+        Ok(start)
+    }
+}
+
+/// The size that a memory will have, in its own pages. The limits are checked here, because no
+/// validation of the output sees limits that are overwritten.
+fn target(memory: &Memory, pages: u64) -> Result<u64, Error> {
+    let invalid = |message: String| {
+        Err(Error::Invalid {
+            offset: memory.offset,
+            message: format!("{}: {message}", memory.id),
+        })
+    };
+    let most = memory.most_pages();
+    let minimum = memory.minimum;
+    let maximum = memory.maximum.unwrap_or(most);
+    if minimum > maximum {
+        return invalid(format!(
+            "its minimum of {minimum} pages exceeds its maximum of {maximum}"
+        ));
+    }
+    if maximum > most {
+        return invalid(format!("its maximum of {maximum} pages exceeds {most}"));
+    }
+    let Some(target) = memory.in_own_pages(pages).filter(|_| pages > 0) else {
+        let most = u128::from(most) << memory.page_log2() >> WASM_PAGE_SIZE.ilog2();
+        return Err(Error::PagesOutOfRange {
+            memory: memory.id,
+            pages,
+            most: most as u64,
+        });
+    };
+    if minimum > target {
+        let bytes = u128::from(minimum) << memory.page_log2();
+        return Err(Error::MinimumExceedsTarget {
+            memory: memory.id,
+            offset: memory.offset,
+            pages,
+            least: bytes.div_ceil(WASM_PAGE_SIZE.into()) as u64,
+        });
+    }
+    Ok(target)
+}
+
+/// Refuses components in which two modules may count the growth of one memory.
+///
+/// A module that imports a memory shares it with another, and only one may count its growth. The
+/// links between memories are not read: where two modules count, and one of them counts a memory
+/// that it imports, both are assumed to count the same memory.
+fn check_shared_growth(modules: &[Decisions<'_>]) -> Result<(), Error> {
+    for (position, module) in modules.iter().enumerate() {
+        let imported = module.memories.iter().find_map(|plan| {
+            let memory = &plan.before.memory;
+            Some((memory.id, memory.import.as_ref()?, plan.counted_growth()?))
+        });
+        let Some((memory, import, offset)) = imported else {
+            continue;
+        };
+        let other = modules.iter().enumerate().find(|(other, module)| {
+            let mut memories = module.memories.iter();
+            *other != position && memories.any(|plan| plan.counted_growth().is_some())
+        });
+        if let Some((other, _)) = other {
+            return Err(Error::ComponentSharesMemory {
+                memory,
+                import: Box::new(import.clone()),
+                offset,
+                other: other as u32,
+            });
+        }
+    }
+    Ok(())
+}
