@@ -126,10 +126,9 @@ pub enum Error {
     /// [`Backing::Transparent`](crate::Backing::Transparent) was required, and there are not
     /// enough transparent huge pages.
     #[error(
-        "memory not secured: the kernel provided only {} of {} in transparent huge pages; enable them \
-         (/sys/kernel/mm/transparent_hugepage/enabled: madvise or always), free memory that is \
-         less fragmented (echo 1 > /proc/sys/vm/compact_memory), or allow other pages \
-         (Backing::Auto)",
+        "memory not secured: the kernel provided only {} of {} in transparent huge pages; enable \
+         them (/sys/kernel/mm/transparent_hugepage/enabled: madvise or always), compact memory \
+         (echo 1 > /proc/sys/vm/compact_memory), or allow other pages (Backing::Auto)",
         Bytes(*.collapsed_bytes), Bytes(*.needed_bytes)
     )]
     NoHugePages {
@@ -271,7 +270,7 @@ fn nearest_now(reading: &Option<Box<Reading>>) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Shortfall {
-    /// The limit in the way.
+    /// The limit that leaves too little.
     pub limit: Limit,
     /// Its value.
     pub limit_bytes: u64,

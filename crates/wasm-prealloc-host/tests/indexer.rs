@@ -251,41 +251,32 @@ fn invalid_pointers_and_lists_are_traps_with_messages() {
 #[test]
 fn usage_errors_and_invalid_input_exit_with_status_2() {
     let case = Case::new("(module)");
-    expect(
-        &case.index(&["--block", "00"]),
-        2,
-        &["does not export a function `_start`"],
-    );
-    expect(
-        &case.index(&["--block", "0"]),
-        2,
-        &["neither a file nor hexadecimal"],
-    );
-    expect(
-        &case.index(&["--block", "no"]),
-        2,
-        &["neither a file nor hexadecimal"],
-    );
-    expect(&case.index(&[]), 2, &["--block"]);
-    expect(
-        &case.run(&["none.wasm", "--block", "00"]),
-        2,
-        &["cannot read none.wasm"],
-    );
-    expect(&case.run(&["--dump"]), 2, &["cannot open index.redb"]);
+    for (arguments, text) in [
+        (
+            &["guest.wasm", "--block", "00"][..],
+            "does not export a function `_start`",
+        ),
+        (
+            &["guest.wasm", "--block", "0"],
+            "neither a file nor hexadecimal",
+        ),
+        (
+            &["guest.wasm", "--block", "no"],
+            "neither a file nor hexadecimal",
+        ),
+        (&["guest.wasm"], "--block"),
+        (&["none.wasm", "--block", "00"], "cannot read none.wasm"),
+        (&["--dump"], "cannot open index.redb"),
+    ] {
+        expect(&case.run(arguments), 2, &[text]);
+    }
     std::fs::write(case.0.path().join("guest.wasm"), "not wasm").unwrap();
-    expect(
-        &case.index(&["--block", "00"]),
-        2,
-        &["is not a valid module"],
-    );
+    let output = case.index(&["--block", "00"]);
+    expect(&output, 2, &["is not a valid module"]);
 
     let case = Case::new(r#"(module (import "env" "f" (func)) (func (export "_start")))"#);
-    expect(
-        &case.index(&["--block", "00"]),
-        2,
-        &["does not fit this host", "env"],
-    );
+    let output = case.index(&["--block", "00"]);
+    expect(&output, 2, &["does not fit this host", "env"]);
 }
 
 #[test]
@@ -314,11 +305,8 @@ fn a_chain_from_a_file_stores_the_same_as_its_blocks_one_by_one() {
     std::fs::write(case.0.path().join("chain.txt"), "6869\nno\n").unwrap();
     let wrong = case.index(&["--chain", "chain.txt"]);
     expect(&wrong, 2, &["chain.txt:2: not hexadecimal"]);
-    expect(
-        &case.index(&["--chain", "none.txt"]),
-        2,
-        &["cannot read none.txt"],
-    );
+    let missing = case.index(&["--chain", "none.txt"]);
+    expect(&missing, 2, &["cannot read none.txt"]);
 }
 
 #[test]

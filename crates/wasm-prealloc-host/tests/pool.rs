@@ -58,11 +58,8 @@ fn every_kind_of_reset_leaves_resident_zeros() {
                 _ => {}
             }
         }
-        let memory = pool.lend(
-            if policy == Policy::Declared { 1024 } else { 0 },
-            Some(1024),
-        );
-        let mut memory = memory.unwrap();
+        let minimum = if policy == Policy::Declared { 1024 } else { 0 };
+        let mut memory = pool.lend(minimum, Some(1024)).unwrap();
         memory.grow_to(1024 << 16).unwrap();
         assert!(is_zero(memory.bytes()));
         assert_eq!(resident_bytes(memory.bytes()).unwrap(), 1024 << 16);
@@ -129,31 +126,30 @@ fn eight_threads_share_three_slots_and_see_no_data_of_each_other() {
 
 #[test]
 fn a_pool_without_a_free_slot_fails_or_waits_as_configured() {
-    let pool = MemoryPool::builder().pages(1).secure().unwrap();
-    let first = lend(&pool);
-    match pool.lend(1, Some(1)) {
+    let pool = |when_exhausted| {
+        let builder = MemoryPool::builder().pages(1);
+        builder.when_exhausted(when_exhausted).secure().unwrap()
+    };
+    let failing = pool(WhenExhausted::Fail);
+    let first = lend(&failing);
+    match failing.lend(1, Some(1)) {
         Err(Error::NoSlot { slots: 1, waited }) => assert_eq!(waited, Duration::ZERO),
         other => panic!("{other:?}"),
     }
     drop(first);
-    drop(lend(&pool));
+    drop(lend(&failing));
 
     let wait = Duration::from_millis(60);
-    let builder = MemoryPool::builder().pages(1);
-    let pool = builder
-        .when_exhausted(WhenExhausted::Wait(wait))
-        .secure()
-        .unwrap();
-    let first = lend(&pool);
-    match pool.lend(1, Some(1)) {
+    let pool = |wait| pool(WhenExhausted::Wait(wait));
+    let waiting = pool(wait);
+    let first = lend(&waiting);
+    match waiting.lend(1, Some(1)) {
         Err(Error::NoSlot { waited, .. }) => assert!(waited >= wait),
         other => panic!("{other:?}"),
     }
     drop(first);
 
-    let builder = MemoryPool::builder().pages(1);
-    let wait = WhenExhausted::Wait(Duration::from_secs(60));
-    let pool = builder.when_exhausted(wait).secure().unwrap();
+    let pool = pool(Duration::from_secs(60));
     let first = lend(&pool);
     std::thread::scope(|scope| {
         let second = scope.spawn(|| lend(&pool).len());
@@ -247,13 +243,11 @@ fn a_pool_of_no_slots_secures_nothing_and_lends_nothing() {
 
 #[test]
 fn all_slots_count_against_a_limit_together() {
-    let one = MemoryPool::builder().pages(1024).need().unwrap();
-    let three = MemoryPool::builder().pages(1024).slots(3).need().unwrap();
+    let builder = || MemoryPool::builder().pages(1024);
     let margin = wasm_prealloc_host::DEFAULT_MARGIN_BYTES;
-    assert_eq!(
-        three.physical_bytes - margin,
-        3 * (one.physical_bytes - margin)
-    );
+    let one = builder().need().unwrap().physical_bytes - margin;
+    let three = builder().slots(3).need().unwrap().physical_bytes - margin;
+    assert_eq!(three, 3 * one);
     // More slots than a machine has memory for; none of them is committed first.
     let since = Instant::now();
     match MemoryPool::builder().slots(100_000).secure() {
@@ -261,6 +255,13 @@ fn all_slots_count_against_a_limit_together() {
         other => panic!("{other:?}"),
     }
     assert!(since.elapsed() < Duration::from_secs(30));
+}
+
+fn huge_page_bytes(limit: &Limit) -> Option<u64> {
+    match limit {
+        Limit::HugePages { page_bytes, .. } => Some(*page_bytes),
+        _ => None,
+    }
 }
 
 /// Adds huge pages to the machine's pool during a test, and restores the pool afterwards.
@@ -272,20 +273,12 @@ struct HugePages {
 impl HugePages {
     fn reserve_or_skip(kib: u64, pages: u64) -> Option<HugePages> {
         let file = format!("/sys/kernel/mm/hugepages/hugepages-{kib}kB/nr_hugepages");
-        let before = std::fs::read_to_string(&file).ok();
-        let huge = HugePages {
-            before: before.clone().unwrap_or_default(),
-            file,
-        };
-        let had: u64 = before
-            .as_deref()
-            .unwrap_or_default()
-            .trim()
-            .parse()
-            .unwrap_or(0);
-        let written = std::fs::write(&huge.file, (had + pages).to_string());
+        let before = std::fs::read_to_string(&file).unwrap_or_default();
+        let wanted = before.trim().parse().unwrap_or(0) + pages;
+        let huge = HugePages { file, before };
+        let written = std::fs::write(&huge.file, wanted.to_string());
         let now = std::fs::read_to_string(&huge.file).unwrap_or_default();
-        if written.is_err() || now.trim().parse() != Ok(had + pages) {
+        if written.is_err() || now.trim().parse() != Ok(wanted) {
             skipped(&format!(
                 "{pages} huge pages of {kib} KiB cannot be reserved here"
             ));
@@ -324,13 +317,7 @@ fn the_machines_pool_of_huge_pages_backs_slots_or_is_named() {
     }
     match pool(1) {
         Err(Error::Shortfall(shortfall)) => {
-            assert!(matches!(
-                shortfall.limit,
-                Limit::HugePages {
-                    page_bytes: 2097152,
-                    ..
-                }
-            ));
+            assert_eq!(huge_page_bytes(&shortfall.limit), Some(2 << 20));
             assert_eq!(shortfall.needed_bytes, 64 * MIB as u64);
             let advice = shortfall.advice();
             assert!(advice.contains("nr_hugepages"), "{advice}");
@@ -344,20 +331,13 @@ fn the_machines_pool_of_huge_pages_backs_slots_or_is_named() {
 #[test]
 fn pages_of_1_gib_back_a_slot_or_are_named() {
     let _turn = one_at_a_time();
-    let builder = || {
-        MemoryPool::builder()
-            .pages(16_384)
-            .backing(Backing::HugeTlb1G)
+    let secure = || {
+        let builder = MemoryPool::builder().pages(16_384);
+        builder.backing(Backing::HugeTlb1G).secure()
     };
-    match builder().secure() {
+    match secure() {
         Err(Error::Shortfall(shortfall)) => {
-            assert!(matches!(
-                shortfall.limit,
-                Limit::HugePages {
-                    page_bytes: 1073741824,
-                    ..
-                }
-            ));
+            assert_eq!(huge_page_bytes(&shortfall.limit), Some(1 << 30));
         }
         Err(Error::System { .. }) => return skipped("this machine has no pages of 1 GiB"),
         other => panic!("{other:?}"),
@@ -365,7 +345,7 @@ fn pages_of_1_gib_back_a_slot_or_are_named() {
     let Some(_huge) = HugePages::reserve_or_skip(1 << 20, 1) else {
         return;
     };
-    let pool = builder().secure().unwrap();
+    let pool = secure().unwrap();
     let mut memory = lend(&pool);
     assert_eq!(memory.as_ptr() as usize % (1 << 30), 0);
     memory.bytes_mut()[MIB..2 * MIB].fill(7);
@@ -375,20 +355,12 @@ fn pages_of_1_gib_back_a_slot_or_are_named() {
 
 #[test]
 fn unsuitable_backings_are_refused_with_the_remedy() {
+    use Backing::{HugeTlb1G, HugeTlb2M};
+    use Policy::{CommitMaximum, Declared};
     for (pages, backing, policy, text) in [
-        (33, Backing::HugeTlb2M, Policy::Declared, "multiple of 32"),
-        (
-            32,
-            Backing::HugeTlb1G,
-            Policy::Declared,
-            "multiple of 16384",
-        ),
-        (
-            32,
-            Backing::HugeTlb2M,
-            Policy::CommitMaximum,
-            "exactly to 64 KiB",
-        ),
+        (33, HugeTlb2M, Declared, "multiple of 32"),
+        (32, HugeTlb1G, Declared, "multiple of 16384"),
+        (32, HugeTlb2M, CommitMaximum, "exactly to 64 KiB"),
     ] {
         let builder = MemoryPool::builder().pages(pages).backing(backing);
         match builder.policy(policy).secure() {
@@ -419,20 +391,20 @@ fn locked_memory_is_locked() {
 /// Reads the flags of the mapping at an address from `/proc/self/smaps`, see proc(5).
 fn flags_of_mapping(address: usize) -> String {
     let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-    let mut inside = false;
-    for line in maps.lines() {
-        let range = line.split(' ').next().unwrap_or_default();
-        let ends = range.split_once('-').map(|(start, end)| {
-            let number = |text| usize::from_str_radix(text, 16).ok();
-            (number(start), number(end))
-        });
-        match (ends, line.strip_prefix("VmFlags:")) {
-            (Some((Some(start), Some(end))), _) => inside = (start..end).contains(&address),
-            (_, Some(flags)) if inside => return flags.to_owned(),
-            _ => {}
-        }
-    }
-    panic!("nothing is mapped at {address:#x}");
+    let number = |text: &str| usize::from_str_radix(text, 16).ok();
+    let contains = |line: &&str| {
+        let range = line
+            .split(' ')
+            .next()
+            .and_then(|range| range.split_once('-'));
+        let ends = range.and_then(|(start, end)| Some(number(start)?..number(end)?));
+        ends.is_some_and(|range| range.contains(&address))
+    };
+    let mut mapping = maps.lines().skip_while(|line| !contains(line));
+    let flags = mapping.find_map(|line| line.strip_prefix("VmFlags:"));
+    flags
+        .unwrap_or_else(|| panic!("nothing is mapped at {address:#x}"))
+        .to_owned()
 }
 
 #[test]

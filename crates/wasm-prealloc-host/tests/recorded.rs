@@ -49,18 +49,67 @@ fn in_mib(reading: &Reading) -> [u64; 4] {
 
 #[track_caller]
 fn expect(case: &str, expected: &[(&str, [u64; 4])]) {
-    let found = cgroups(case);
-    let found: Vec<(&str, [u64; 4])> = found
+    let expected = expected
         .iter()
-        .map(|(name, sizes)| (name.as_str(), *sizes))
-        .collect();
-    assert_eq!(found, expected, "{case}");
+        .map(|(name, sizes)| (name.to_string(), *sizes));
+    assert_eq!(cgroups(case), expected.collect::<Vec<_>>(), "{case}");
 }
 
-#[test]
-fn version_2_own_group() {
-    let own = "v2 /sys/fs/cgroup/system.slice/indexer.service/memory.max";
-    expect("v2-plain", &[(own, [512, 20, 8, 500])]);
+/// One test for each recorded tree: the exact cgroup limits that are read from it.
+macro_rules! trees {
+    ($($(#[$meta:meta])* $name:ident: $tree:literal [$($file:literal $sizes:expr),*];)*) => {$(
+        $(#[$meta])*
+        #[test]
+        fn $name() {
+            expect($tree, &[$(($file, $sizes)),*]);
+        }
+    )*};
+}
+
+trees! {
+    version_2_own_group: "v2-plain" [
+        "v2 /sys/fs/cgroup/system.slice/indexer.service/memory.max" [512, 20, 8, 500]
+    ];
+    version_2_high_is_a_limit_because_it_throttles_for_ever: "v2-high" [
+        "v2 /sys/fs/cgroup/system.slice/indexer.service/memory.max" [8192, 20, 0, 8172],
+        "v2 /sys/fs/cgroup/system.slice/indexer.service/memory.high" [256, 20, 0, 236]
+    ];
+    version_2_without_limits: "v2-unlimited" [];
+    version_2_container_with_its_own_namespace: "v2-container" [
+        "v2 /sys/fs/cgroup/memory.max" [512, 20, 8, 500]
+    ];
+    version_2_group_outside_of_the_mount_uses_the_visible_limits: "v2-sibling" [
+        "v2 /sys/fs/cgroup/memory.max" [512, 20, 0, 492]
+    ];
+    blanks_and_colons_in_paths: "v2-escaped" [
+        "v2 /sys/fs/c group/my group:1/memory.max" [512, 20, 0, 492]
+    ];
+    version_1_nested_with_limits_on_ancestors: "v1-nested" [
+        "v1 /sys/fs/cgroup/memory/a/b/memory.limit_in_bytes" [600, 100, 40, 540],
+        "v1 /sys/fs/cgroup/memory/a/memory.limit_in_bytes" [2048, 1000, 0, 1048],
+        "v1 /sys/fs/cgroup/memory/a/memory.memsw.limit_in_bytes" [2048, 1000, 0, 1048]
+    ];
+    version_1_container_whose_mount_shows_its_own_group: "v1-docker" [
+        "v1 /sys/fs/cgroup/memory/memory.limit_in_bytes" [512, 20, 8, 500],
+        "v1 /sys/fs/cgroup/memory/memory.memsw.limit_in_bytes" [1024, 20, 8, 1012]
+    ];
+    version_1_group_inside_a_container: "v1-docker-nested" [
+        "v1 /sys/fs/cgroup/memory/memory.limit_in_bytes" [512, 20, 8, 500]
+    ];
+    /// The group's own directory is mounted over the whole hierarchy: both mounts are still listed.
+    version_1_mount_that_is_covered_by_another: "v1-covered-mount" [
+        "hidden /sys/fs/cgroup/memory/memory.stat" [512, 20, 8, 500]
+    ];
+    version_1_ancestor_that_does_not_account_for_its_children: "v1-detached-ancestor" [
+        "v1 /sys/fs/cgroup/memory/a/b/memory.limit_in_bytes" [1024, 10, 0, 1014]
+    ];
+    version_1_without_statistics_has_nothing_to_reclaim: "v1-no-stat" [
+        "v1 /sys/fs/cgroup/memory/indexer/memory.limit_in_bytes" [512, 100, 0, 412]
+    ];
+    version_1_beside_a_version_2_mount_without_controllers: "hybrid" [
+        "v1 /sys/fs/cgroup/memory/process_api/59e45f469162b10b/memory.limit_in_bytes"
+            [512, 6, 0, 506]
+    ];
 }
 
 #[test]
@@ -86,91 +135,6 @@ fn version_2_limit_on_an_ancestor() {
 }
 
 #[test]
-fn version_2_high_is_a_limit_because_it_throttles_for_ever() {
-    let service = "/sys/fs/cgroup/system.slice/indexer.service";
-    expect(
-        "v2-high",
-        &[
-            (&format!("v2 {service}/memory.max"), [8192, 20, 0, 8172]),
-            (&format!("v2 {service}/memory.high"), [256, 20, 0, 236]),
-        ],
-    );
-}
-
-#[test]
-fn version_2_without_limits() {
-    expect("v2-unlimited", &[]);
-}
-
-#[test]
-fn version_2_container_with_a_namespace_of_its_own() {
-    expect(
-        "v2-container",
-        &[("v2 /sys/fs/cgroup/memory.max", [512, 20, 8, 500])],
-    );
-}
-
-#[test]
-fn version_2_group_outside_of_the_mount_uses_the_visible_limits() {
-    expect(
-        "v2-sibling",
-        &[("v2 /sys/fs/cgroup/memory.max", [512, 20, 0, 492])],
-    );
-}
-
-#[test]
-fn blanks_and_colons_in_paths() {
-    let own = "v2 /sys/fs/c group/my group:1/memory.max";
-    expect("v2-escaped", &[(own, [512, 20, 0, 492])]);
-}
-
-#[test]
-fn version_1_nested_with_limits_on_ancestors() {
-    let memory = "v1 /sys/fs/cgroup/memory";
-    expect(
-        "v1-nested",
-        &[
-            (
-                &format!("{memory}/a/b/memory.limit_in_bytes"),
-                [600, 100, 40, 540],
-            ),
-            (
-                &format!("{memory}/a/memory.limit_in_bytes"),
-                [2048, 1000, 0, 1048],
-            ),
-            (
-                &format!("{memory}/a/memory.memsw.limit_in_bytes"),
-                [2048, 1000, 0, 1048],
-            ),
-        ],
-    );
-}
-
-#[test]
-fn version_1_container_whose_mount_shows_its_own_group() {
-    let memory = "v1 /sys/fs/cgroup/memory";
-    expect(
-        "v1-docker",
-        &[
-            (
-                &format!("{memory}/memory.limit_in_bytes"),
-                [512, 20, 8, 500],
-            ),
-            (
-                &format!("{memory}/memory.memsw.limit_in_bytes"),
-                [1024, 20, 8, 1012],
-            ),
-        ],
-    );
-}
-
-#[test]
-fn version_1_group_inside_a_container() {
-    let own = "v1 /sys/fs/cgroup/memory/memory.limit_in_bytes";
-    expect("v1-docker-nested", &[(own, [512, 20, 8, 500])]);
-}
-
-#[test]
 fn version_1_parent_outside_of_the_mount() {
     let own = "hidden /sys/fs/cgroup/memory/memory.stat";
     expect("v1-hidden-parent", &[(own, [512, 20, 8, 500])]);
@@ -180,37 +144,12 @@ fn version_1_parent_outside_of_the_mount() {
     assert!(advice.contains("parent group"), "{advice}");
 }
 
-/// The group's own directory is mounted over the whole hierarchy: both mounts are still listed.
-#[test]
-fn version_1_mount_that_is_covered_by_another() {
-    let own = "hidden /sys/fs/cgroup/memory/memory.stat";
-    expect("v1-covered-mount", &[(own, [512, 20, 8, 500])]);
-}
-
-#[test]
-fn version_1_ancestor_that_does_not_account_for_its_children() {
-    let own = "v1 /sys/fs/cgroup/memory/a/b/memory.limit_in_bytes";
-    expect("v1-detached-ancestor", &[(own, [1024, 10, 0, 1014])]);
-}
-
 #[test]
 fn page_cache_counts_as_available() {
     let own = "v1 /sys/fs/cgroup/memory/indexer/memory.limit_in_bytes";
     expect("v1-page-cache", &[(own, [5120, 5000, 4900, 5020])]);
     let headroom = read("v1-page-cache").unwrap();
     headroom.check(&Need::populate(4096 * MIB, 0)).unwrap();
-}
-
-#[test]
-fn version_1_without_statistics_has_nothing_to_reclaim() {
-    let own = "v1 /sys/fs/cgroup/memory/indexer/memory.limit_in_bytes";
-    expect("v1-no-stat", &[(own, [512, 100, 0, 412])]);
-}
-
-#[test]
-fn version_1_beside_a_version_2_mount_without_controllers() {
-    let own = "v1 /sys/fs/cgroup/memory/process_api/59e45f469162b10b/memory.limit_in_bytes";
-    expect("hybrid", &[(own, [512, 6, 0, 506])]);
 }
 
 #[test]
@@ -229,17 +168,14 @@ fn the_machine_is_always_read() {
 #[test]
 fn a_system_without_cgroups_has_the_process_limits_and_strict_overcommit() {
     let headroom = read("no-cgroups").unwrap();
-    let found: Vec<(Limit, u64, u64)> = headroom
-        .readings
-        .iter()
-        .map(|reading| {
-            (
-                reading.limit.clone(),
-                reading.limit_bytes,
-                reading.in_use_bytes,
-            )
-        })
-        .collect();
+    let numbers = |reading: &Reading| {
+        (
+            reading.limit.clone(),
+            reading.limit_bytes,
+            reading.in_use_bytes,
+        )
+    };
+    let found: Vec<_> = headroom.readings.iter().map(numbers).collect();
     assert_eq!(
         found,
         [
@@ -311,15 +247,8 @@ fn a_malformed_file_is_named() {
 #[test]
 fn the_running_system_can_be_read() {
     let headroom = Headroom::read().unwrap();
-    assert!(
-        headroom
-            .readings
-            .iter()
-            .any(|reading| reading.limit == Limit::Machine)
-    );
-    for reading in &headroom.readings {
-        println!("{reading}");
-    }
+    let mut limits = headroom.readings.iter().map(|reading| &reading.limit);
+    assert!(limits.any(|limit| *limit == Limit::Machine));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use wasmtime::{Caller, Engine, Extern, Linker, Memory, Result, bail, ensure};
+use wasmtime::{Caller, Engine, Extern, Linker, Result, bail, ensure};
 
 use crate::store::{Flushed, Snapshot};
 
@@ -39,11 +39,10 @@ impl Guest {
     fn value(&self, key: &[u8]) -> Result<Vec<u8>> {
         match self.flushed.get(key) {
             Some(value) => Ok(value.clone()),
-            None => Ok(self
-                .stored
-                .get(key)
-                .map_err(|error| wasmtime::format_err!("reading the database: {error:#}"))?
-                .unwrap_or_default()),
+            None => match self.stored.get(key) {
+                Ok(value) => Ok(value.unwrap_or_default()),
+                Err(error) => bail!("reading the database: {error:#}"),
+            },
         }
     }
 }
@@ -58,8 +57,7 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<Guest>> {
         "env",
         "__load_input",
         |mut caller: Caller<'_, Guest>, at: i32| {
-            let memory = memory(&mut caller)?;
-            let (bytes, guest) = memory.data_and_store_mut(&mut caller);
+            let (bytes, guest) = memory(&mut caller)?;
             write("__load_input", bytes, at, &guest.input)
         },
     )?;
@@ -67,8 +65,7 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<Guest>> {
         "env",
         "__get_len",
         |mut caller: Caller<'_, Guest>, key: i32| {
-            let memory = memory(&mut caller)?;
-            let (bytes, guest) = memory.data_and_store_mut(&mut caller);
+            let (bytes, guest) = memory(&mut caller)?;
             let value = guest.value(buffer("__get_len", bytes, key)?)?;
             length("__get_len", &value)
         },
@@ -77,8 +74,7 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<Guest>> {
         "env",
         "__get",
         |mut caller: Caller<'_, Guest>, key: i32, at: i32| {
-            let memory = memory(&mut caller)?;
-            let (bytes, guest) = memory.data_and_store_mut(&mut caller);
+            let (bytes, guest) = memory(&mut caller)?;
             let value = guest.value(buffer("__get", bytes, key)?)?;
             write("__get", bytes, at, &value)
         },
@@ -87,8 +83,7 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<Guest>> {
         "env",
         "__flush",
         |mut caller: Caller<'_, Guest>, list: i32| {
-            let memory = memory(&mut caller)?;
-            let (bytes, guest) = memory.data_and_store_mut(&mut caller);
+            let (bytes, guest) = memory(&mut caller)?;
             let list = decode_list(buffer("__flush", bytes, list)?)?;
             let pairs = list.chunks_exact(2);
             ensure!(
@@ -105,8 +100,7 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<Guest>> {
         "env",
         "__log",
         |mut caller: Caller<'_, Guest>, text: i32| {
-            let memory = memory(&mut caller)?;
-            let (bytes, guest) = memory.data_and_store_mut(&mut caller);
+            let (bytes, guest) = memory(&mut caller)?;
             let text = buffer("__log", bytes, text)?;
             if guest.log {
                 eprintln!("guest: {}", String::from_utf8_lossy(text));
@@ -117,9 +111,10 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<Guest>> {
     Ok(linker)
 }
 
-fn memory(caller: &mut Caller<'_, Guest>) -> Result<Memory> {
+/// Borrows the guest's memory and its state.
+fn memory<'c>(caller: &'c mut Caller<'_, Guest>) -> Result<(&'c mut [u8], &'c mut Guest)> {
     match caller.get_export("memory") {
-        Some(Extern::Memory(memory)) => Ok(memory),
+        Some(Extern::Memory(memory)) => Ok(memory.data_and_store_mut(caller)),
         _ => bail!("the guest does not export its memory as `memory`"),
     }
 }

@@ -85,10 +85,16 @@ enum Failure {
     Input(anyhow::Error),
 }
 
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        Failure::Input(error)
+    }
+}
+
 fn main() -> ExitCode {
     let opts = Opts::parse();
     let result = if opts.dump {
-        dump(&opts.db).map_err(Failure::Input)
+        dump(&opts.db).map_err(Failure::from)
     } else {
         index(&opts)
     };
@@ -108,38 +114,30 @@ fn index(opts: &Opts) -> Result<(), Failure> {
     let blocks = match &opts.chain {
         Some(path) => read_chain(path),
         None => opts.blocks.iter().map(|block| read_block(block)).collect(),
-    };
-    let blocks = blocks.map_err(Failure::Input)?;
+    }?;
     let host = Host::new(opts)?;
-    let index = Index::create(&opts.db).map_err(Failure::Input)?;
+    let index = Index::create(&opts.db)?;
     let mut height = match opts.height {
         Some(height) => height,
-        None => index.next_height().map_err(Failure::Input)?,
+        None => index.next_height()?,
     };
     for (number, block) in blocks.iter().enumerate() {
         if number > 0 {
             height = height
                 .checked_add(1)
-                .ok_or_else(|| Failure::Input(anyhow!("no height after {height}")))?;
+                .with_context(|| format!("no height after {height}"))?;
         }
-        let guest = Guest::new(
-            height,
-            block,
-            index.snapshot().map_err(Failure::Input)?,
-            opts.log,
-        );
+        let guest = Guest::new(height, block, index.snapshot()?, opts.log);
         let flushed = host
             .run(guest)
             .with_context(|| format!("block {height} was not indexed"))
             .map_err(Failure::Refused)?;
         index
             .store_block(height, &flushed)
-            .with_context(|| format!("block {height} was not stored"))
-            .map_err(Failure::Input)?;
+            .with_context(|| format!("block {height} was not stored"))?;
         say(&format!("block {height}: {} values stored", flushed.len()));
     }
-    let root = index.state_root().map_err(Failure::Input)?;
-    say(&format!("state root {root}"));
+    say(&format!("state root {}", index.state_root()?));
     Ok(())
 }
 
@@ -163,9 +161,9 @@ impl Host {
             wasm_prealloc_host::deterministic(&mut config);
             prepared.configure(&mut config);
         }
-        let engine = Engine::new(&config).map_err(|error| Failure::Input(from_engine(error)))?;
+        let engine = Engine::new(&config).map_err(from_engine)?;
         let path = opts.module.as_deref().unwrap_or(Path::new(""));
-        let module = load(&engine, path).map_err(Failure::Input)?;
+        let module = load(&engine, path)?;
         if let Some(prepared) = &prepared {
             let verified = prepared.verify(&module);
             verified
@@ -179,8 +177,7 @@ impl Host {
                 Ok(linker)
             })
             .map_err(from_engine)
-            .with_context(|| format!("{} does not fit this host", path.display()))
-            .map_err(Failure::Input)?;
+            .with_context(|| format!("{} does not fit this host", path.display()))?;
         let pool = match prepared {
             Some(prepared) => {
                 let pool = prepared.secure().context("no block was begun");

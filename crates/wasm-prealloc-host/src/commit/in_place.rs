@@ -28,12 +28,10 @@ use crate::sys;
 /// [`SecuredRegion::secure`]: crate::SecuredRegion::secure
 ///
 /// # Errors
-///
 /// As for [`SecuredRegion::secure`]; [`Error::Backing`] for pages of the machine's pool, which
 /// cannot back memory that is already mapped.
 ///
 /// # Safety
-///
 /// All of the range is mapped, readable and writable, and stays so during the call.
 ///
 /// ```

@@ -33,7 +33,6 @@ pub(crate) type Progress<'a> = &'a mut dyn FnMut(usize);
 /// Populates a range by the required backing, other than the machine's pool of huge pages.
 ///
 /// # Safety
-///
 /// `bytes` from `base` on are whole pages, mapped and writable.
 pub(crate) unsafe fn populate(
     base: NonNull<u8>,
@@ -74,7 +73,6 @@ pub(crate) unsafe fn populate(
 /// rest, if the kernel has no huge pages for it or as a tail, is left for [`in_chunks`].
 ///
 /// # Safety
-///
 /// `bytes` from `base` on are mapped and writable, and `base` is aligned to a huge page.
 unsafe fn collapse(
     base: NonNull<u8>,
@@ -132,7 +130,6 @@ unsafe fn collapse(
 /// has any. Contents and residency stay, even where it fails.
 ///
 /// # Safety
-///
 /// The range is mapped, was once collapsed, and starts at a multiple of a huge page.
 pub(crate) unsafe fn recollapse(start: NonNull<u8>, bytes: usize) {
     for offset in (0..bytes - bytes % HUGE_PAGE_BYTES).step_by(HUGE_PAGE_BYTES) {
@@ -149,7 +146,6 @@ pub(crate) unsafe fn recollapse(start: NonNull<u8>, bytes: usize) {
 /// by a check that all the rest fits.
 ///
 /// # Safety
-///
 /// The part is mapped and writable, and its ends are multiples of the operating system's page.
 unsafe fn in_chunks(
     base: NonNull<u8>,
@@ -195,7 +191,6 @@ unsafe fn in_chunks(
 /// never touched.
 ///
 /// # Safety
-///
 /// `bytes` from `base` on are such pages, mapped and writable.
 pub(crate) unsafe fn pool_pages(
     base: NonNull<u8>,
@@ -217,7 +212,6 @@ pub(crate) unsafe fn pool_pages(
 }
 
 /// # Safety
-///
 /// `bytes` from `start` on are mapped.
 unsafe fn populate_write(start: NonNull<u8>, bytes: usize) -> io::Result<()> {
     loop {
@@ -243,7 +237,6 @@ fn is_unsupported(kind: ErrorKind) -> bool {
 /// Writes one byte in every `step` without a change of its value.
 ///
 /// # Safety
-///
 /// `bytes` from `start` on are mapped and writable.
 unsafe fn touch(start: NonNull<u8>, bytes: usize, step: usize) {
     for offset in (0..bytes).step_by(step) {

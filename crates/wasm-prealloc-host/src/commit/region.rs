@@ -89,7 +89,6 @@ impl Region {
     /// residency stay.
     ///
     /// # Safety
-    ///
     /// A range that becomes inaccessible is not in use.
     pub(crate) unsafe fn protect(&self, range: Range<usize>, accessible: bool) -> io::Result<()> {
         let range = self.inside(range);
@@ -122,15 +121,22 @@ impl Drop for Region {
 }
 
 #[cfg(test)]
+impl Layout {
+    /// Returns the layout of a reservation of `bytes`, with guards of 1 MiB.
+    pub(crate) fn of(bytes: usize) -> Layout {
+        Layout {
+            reservation_bytes: bytes,
+            guard_bytes: 1 << 20,
+            alignment_bytes: HUGE_PAGE_BYTES,
+        }
+    }
+}
+
+#[cfg(test)]
 impl Region {
     /// Returns a region of `bytes` that are writable and zero, with guards around them.
     pub(crate) fn writable(bytes: usize) -> Region {
-        let mut region = Region::reserve(Layout {
-            reservation_bytes: bytes,
-            guard_bytes: 1 << 16,
-            alignment_bytes: HUGE_PAGE_BYTES,
-        })
-        .unwrap();
+        let mut region = Region::reserve(Layout::of(bytes)).unwrap();
         region.make_writable(bytes).unwrap();
         region
     }
@@ -142,12 +148,7 @@ mod tests {
 
     #[test]
     fn the_base_is_aligned_and_the_writable_part_reads_as_zero() {
-        let layout = Layout {
-            reservation_bytes: 8 << 20,
-            guard_bytes: 1 << 20,
-            alignment_bytes: HUGE_PAGE_BYTES,
-        };
-        let mut region = Region::reserve(layout).unwrap();
+        let mut region = Region::reserve(Layout::of(8 << 20)).unwrap();
         region.make_writable(1 << 20).unwrap();
         assert_eq!(region.base().as_ptr() as usize % HUGE_PAGE_BYTES, 0);
         // SAFETY: the range was just made writable, and its address was not given out.
@@ -157,12 +158,7 @@ mod tests {
 
     #[test]
     fn guards_on_both_sides_are_mapped_and_inaccessible() {
-        let layout = Layout {
-            reservation_bytes: 4 << 20,
-            guard_bytes: 1 << 20,
-            alignment_bytes: HUGE_PAGE_BYTES,
-        };
-        let mut region = Region::reserve(layout).unwrap();
+        let mut region = Region::reserve(Layout::of(4 << 20)).unwrap();
         region.make_writable(2 << 20).unwrap();
         let base = region.base().as_ptr() as usize;
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -185,11 +181,6 @@ mod tests {
 
     #[test]
     fn a_layout_that_overflows_is_refused() {
-        let layout = Layout {
-            reservation_bytes: usize::MAX - 10,
-            guard_bytes: 1 << 20,
-            alignment_bytes: HUGE_PAGE_BYTES,
-        };
-        assert!(Region::reserve(layout).is_err());
+        assert!(Region::reserve(Layout::of(usize::MAX - 10)).is_err());
     }
 }

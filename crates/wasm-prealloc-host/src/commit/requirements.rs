@@ -55,7 +55,6 @@ impl Requirements {
     /// Returns the size of each memory in bytes.
     ///
     /// # Errors
-    ///
     /// [`Error::PageCount`] unless the number of pages is from 1 to 65,536.
     pub fn bytes(&self) -> Result<usize, Error> {
         let pages = self.pages;

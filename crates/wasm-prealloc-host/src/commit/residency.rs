@@ -12,7 +12,6 @@ const PAGES_AT_ONCE: usize = 16 << 10;
 /// pages; those at the ends are cut to the slice.
 ///
 /// # Errors
-///
 /// The error of mincore(2).
 pub fn resident_bytes(memory: &[u8]) -> io::Result<u64> {
     count(memory.as_ptr(), memory.len())

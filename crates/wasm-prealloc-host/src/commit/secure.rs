@@ -26,7 +26,6 @@ impl SecuredRegion {
     /// Commits as many pages as required.
     ///
     /// # Errors
-    ///
     /// [`Error::Shortfall`] names the limit that leaves too little. The other variants say why
     /// memory could not be requested, or was refused although every limit allows it. Nothing stays
     /// mapped.

@@ -27,9 +27,8 @@ pub(crate) fn readings(files: &Files) -> Result<Vec<Reading>, Error> {
     for line in groups.lines() {
         // hierarchy:controllers:path, and the path may contain colons.
         let mut fields = line.splitn(3, ':');
-        let (Some(hierarchy), Some(controllers), Some(path)) =
-            (fields.next(), fields.next(), fields.next())
-        else {
+        let mut next = || fields.next();
+        let (Some(hierarchy), Some(controllers), Some(path)) = (next(), next(), next()) else {
             continue;
         };
         let version = if hierarchy == "0" && controllers.is_empty() {
@@ -82,22 +81,18 @@ impl Mount {
 
 /// Undoes the escapes of mountinfo: blanks, tabs, newlines and backslashes as three octal digits.
 fn unescape(field: &str) -> PathBuf {
-    let bytes = field.as_bytes();
-    let mut plain = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let escaped = (bytes[at] == b'\\')
-            .then(|| field.get(at + 1..at + 4))
-            .flatten()
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match escaped {
+    let mut parts = field.split('\\');
+    let mut plain = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        let digits = part.get(..3);
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             Some(byte) => {
                 plain.push(byte);
-                at += 4;
+                plain.extend_from_slice(&part.as_bytes()[3..]);
             }
             None => {
-                plain.push(bytes[at]);
-                at += 1;
+                plain.push(b'\\');
+                plain.extend_from_slice(part.as_bytes());
             }
         }
     }
@@ -136,23 +131,20 @@ fn locate(
         }
     };
     let own = point.join(&inside);
-    Some(
-        own.ancestors()
-            .take(inside.components().count() + 1)
-            .map(Path::to_owned)
-            .collect(),
-    )
+    let visible = own.ancestors().take(inside.components().count() + 1);
+    Some(visible.map(Path::to_owned).collect())
 }
 
 /// Returns `group` relative to `root`, if it lies in it. A path with `..` (`/../x`) lies outside of
 /// every visible group.
 fn below(group: &Path, root: &Path) -> Option<PathBuf> {
     let inside = group.strip_prefix(root).ok()?;
-    let climbs = inside.components().any(|part| part == Component::ParentDir);
-    (!climbs).then(|| inside.to_owned())
+    let leaves = inside.components().any(|part| part == Component::ParentDir);
+    (!leaves).then(|| inside.to_owned())
 }
 
 fn read_v2(files: &Files, groups: &[PathBuf], readings: &mut Vec<Reading>) -> Result<(), Error> {
+    const CACHE: [&str; 2] = ["inactive_file", "active_file"];
     for group in groups {
         // Above `high` the kernel does not refuse: it makes the process sleep, for ever if nothing
         // can be reclaimed. For a commit that is a limit like `max`.
@@ -164,39 +156,33 @@ fn read_v2(files: &Files, groups: &[PathBuf], readings: &mut Vec<Reading>) -> Re
             if text.trim() == "max" {
                 continue;
             }
-            let limit_bytes = files::number(&file, &text)?;
-            let current = group.join("memory.current");
-            let in_use_bytes = files::number(&current, &files.read(&current)?)?;
-            let reclaimable = page_cache(files, group, ["inactive_file", "active_file"])?;
-            let limit = Limit::Cgroup {
-                version: CgroupVersion::V2,
-                file,
-            };
-            readings.push(Reading::new(limit, limit_bytes, in_use_bytes, reclaimable));
+            let bytes = files::number(&file, &text)?;
+            let version = CgroupVersion::V2;
+            let limit = Limit::Cgroup { version, file };
+            readings.push(read_usage(
+                files,
+                group,
+                "memory.current",
+                CACHE,
+                limit,
+                bytes,
+            )?);
         }
     }
     Ok(())
 }
 
-/// A limit of version 1 with its usage, and the name of its effective value in `memory.stat`.
-const V1_PAIRS: [(&str, &str, &str); 2] = [
-    (
-        "memory.limit_in_bytes",
-        "memory.usage_in_bytes",
-        "hierarchical_memory_limit",
-    ),
-    (
-        "memory.memsw.limit_in_bytes",
-        "memory.memsw.usage_in_bytes",
-        "hierarchical_memsw_limit",
-    ),
-];
-
 fn read_v1(files: &Files, groups: &[PathBuf], readings: &mut Vec<Reading>) -> Result<(), Error> {
+    // The totals include the group's descendants, as its usage does.
+    const CACHE: [&str; 2] = ["total_inactive_file", "total_active_file"];
     let Some(own) = groups.first() else {
         return Ok(());
     };
-    for (limit_name, usage_name, effective_name) in V1_PAIRS {
+    for (kind, effective_name) in [
+        ("memory", "hierarchical_memory_limit"),
+        ("memory.memsw", "hierarchical_memsw_limit"),
+    ] {
+        let usage = format!("{kind}.usage_in_bytes");
         let mut tightest_visible = V1_NO_LIMIT;
         let mut outermost = None;
         for (depth, group) in groups.iter().enumerate() {
@@ -206,21 +192,19 @@ fn read_v1(files: &Files, groups: &[PathBuf], readings: &mut Vec<Reading>) -> Re
             if depth > 0 && detached {
                 break;
             }
-            let file = group.join(limit_name);
+            let file = group.join(format!("{kind}.limit_in_bytes"));
             let Some(text) = files.read_optional(&file)? else {
                 continue;
             };
             outermost = Some(group);
-            let limit_bytes = files::number(&file, &text)?;
-            if limit_bytes >= V1_NO_LIMIT {
+            let bytes = files::number(&file, &text)?;
+            if bytes >= V1_NO_LIMIT {
                 continue;
             }
-            tightest_visible = tightest_visible.min(limit_bytes);
-            let limit = Limit::Cgroup {
-                version: CgroupVersion::V1,
-                file,
-            };
-            readings.push(read_v1_usage(files, group, usage_name, limit, limit_bytes)?);
+            tightest_visible = tightest_visible.min(bytes);
+            let version = CgroupVersion::V1;
+            let limit = Limit::Cgroup { version, file };
+            readings.push(read_usage(files, group, &usage, CACHE, limit, bytes)?);
         }
 
         // The kernel reports the smallest limit of all ancestors, those above the mount included.
@@ -235,24 +219,26 @@ fn read_v1(files: &Files, groups: &[PathBuf], readings: &mut Vec<Reading>) -> Re
             // The usage of the hidden group is unknown. The outermost visible group is a part of
             // it, so its usage is the best lower bound.
             let limit = Limit::CgroupHidden { file: stat };
-            let reading = read_v1_usage(files, outermost, usage_name, limit, effective)?;
-            readings.push(reading);
+            readings.push(read_usage(
+                files, outermost, &usage, CACHE, limit, effective,
+            )?);
         }
     }
     Ok(())
 }
 
-fn read_v1_usage(
+/// Reads the usage of a group under one of its limits. `cache` are the names of its page cache.
+fn read_usage(
     files: &Files,
     group: &Path,
-    usage_name: &str,
+    usage: &str,
+    cache: [&str; 2],
     limit: Limit,
     limit_bytes: u64,
 ) -> Result<Reading, Error> {
-    let usage = group.join(usage_name);
+    let usage = group.join(usage);
     let in_use_bytes = files::number(&usage, &files.read(&usage)?)?;
-    // The totals include the group's descendants, as its usage does.
-    let reclaimable = page_cache(files, group, ["total_inactive_file", "total_active_file"])?;
+    let reclaimable = page_cache(files, group, cache)?;
     Ok(Reading::new(limit, limit_bytes, in_use_bytes, reclaimable))
 }
 
@@ -269,11 +255,8 @@ fn page_cache(files: &Files, group: &Path, names: [&str; 2]) -> Result<u64, Erro
     let Some(text) = files.read_optional(&stat)? else {
         return Ok(0);
     };
-    let mut sum: u64 = 0;
-    for name in names {
-        sum = sum.saturating_add(files::keyed_number(&stat, &text, name)?.unwrap_or(0));
-    }
-    Ok(sum)
+    let number = |name| Ok(files::keyed_number(&stat, &text, name)?.unwrap_or(0));
+    Ok(number(names[0])?.saturating_add(number(names[1])?))
 }
 
 #[cfg(test)]

@@ -1,43 +1,42 @@
 //! Finds the limit that explains a failure of the kernel.
 
-use std::io;
+use std::io::ErrorKind;
 
 use crate::error::Error;
 use crate::limits::headroom::{Headroom, Need};
 
 /// Replaces a failure of the kernel by the limit that explains it, if a fresh reading finds one.
 /// To be called after everything was unmapped: it allocates.
-pub(crate) fn explain(error: Error, need: &Need) -> Error {
-    let headroom = match &error {
-        Error::CgroupRefused { .. } => Headroom::read().ok(),
+pub(crate) fn explain(mut error: Error, need: &Need) -> Error {
+    let caused_by_limit = match &error {
+        Error::CgroupRefused { .. } => true,
         // A limit is the usual cause of ENOMEM.
-        Error::System { source, .. } if source.kind() == io::ErrorKind::OutOfMemory => {
-            Headroom::read().ok()
-        }
-        _ => return error,
+        Error::System { source, .. } => source.kind() == ErrorKind::OutOfMemory,
+        _ => false,
     };
-    let shortfall = headroom.as_ref().and_then(|now| now.shortfall(need));
-    match (error, shortfall) {
-        (_, Some(shortfall)) => Error::Shortfall(shortfall),
-        (
-            Error::CgroupRefused {
-                committed_bytes, ..
-            },
-            None,
-        ) => {
-            let nearest = headroom.and_then(|now| now.nearest_cgroup().cloned().map(Box::new));
-            Error::CgroupRefused {
-                committed_bytes,
-                needed_bytes: need.physical_bytes,
-                nearest,
-            }
-        }
-        (error, None) => error,
+    if !caused_by_limit {
+        return error;
     }
+    let headroom = Headroom::read().ok();
+    if let Some(shortfall) = headroom.as_ref().and_then(|now| now.shortfall(need)) {
+        return Error::Shortfall(shortfall);
+    }
+    if let Error::CgroupRefused {
+        needed_bytes,
+        nearest,
+        ..
+    } = &mut error
+    {
+        *needed_bytes = need.physical_bytes;
+        *nearest = headroom.and_then(|now| now.nearest_cgroup().cloned().map(Box::new));
+    }
+    error
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     fn nothing() -> Need {

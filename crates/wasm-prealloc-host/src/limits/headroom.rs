@@ -110,22 +110,19 @@ impl Headroom {
     /// there are no readings.
     ///
     /// # Errors
-    ///
     /// [`Error::Unreadable`] if a file of `/proc` is missing, or a file cannot be read or parsed. A
     /// system without memory cgroups is not an error.
     pub fn read() -> Result<Headroom, Error> {
-        match sys::HAS_LIMIT_FILES {
-            true => Headroom::read_from(&Files::default()),
-            false => Ok(Headroom {
-                readings: Vec::new(),
-            }),
+        if sys::HAS_LIMIT_FILES {
+            return Headroom::read_from(&Files::default());
         }
+        let readings = Vec::new();
+        Ok(Headroom { readings })
     }
 
     /// Reads the limits from the files under another root.
     ///
     /// # Errors
-    ///
     /// As for [`Headroom::read`].
     pub fn read_from(files: &Files) -> Result<Headroom, Error> {
         let mut readings = cgroup::readings(files)?;
@@ -138,25 +135,25 @@ impl Headroom {
             (Limit::AddressSpace, "Max address space", "VmSize"),
             (Limit::DataSegment, "Max data size", "VmData"),
         ] {
-            if let Some(limit_bytes) = soft_limit(limits_path, &limits, name)? {
-                readings.push(Reading::new(limit, limit_bytes, status.bytes(used)?, 0));
+            if let Some(bytes) = soft_limit(limits_path, &limits, name)? {
+                readings.push(Reading::new(limit, bytes, status.bytes(used)?, 0));
             }
         }
         let mode = files.read_optional(Path::new("/proc/sys/vm/overcommit_memory"))?;
         if mode.is_some_and(|mode| mode.trim() == "2") {
-            let limit_bytes = meminfo.bytes("CommitLimit")?;
-            let in_use_bytes = meminfo.bytes("Committed_AS")?;
-            let limit = Limit::Overcommit;
-            readings.push(Reading::new(limit, limit_bytes, in_use_bytes, 0));
+            let (bytes, used) = (
+                meminfo.bytes("CommitLimit")?,
+                meminfo.bytes("Committed_AS")?,
+            );
+            readings.push(Reading::new(Limit::Overcommit, bytes, used, 0));
         }
         // Sandboxes leave this line out of the files that they emulate, and limit nothing.
         if limits.contains("Max locked memory")
             && !may_lock_memory(&status)
-            && let Some(limit_bytes) = soft_limit(limits_path, &limits, "Max locked memory")?
+            && let Some(bytes) = soft_limit(limits_path, &limits, "Max locked memory")?
         {
-            let in_use_bytes = status.bytes("VmLck")?;
-            let limit = Limit::LockedMemory;
-            readings.push(Reading::new(limit, limit_bytes, in_use_bytes, 0));
+            let used = status.bytes("VmLck")?;
+            readings.push(Reading::new(Limit::LockedMemory, bytes, used, 0));
         }
         for page_bytes in HUGE_PAGES {
             readings.extend(huge_pages(files, page_bytes)?);
@@ -176,7 +173,6 @@ impl Headroom {
     /// Checks that `need` fits.
     ///
     /// # Errors
-    ///
     /// [`Error::Shortfall`] with the limit that is exceeded most.
     pub fn check(&self, need: &Need) -> Result<(), Error> {
         match self.shortfall(need) {
@@ -203,17 +199,12 @@ fn machine(meminfo: &Table) -> Result<Reading, Error> {
     let total = meminfo.bytes("MemTotal")?;
     let free = meminfo.bytes("MemFree")?;
     let available = meminfo.bytes("MemAvailable")?;
+    let used = total.saturating_sub(free);
+    let mut reading = Reading::new(Limit::Machine, total, used, available.saturating_sub(free));
     // The available part is the kernel's own estimate: it knows which page cache and slab it can
     // reclaim, and what it keeps for itself. Only the split into free and reclaimable is ours.
-    Ok(Reading {
-        available_bytes: available,
-        ..Reading::new(
-            Limit::Machine,
-            total,
-            total.saturating_sub(free),
-            available.saturating_sub(free),
-        )
-    })
+    reading.available_bytes = available;
+    Ok(reading)
 }
 
 /// The sizes of huge pages that memory can be backed by.

@@ -116,20 +116,15 @@ impl MemoryPoolBuilder {
     /// [`Headroom::read`].
     ///
     /// # Errors
-    ///
     /// [`Error::PageCount`] and [`Error::Backing`] if such a pool cannot exist.
     pub fn need(&self) -> Result<Need, Error> {
-        need_of_many(
-            &self.requirements,
-            &layout(&self.requirements, RESERVATION_BYTES, GUARD_BYTES)?,
-            self.slots.unwrap_or(1),
-        )
+        let layout = layout(&self.requirements, RESERVATION_BYTES, GUARD_BYTES)?;
+        need_of_many(&self.requirements, &layout, self.slots.unwrap_or(1))
     }
 
     /// Secures all slots.
     ///
     /// # Errors
-    ///
     /// As for [`PreparedPool::secure`].
     pub fn secure(self) -> Result<MemoryPool, Error> {
         self.prepare().secure()
@@ -138,15 +133,10 @@ impl MemoryPoolBuilder {
     /// Makes a pool without its memory. An engine can be configured with it, so that modules can be
     /// compiled and verified before 4 GiB are committed for them.
     pub fn prepare(self) -> PreparedPool {
+        let pages = self.requirements.pages;
         let slots = self.slots.unwrap_or(1);
         PreparedPool {
-            pool: MemoryPool::without_memory(
-                self.requirements.pages,
-                slots,
-                self.policy,
-                self.when_exhausted,
-            ),
-            slots,
+            pool: MemoryPool::without_memory(pages, slots, self.policy, self.when_exhausted),
             builder: self,
         }
     }
@@ -157,7 +147,6 @@ impl MemoryPoolBuilder {
 #[must_use = "nothing is secured yet"]
 pub struct PreparedPool {
     pub(crate) pool: MemoryPool,
-    slots: usize,
     builder: MemoryPoolBuilder,
 }
 
@@ -165,7 +154,6 @@ impl PreparedPool {
     /// Secures all slots, or none of them.
     ///
     /// # Errors
-    ///
     /// [`Error::Shortfall`] names the limit that leaves too little. [`Error::Backing`] and
     /// [`Error::GrowthNotAssured`] are returned if the options exclude each other here. The other
     /// variants say why memory could not be requested, or was refused although every limit allows
@@ -177,24 +165,23 @@ impl PreparedPool {
             check_growth(requirements.backing)?;
         }
         let start = Instant::now();
-        let progress = &mut self.builder.progress;
+        let slots = self.builder.slots.unwrap_or(1);
+        let progress: &mut dyn FnMut(Progress) = match &mut self.builder.progress {
+            Some(progress) => progress,
+            None => &mut |_| {},
+        };
         let regions = secure_many(
             requirements,
             RESERVATION_BYTES,
             GUARD_BYTES,
-            self.slots,
-            &mut |done| {
-                if let Some(progress) = progress {
-                    progress(done);
-                }
-            },
+            slots,
+            progress,
         )?;
+        let resident = regions.iter().map(|region| region.secured().resident_bytes);
+        let resident_bytes = resident.sum();
         let secured = regions.first().map(|region| Secured {
             elapsed: start.elapsed(),
-            resident_bytes: regions
-                .iter()
-                .map(|region| region.secured().resident_bytes)
-                .sum(),
+            resident_bytes,
             ..*region.secured()
         });
         let tracker = match (policy, self.builder.tracking) {
@@ -220,12 +207,10 @@ fn check_growth(backing: Backing) -> Result<(), Error> {
                   requires; use Policy::Declared or Backing::Auto",
         });
     }
-    let mut limits = Headroom::read()?
-        .readings
-        .into_iter()
-        .map(|read| read.limit);
-    match limits.find(|limit| *limit == Limit::DataSegment) {
-        Some(limit) => Err(Error::GrowthNotAssured { limit }),
-        None => Ok(()),
+    let readings = Headroom::read()?.readings;
+    let limit = Limit::DataSegment;
+    match readings.iter().any(|reading| reading.limit == limit) {
+        true => Err(Error::GrowthNotAssured { limit }),
+        false => Ok(()),
     }
 }

@@ -107,7 +107,6 @@ impl MemoryPool {
     /// The memory is zero and resident. It comes back when it is dropped.
     ///
     /// # Errors
-    ///
     /// [`Error::NotPinned`] or [`Error::SlotTooSmall`] if the limits do not suit the pool's
     /// policy, [`Error::NoSlot`] if every slot is lent.
     pub fn lend(&self, minimum: u64, maximum: Option<u64>) -> Result<LentMemory, Error> {
@@ -233,7 +232,6 @@ impl LentMemory {
     /// size, nothing changes.
     ///
     /// # Errors
-    ///
     /// [`Error::SlotTooSmall`] above the maximum. [`Error::System`] if the operating system refuses
     /// to make committed memory accessible. A host has to stop then: on another machine the guest
     /// would continue.

@@ -33,7 +33,6 @@ pub(crate) enum ResetMethod {
 /// Writes zeros.
 ///
 /// # Safety
-///
 /// The range from `base` on is mapped and writable, and not in use.
 pub(crate) unsafe fn zero(base: NonNull<u8>, range: Range<usize>) {
     // SAFETY: the caller's promise.
@@ -73,7 +72,6 @@ impl Watermark {
     /// Starts to track a slot that is zero.
     ///
     /// # Safety
-    ///
     /// `bytes` from `base` on are whole pages, mapped, the caller's own, and stay mapped for as
     /// long as this value is used.
     pub(crate) unsafe fn new(
@@ -100,7 +98,6 @@ impl Watermark {
     /// After an error the contents of the slot are unspecified.
     ///
     /// # Safety
-    ///
     /// `base` and `bytes` are those of [`Watermark::new`], writable, and not in use.
     pub(crate) unsafe fn reset(&mut self, base: NonNull<u8>, bytes: usize) -> io::Result<u64> {
         let mark = self.mark;
@@ -158,7 +155,6 @@ impl Watermark {
     /// been the smallest.
     ///
     /// # Safety
-    ///
     /// Everything below the mark is mapped and writable, and not in use.
     unsafe fn reset_below(&mut self, base: NonNull<u8>) -> (usize, Option<usize>) {
         let mark = self.mark;
@@ -224,7 +220,6 @@ const PROBE_BYTES: usize = 4096;
 /// Finds the end of the highest part of a range that is not zero.
 ///
 /// # Safety
-///
 /// The range from `base` on is mapped, readable and not written meanwhile. Both ends are multiples
 /// of [`PROBE_BYTES`], and so is the address `base`.
 unsafe fn last_not_zero(base: NonNull<u8>, range: Range<usize>) -> Option<usize> {

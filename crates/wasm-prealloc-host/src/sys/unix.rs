@@ -28,7 +28,6 @@ pub(crate) fn reserve(bytes: usize) -> io::Result<NonNull<u8>> {
 /// Makes a range readable and writable for the first time. It reads as zero.
 ///
 /// # Safety
-///
 /// The range lies in a reservation of the caller's.
 pub(crate) unsafe fn make_writable(start: NonNull<u8>, bytes: usize) -> io::Result<()> {
     // SAFETY: the caller's promise.
@@ -38,7 +37,6 @@ pub(crate) unsafe fn make_writable(start: NonNull<u8>, bytes: usize) -> io::Resu
 /// Makes a range accessible or inaccessible. Its contents stay, and stay resident.
 ///
 /// # Safety
-///
 /// The range lies in a reservation of the caller's. If it becomes inaccessible, it is not in use.
 pub(crate) unsafe fn protect(start: NonNull<u8>, bytes: usize, accessible: bool) -> io::Result<()> {
     let access = match accessible {
@@ -52,7 +50,6 @@ pub(crate) unsafe fn protect(start: NonNull<u8>, bytes: usize, accessible: bool)
 /// Unmaps a reservation.
 ///
 /// # Safety
-///
 /// The range is a whole reservation, and is not used afterwards.
 pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) {
     // SAFETY: the caller's promise.
@@ -63,7 +60,6 @@ pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) {
 /// Keeps a range from being swapped out.
 ///
 /// # Safety
-///
 /// The range lies in a reservation of the caller's and is resident.
 pub(crate) unsafe fn lock_memory(start: NonNull<u8>, bytes: usize) -> io::Result<()> {
     // SAFETY: the caller's promise; locking changes no contents.

@@ -11,7 +11,6 @@ pub(crate) const HAS_LIMIT_FILES: bool = false;
 pub(crate) const HAS_HUGE_PAGES: bool = false;
 
 /// # Safety
-///
 /// It does nothing.
 pub(crate) unsafe fn advise(_start: NonNull<u8>, _bytes: usize, _: Advice) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
@@ -22,7 +21,6 @@ pub(crate) fn has_transparent_huge_pages(_bytes: usize) -> bool {
 }
 
 /// # Safety
-///
 /// It does nothing.
 pub(crate) unsafe fn map_huge_pages(_start: NonNull<u8>, _bytes: usize, _: u32) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
@@ -38,14 +36,12 @@ impl Tracker {
     }
 
     /// # Safety
-    ///
     /// It cannot be called.
     pub(crate) unsafe fn watch(&self, _range: Range<usize>) -> io::Result<()> {
         match *self {}
     }
 
     /// # Safety
-    ///
     /// It cannot be called.
     pub(crate) unsafe fn unwatch(&self, _range: Range<usize>) -> io::Result<()> {
         match *self {}

@@ -26,7 +26,6 @@ pub(crate) fn reserve(bytes: usize) -> io::Result<NonNull<u8>> {
 /// Commits a range: readable, writable, and counted. It reads as zero.
 ///
 /// # Safety
-///
 /// The range lies in a reservation of the caller's.
 pub(crate) unsafe fn make_writable(start: NonNull<u8>, bytes: usize) -> io::Result<()> {
     // SAFETY: the caller's promise.
@@ -41,7 +40,6 @@ pub(crate) unsafe fn make_writable(start: NonNull<u8>, bytes: usize) -> io::Resu
 /// Makes a committed range accessible or inaccessible. Its contents stay.
 ///
 /// # Safety
-///
 /// The range lies in a committed range of the caller's. If it becomes inaccessible, it is not in
 /// use.
 pub(crate) unsafe fn protect(start: NonNull<u8>, bytes: usize, accessible: bool) -> io::Result<()> {
@@ -57,7 +55,6 @@ pub(crate) unsafe fn protect(start: NonNull<u8>, bytes: usize, accessible: bool)
 /// Frees a reservation.
 ///
 /// # Safety
-///
 /// The range is a whole reservation, and is not used afterwards.
 pub(crate) unsafe fn release(start: NonNull<u8>, _bytes: usize) {
     // SAFETY: the caller's promise. A size of 0 frees the whole reservation.
@@ -68,7 +65,6 @@ pub(crate) unsafe fn release(start: NonNull<u8>, _bytes: usize) {
 /// Keeps a range from being paged out.
 ///
 /// # Safety
-///
 /// The range lies in a committed range of the caller's.
 pub(crate) unsafe fn lock_memory(start: NonNull<u8>, bytes: usize) -> io::Result<()> {
     // SAFETY: the caller's promise; locking changes no contents.

@@ -27,9 +27,11 @@ fn nothing_is_instantiated_before_the_pool_is_secured() {
     pool.instantiate(&linker, &mut store, &module).unwrap();
 }
 
+type Change = fn(&mut Config) -> &mut Config;
+
 /// Changes an engine's configuration after [`WasmtimePool::configure`], and returns the refusal.
 #[track_caller]
-fn refused_engine(change: impl FnOnce(&mut Config)) -> Error {
+fn refused_engine(change: Change) -> Error {
     let pool = MemoryPool::builder().pages(16).secure().unwrap();
     let mut config = Config::new();
     pool.configure(&mut config);
@@ -46,39 +48,26 @@ fn refused_engine(change: impl FnOnce(&mut Config)) -> Error {
 
 #[test]
 fn engines_that_would_undo_the_commit_are_refused() {
-    for (change, named) in [
-        (
-            (|config| {
-                config.memory_init_cow(true);
-            }) as fn(&mut Config),
-            "memory_init_cow",
-        ),
-        (
-            |config| {
-                config.memory_may_move(true);
-            },
-            "memory_may_move",
-        ),
+    let changes: [(Change, &str); 5] = [
+        (|config| config.memory_init_cow(true), "memory_init_cow"),
+        (|config| config.memory_may_move(true), "memory_may_move"),
         (
             |config| {
                 let own = PoolingAllocationConfig::default();
-                config.allocation_strategy(InstanceAllocationStrategy::Pooling(own));
+                config.allocation_strategy(InstanceAllocationStrategy::Pooling(own))
             },
             "InstanceAllocationStrategy::Pooling",
         ),
         (
-            |config| {
-                config.memory_reservation(64 << 10);
-            },
+            |config| config.memory_reservation(64 << 10),
             "memory_reservation",
         ),
         (
-            |config| {
-                config.memory_guard_size(1 << 30);
-            },
+            |config| config.memory_guard_size(1 << 30),
             "memory_guard_size",
         ),
-    ] {
+    ];
+    for (change, named) in changes {
         let text = refused_engine(change).to_string();
         assert!(text.contains(named), "{named}: {text}");
         assert!(text.contains("MemoryPool::configure"), "{text}");

@@ -63,19 +63,14 @@ fn accesses_beyond_the_memory_trap() {
         ("67108861", 0),
     ] {
         let mut host = Host::of_pages(1024);
-        let instance = host
-            .instantiate(&format!(
-                r#"(module
-                    (memory 1024 1024)
-                    (func (export "load") (result i32)
-                        (i32.load offset={offset} (i32.const {address}))))"#
-            ))
-            .unwrap();
-        let load = instance
-            .get_typed_func::<(), i32>(&mut host.store, "load")
-            .unwrap();
-        let error = load.call(&mut host.store, ()).unwrap_err();
-        let trap = error.downcast_ref::<Trap>().copied();
+        let text = format!(
+            r#"(module
+                (memory 1024 1024)
+                (func (export "load") (param i32) (result i32)
+                    (i32.load offset={offset} (i32.const {address}))))"#
+        );
+        let instance = host.instantiate(&text).unwrap();
+        let trap = host.trap(instance, "load", 0);
         assert_eq!(trap, Some(Trap::MemoryOutOfBounds), "{address} {offset}");
     }
 }
@@ -87,16 +82,12 @@ fn a_pinned_memory_does_not_grow() {
         .instantiate(
             r#"(module
                 (memory 16 16)
-                (func (export "grow") (result i32) (memory.grow (i32.const 1)))
-                (func (export "size") (result i32) (memory.size)))"#,
+                (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
+                (func (export "size") (param i32) (result i32) (memory.size)))"#,
         )
         .unwrap();
-    for (name, expected) in [("grow", -1), ("size", 16)] {
-        let function = instance
-            .get_typed_func::<(), i32>(&mut host.store, name)
-            .unwrap();
-        assert_eq!(function.call(&mut host.store, ()).unwrap(), expected);
-    }
+    assert_eq!(host.call::<i32>(instance, "grow", 1), -1);
+    assert_eq!(host.call::<i32>(instance, "size", 0), 16);
 }
 
 #[test]
@@ -108,9 +99,7 @@ fn a_pinned_64_bit_memory_gets_a_slot_too() {
             (i32.load (i64.extend_i32_u (local.get 0)))))"#;
     let instance = host.instantiate(text).unwrap();
     assert_eq!(host.call::<i32>(instance, "load", (1 << 20) - 4), 0);
-    let load = instance.get_typed_func::<i32, i32>(&mut host.store, "load");
-    let error = load.unwrap().call(&mut host.store, 1 << 20).unwrap_err();
-    let trap = error.downcast_ref::<Trap>().copied();
+    let trap = host.trap(instance, "load", 1 << 20);
     assert_eq!(trap, Some(Trap::MemoryOutOfBounds));
 }
 

@@ -15,7 +15,7 @@ use support::one_at_a_time;
 use wasm_prealloc_host::{
     Error, InstantiateError, MemoryPool, Policy, WasmtimePool, deterministic,
 };
-use wasmtime::{Config, Engine, Instance, Linker, Module, Store};
+use wasmtime::{Config, Engine, Instance, Linker, Module, Store, Trap};
 
 struct Host {
     pool: MemoryPool,
@@ -69,6 +69,14 @@ impl Host {
     ) -> R {
         let function = instance.get_typed_func::<i32, R>(&mut self.store, name);
         function.unwrap().call(&mut self.store, argument).unwrap()
+    }
+
+    /// Calls a function that must trap.
+    #[track_caller]
+    fn trap(&mut self, instance: Instance, name: &str, argument: i32) -> Option<Trap> {
+        let function = instance.get_typed_func::<i32, i32>(&mut self.store, name);
+        let error = function.unwrap().call(&mut self.store, argument);
+        error.unwrap_err().downcast_ref::<Trap>().copied()
     }
 
     /// Drops every instance.

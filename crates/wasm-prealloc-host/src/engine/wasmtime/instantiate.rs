@@ -47,7 +47,6 @@ pub trait WasmtimePool {
     /// runs.
     ///
     /// # Errors
-    ///
     /// [`Error::Engine`], [`Error::ImportedMemory`].
     fn verify(&self, module: &Module) -> Result<(), Error> {
         verify_engine(module.engine())?;
@@ -79,7 +78,6 @@ pub trait WasmtimePool {
     /// ```
     ///
     /// # Errors
-    ///
     /// [`InstantiateError::Memory`] if the module is not verified, no memory is free, or the pool is
     /// not secured yet; then nothing of the module has run. [`InstantiateError::Engine`] for
     /// everything else.

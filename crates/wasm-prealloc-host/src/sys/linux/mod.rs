@@ -19,7 +19,6 @@ pub(crate) const HAS_HUGE_PAGES: bool = true;
 /// Gives the kernel advice on a range, see madvise(2).
 ///
 /// # Safety
-///
 /// The range is mapped and the caller's own.
 pub(crate) unsafe fn advise(start: NonNull<u8>, bytes: usize, advice: Advice) -> io::Result<()> {
     let advice = match advice {
@@ -49,7 +48,6 @@ pub(crate) fn has_transparent_huge_pages(bytes: usize) -> bool {
 /// the binary logarithm of the huge page's size.
 ///
 /// # Safety
-///
 /// The range lies in a reservation of the caller's, is aligned to such a page, and is not in use.
 pub(crate) unsafe fn map_huge_pages(start: NonNull<u8>, bytes: usize, log2: u32) -> io::Result<()> {
     // SAFETY: the caller's promise.

@@ -70,7 +70,6 @@ impl Tracker {
     /// Starts to track a range: nothing in it counts as written.
     ///
     /// # Safety
-    ///
     /// The range is of whole pages, mapped, the caller's own, and not tracked by another tracker.
     pub(crate) unsafe fn watch(&self, range: Range<usize>) -> io::Result<()> {
         if range.is_empty() {
@@ -90,7 +89,6 @@ impl Tracker {
     /// Stops tracking a range. Writes to it cost nothing again.
     ///
     /// # Safety
-    ///
     /// The range is of whole pages, mapped, and the caller's own.
     pub(crate) unsafe fn unwatch(&self, range: Range<usize>) -> io::Result<()> {
         if range.is_empty() {
@@ -192,7 +190,6 @@ fn to_uffdio(range: &Range<usize>) -> uffdio_range {
 /// Calls ioctl(2), again after each signal, and returns what it returns.
 ///
 /// # Safety
-///
 /// `request` takes a `T`, and what it does is allowed.
 unsafe fn ioctl<T>(
     file: &impl AsRawFd,
