@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
-use wasm_prealloc::{EmulateFrom, Growth, MAX_PAGES, Options, Report};
+use wasm_prealloc::{Analysis, EmulateFrom, Growth, MAX_PAGES, Options, Report};
 
 use crate::cargo_env::CargoEnv;
 use crate::guest::{Guest, Guests};
@@ -156,23 +156,21 @@ fn finish(
 
 /// Pins a module's memory, with growth handled inside it, and verifies the result.
 fn pin(guest: &Guest, path: &Path, linked: &[u8]) -> Result<(Vec<u8>, Report), Error> {
-    let rewrite = |options: &Options| {
-        wasm_prealloc::rewrite(linked, options)
-            .map_err(|source| Error::rewrite(&guest.package, path, source))
-    };
+    let failed = |source| Error::rewrite(&guest.package, path, source);
+    let analysis = Analysis::new(linked).map_err(failed)?;
     let mut options = Options::default();
-    let mut rewritten = rewrite(&options)?;
-    if is_pinned(&rewritten.report) {
+    let mut memories = analysis.memories();
+    if memories.all(|memory| memory.is_pinned() && memory.minimum == MAX_PAGES) {
         // The workspace's own flags have pinned it, so its natural minimum is lost. `Growth::Auto`
         // leaves such a module alone if it only reads its size, but 65,536 pages are 0 bytes in 32
         // bits, and no guest built here may compute that.
         options.emulate_from = EmulateFrom::HeapBase;
-        let mut memories = rewritten.report.memories.iter();
-        if memories.all(|memory| memory.sites.grow == 0) {
+        let inspection = analysis.inspect().map_err(failed)?;
+        if inspection.memories().all(|memory| memory.sites.grow == 0) {
             options.growth = Growth::Pregrown;
         }
-        rewritten = rewrite(&options)?;
     }
+    let rewritten = analysis.rewrite(&options).map_err(failed)?;
     let module = rewritten.wasm.into_owned();
     wasm_prealloc::verify(&module, MAX_PAGES).map_err(|source| Error::Verify {
         package: guest.package.clone(),
@@ -180,12 +178,6 @@ fn pin(guest: &Guest, path: &Path, linked: &[u8]) -> Result<(Vec<u8>, Report), E
         source,
     })?;
     Ok((module, rewritten.report))
-}
-
-/// Returns true if the linker has already declared the size that every memory gets.
-fn is_pinned(report: &Report) -> bool {
-    let mut memories = report.memories.iter();
-    memories.all(|memory| memory.before.is_pinned() && memory.before.minimum == MAX_PAGES)
 }
 
 fn stage(path: PathBuf, content: &[u8]) -> Result<(PathBuf, AtomicFile), Error> {

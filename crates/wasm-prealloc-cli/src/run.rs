@@ -5,7 +5,7 @@ use std::io::Write as _;
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
-use wasm_prealloc::{MAX_PAGES, Memory, VerifyError, inspect, verify};
+use wasm_prealloc::{Analysis, MAX_PAGES, Memory, VerifyError};
 use wasm_prealloc_host::{InstantiateError, MemoryPool, Policy, WasmtimePool};
 use wasmtime::{Config, Engine, ExternType, Instance, Linker, Module, Store, Val, ValType};
 use wasmtime_wasi::I32Exit;
@@ -208,22 +208,25 @@ fn execute(opts: &Opts, secured: &mut Option<SecuredReport>) -> Result<Vec<Strin
         .instantiate(&linker, &mut store, &module)
         .map_err(|error| match error {
             InstantiateError::Engine(error) => Failure::No(TRAPPED, from_engine(error)),
-            refusal => Failure::No(NOT_SECURED, refusal.into()),
+            InstantiateError::Memory(error) => Failure::No(NOT_SECURED, error.into()),
         })?;
     call.run(&mut store, instance)
         .map_err(|error| Failure::No(TRAPPED, error))
 }
 
-/// Returns the module's memories, which must be pinned if the policy requires that.
+/// Returns the module's memories. With the policy `declared` they must be pinned.
 fn memories(opts: &Opts, wasm: &[u8]) -> Result<Vec<Memory>, Failure> {
+    let analysis = Analysis::new(wasm)?;
     if opts.policy == Policy::Declared {
-        verify(wasm, opts.pages.unwrap_or(MAX_PAGES)).map_err(|error| match error {
-            VerifyError::NotPinned(_) => Failure::No(NOT_PINNED, error.into()),
-            // The cause itself has a kind and an offset.
-            VerifyError::Unreadable(error) => error.into(),
-        })?;
+        analysis
+            .verify(opts.pages.unwrap_or(MAX_PAGES))
+            .map_err(|error| match error {
+                VerifyError::NotPinned(_) => Failure::No(NOT_PINNED, error.into()),
+                // The cause itself has a kind and an offset.
+                VerifyError::Unreadable(error) => error.into(),
+            })?;
     }
-    let inspection = inspect(wasm)?;
+    let inspection = analysis.inspect()?;
     let memories = inspection.memories();
     Ok(memories.map(|inspected| inspected.memory.clone()).collect())
 }

@@ -148,7 +148,6 @@ pub fn deterministic(config: &mut Config) {
 
 /// The error of a module that was not instantiated.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum InstantiateError {
     /// The module was not verified, or no memory is free.
     #[error(transparent)]
