@@ -1,5 +1,5 @@
-//! `cargo xtask memory-test`: the cells that the project exists for, before and after, in real
-//! memory cgroups. What a cell is and must come to is in the harness that the tests share.
+//! `cargo xtask memory-test`: runs guests in memory cgroups, without and with secured memory. The
+//! cells and their expected outcomes are defined in the tests' package.
 
 mod full;
 
@@ -15,22 +15,22 @@ const MIB: u64 = 1 << 20;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Exit status: 0 every row is as it must be, 1 one is not, 2 no memory cgroup can be made here
-
 Examples:
-  cargo xtask memory-test          the cells: half a minute
-  cargo xtask memory-test --full   and hosts at 912 limits, and one chain on 18 machines")]
+  cargo xtask memory-test          the four cells, in half a minute
+  cargo xtask memory-test --full   also hosts at 912 limits, and a chain of blocks on 18 machines
+
+Exit status: 0 every row is as expected, 1 a row is not, 2 no memory cgroup can be created here")]
 pub(crate) struct Opts {
-    /// Also show that no limit gets a host killed, and that all machines store the same
+    /// Also test that no limit kills a host, and that all machines store the same
     ///
     /// `limits`: hosts of 4 GiB at 200 cgroup limits from 64 MiB to 5 GiB, hosts of 1 GiB at 256
-    /// limits around what is just enough, four at once where there is room for two, and in a
-    /// group full of page cache; each with huge pages and with base pages, each secured or refused
-    /// by name, none killed.
+    /// limits around the smallest sufficient one, four hosts at once with room for two, and hosts
+    /// in a group that is full of page cache. Each runs with huge pages and with base pages. Each
+    /// must be secured, or refused by the name of the limit; none may be killed.
     ///
-    /// `chain`: 200 blocks on machines from 512 MiB to 20 GiB, beside a neighbour, and interrupted:
-    /// one state root, or a refusal before the first block. And what hosts of today's kind do
-    /// there.
+    /// `chain`: 200 blocks on machines from 512 MiB to 20 GiB, beside a neighbour, and interrupted.
+    /// The state root must be the same everywhere, or the host must refuse before the first block.
+    /// Hosts without secured memory run for comparison.
     ///
     /// Both need 7 GiB of free memory. On a busy machine with 2 processors they took 5 and 12
     /// minutes.
@@ -45,18 +45,18 @@ pub(crate) struct Opts {
     full: Option<Part>,
 }
 
-/// What is shown beside the cells.
+/// The tests to run after the cells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
     /// Both parts
     All,
-    /// Hosts at limits
+    /// Hosts at many limits
     Limits,
-    /// One chain on many machines
+    /// One chain of blocks on many machines
     Chain,
 }
 
-/// No memory cgroup can be made, so that nothing can be shown.
+/// The reason why no memory cgroup can be created.
 #[derive(Debug)]
 pub(crate) struct NoGroup(String);
 
@@ -69,7 +69,7 @@ impl std::fmt::Display for NoGroup {
 impl std::error::Error for NoGroup {}
 
 pub(crate) fn run(opts: &Opts) -> Result<()> {
-    // First, because everything else takes longer.
+    // The quickest check comes first.
     drop(MemoryGroup::create(MIB).map_err(NoGroup)?);
     let scratch = crate::repository().join("target/tests/memory-test");
     std::fs::create_dir_all(&scratch).with_context(|| scratch.display().to_string())?;
@@ -91,11 +91,11 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
     }
     match wrong {
         0 => Ok(()),
-        _ => anyhow::bail!("{wrong} rows are not as they must be"),
+        _ => anyhow::bail!("{wrong} rows are not as expected"),
     }
 }
 
-/// Shows the cells, and gives the number of those that are not as they must be.
+/// Runs and prints the cells, and returns the number of those that are not as expected.
 fn cell_rows(bench: &Bench) -> Result<usize> {
     let mut table = table([
         "setup",
@@ -104,9 +104,9 @@ fn cell_rows(bench: &Bench) -> Result<usize> {
         "exit",
         "peak MiB",
         "stored",
-        "as it must be",
+        "as expected",
     ]);
-    let mut said = Vec::new();
+    let mut messages = Vec::new();
     let mut wrong = 0;
     for cell in Cell::all() {
         eprintln!("running: {cell}");
@@ -115,7 +115,7 @@ fn cell_rows(bench: &Bench) -> Result<usize> {
         wrong += usize::from(verdict.is_err());
         table.add_row(row(cell, &outcome, &verdict));
         if cell.setup == Setup::After {
-            said.push(format!(
+            messages.push(format!(
                 "{cell}:\n  {}",
                 outcome.stderr.trim().replace('\n', "\n  ")
             ));
@@ -124,10 +124,10 @@ fn cell_rows(bench: &Bench) -> Result<usize> {
     let mut stdout = std::io::stdout().lock();
     writeln!(
         stdout,
-        "{table}\n\nWhat the hosts said that secure memory:\n"
+        "{table}\n\nThe output of the hosts that secure memory:\n"
     )?;
-    for words in said {
-        writeln!(stdout, "{words}")?;
+    for message in messages {
+        writeln!(stdout, "{message}")?;
     }
     Ok(wrong)
 }
@@ -146,7 +146,7 @@ fn status(status: i32) -> String {
     }
 }
 
-fn told(verdict: &Result<(), String>) -> String {
+fn verdict_text(verdict: &Result<(), String>) -> String {
     match verdict {
         Ok(()) => "yes".to_owned(),
         Err(difference) => format!("NO: {difference}"),
@@ -174,6 +174,6 @@ fn row(cell: Cell, outcome: &Outcome, verdict: &Result<(), String>) -> [String; 
             [] => "nothing".to_owned(),
             stored => stored.join("\n"),
         },
-        told(verdict),
+        verdict_text(verdict),
     ]
 }

@@ -1,84 +1,84 @@
-//! Every way a build can fail, each naming the file or package it happened to and the way out.
-//! Nothing is decided here; what cargo has to say about a guest's code goes to stderr as it is.
+//! The errors of a build. Each names the file or the package, and the remedy. Cargo's own messages go
+//! to stderr.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
-/// Why guests were not built. Output files are then as they were before, except after
-/// [`Error::Write`], which may come between two files.
+/// The reason why guests were not built. The output files are then unchanged, except after
+/// [`Error::Write`], which can occur between two files.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// Cargo cannot read the workspace.
     #[error("cannot read the workspace of {}", manifest_path.display())]
     Workspace {
-        /// The `Cargo.toml` that was asked for.
+        /// The `Cargo.toml` in the options.
         manifest_path: PathBuf,
-        /// What cargo said.
+        /// Cargo's error.
         source: cargo_metadata::Error,
     },
 
-    /// No package of the workspace can become a module.
+    /// No package of the workspace is a guest.
     #[error(
         "no package in the workspace of {} is a guest: a guest has a `cdylib` library \
          (`[lib] crate-type = [\"cdylib\"]`) or a binary",
         manifest_path.display()
     )]
     NoGuests {
-        /// The `Cargo.toml` that was asked for.
+        /// The `Cargo.toml` in the options.
         manifest_path: PathBuf,
     },
 
-    /// A package was asked for that is no guest of the workspace.
+    /// A package in the options is not a guest of the workspace.
     #[error(
-        "`{name}` is no guest in the workspace of {}; its guests are: {}",
+        "`{name}` is not a guest in the workspace of {}; its guests are: {}",
         manifest_path.display(),
         known.join(", ")
     )]
     UnknownPackage {
-        /// The package that was asked for.
+        /// The package in the options.
         name: String,
-        /// The `Cargo.toml` that was asked for.
+        /// The `Cargo.toml` in the options.
         manifest_path: PathBuf,
         /// The packages that are guests, sorted.
         known: Vec<String>,
     },
 
-    /// Two guests would be written to one file.
+    /// Two guests have the same output file.
     #[error(
-        "the packages `{first}` and `{second}` would both become {name}.wasm: rename a binary, or \
-         build them with `-p` to different folders"
+        "the packages `{first}` and `{second}` both have the output {name}.wasm: rename a binary, \
+         or build them with `-p` to different folders"
     )]
     SameName {
         /// The name of the module, without its extension.
         name: String,
-        /// A package that makes it.
+        /// A package with that module.
         first: String,
-        /// Another package that makes it.
+        /// Another package with that module.
         second: String,
     },
 
     /// A program could not be started.
-    #[error("cannot start `{program}`: is it installed, and on PATH?")]
+    #[error("cannot start `{program}`: install it, or add its folder to PATH")]
     Start {
-        /// The program, as it was looked for.
+        /// The program's name or path.
         program: String,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
 
-    /// The compiler did not answer a question about itself.
+    /// The compiler failed to describe itself.
     #[error("`{command}` failed ({status}): {stderr}")]
     Compiler {
         /// The command line.
         command: String,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
-        /// What it said.
+        /// Its output on stderr.
         stderr: String,
     },
 
-    /// The target's standard library is missing, and nothing here can install it.
+    /// The target's standard library is missing, and there is no rustup to install it.
     #[error(
         "the standard library for {target} is not installed ({} has none), and there is no \
          `rustup` on PATH to add it: install your distribution's package for it \
@@ -90,29 +90,29 @@ pub enum Error {
     TargetMissing {
         /// The target.
         target: String,
-        /// Where the compiler looks for its libraries.
+        /// The compiler's library folder for the target.
         libdir: PathBuf,
     },
 
-    /// `rustup target add` failed; what it said went to stderr.
+    /// `rustup target add` failed, with a message on stderr.
     #[error(
-        "`rustup target add {target}` failed ({status}): see its message above; without a \
+        "`rustup target add {target}` failed ({status}), see its message above: without a \
          network, install the target's standard library into {}",
         libdir.display()
     )]
     TargetAdd {
         /// The target.
         target: String,
-        /// How rustup ended.
+        /// The exit status of rustup.
         status: ExitStatus,
-        /// Where the compiler looks for its libraries.
+        /// The compiler's library folder for the target.
         libdir: PathBuf,
     },
 
-    /// rustup added the target, but not to the compiler in use.
+    /// rustup installed the target for another compiler.
     #[error(
-        "rustup added {target}, but {} still has no standard library: `{rustc}` is not the \
-         compiler of rustup's active toolchain; unset RUSTC, or install the target for it",
+        "rustup added {target}, but {} still has no standard library, because `{rustc}` is not \
+         the compiler of rustup's active toolchain: unset RUSTC, or install the target for it",
         libdir.display()
     )]
     TargetElsewhere {
@@ -120,32 +120,32 @@ pub enum Error {
         target: String,
         /// The compiler in use.
         rustc: String,
-        /// Where that compiler looks for its libraries.
+        /// That compiler's library folder for the target.
         libdir: PathBuf,
     },
 
-    /// Cargo did not build a guest; its own message went to stderr.
+    /// Cargo did not build a guest, with a message on stderr.
     #[error("cargo did not build `{package}` ({status}): see its message above")]
     Cargo {
         /// The package.
         package: String,
-        /// How cargo ended.
+        /// The exit status of cargo.
         status: ExitStatus,
     },
 
-    /// What cargo reported on its standard output could not be read.
-    #[error("cannot read what cargo reports about `{package}`")]
+    /// Cargo's output could not be read.
+    #[error("cannot read the output of cargo for `{package}`")]
     Report {
         /// The package.
         package: String,
-        /// What failed.
+        /// The error of the read.
         source: std::io::Error,
     },
 
-    /// Cargo succeeded and named no module.
+    /// Cargo succeeded without a module.
     #[error(
-        "cargo built `{package}` and named no .wasm file for its target `{target_name}`: does a \
-         cargo configuration replace the linker, or the file's extension?"
+        "cargo built `{package}` without a .wasm file for its target `{target_name}`: check that \
+         no cargo configuration replaces the linker"
     )]
     NoModule {
         /// The package.
@@ -159,18 +159,18 @@ pub enum Error {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
 
-    /// A linked module could not be given a fixed memory.
-    #[error("cannot fix the memory of `{package}` ({})", path.display())]
+    /// The memory of a linked module could not be pinned.
+    #[error("cannot pin the memory of `{package}` ({})", path.display())]
     Rewrite {
         /// The package.
         package: String,
         /// The module as it was linked.
         path: PathBuf,
-        /// What the rewriter said.
+        /// The rewriter's error.
         source: wasm_prealloc::Error,
     },
 
@@ -193,61 +193,61 @@ pub enum Error {
         alternative: &'static str,
     },
 
-    /// A linked module could not be looked at.
-    #[error("cannot tell what memory `{package}` ({}) declares", path.display())]
+    /// A linked module could not be inspected.
+    #[error("cannot inspect `{package}` ({})", path.display())]
     Inspect {
         /// The package.
         package: String,
         /// The module as it was linked.
         path: PathBuf,
-        /// What the parser said.
+        /// The parser's error.
         source: wasm_prealloc::Error,
     },
 
-    /// A module does not declare the memory that it should after it was rewritten.
-    #[error("`{package}` ({}) does not verify after its memory was fixed", path.display())]
+    /// A rewritten module is not pinned. This is a defect of wasm-prealloc.
+    #[error("the rewritten module of `{package}` ({}) is not pinned", path.display())]
     Verify {
         /// The package.
         package: String,
         /// The module as it was linked.
         path: PathBuf,
-        /// What does not hold.
+        /// The violations.
         source: wasm_prealloc::VerifyError,
     },
 
     /// An output file could not be written.
-    #[error("cannot write {}: is its folder writable, and is there room on the disk?", path.display())]
+    #[error("cannot write {}: check that its folder is writable and that the disk is not full", path.display())]
     Write {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
 
-    /// The manifest of earlier builds is not one.
+    /// The manifest of earlier builds does not parse.
     #[error(
-        "{} is not a manifest of this program: build all packages, without `-p`, to write it anew",
+        "{} is not a manifest of this program: build all packages, without `-p`, to replace it",
         path.display()
     )]
     Manifest {
         /// The manifest.
         path: PathBuf,
-        /// Where and why it does not parse.
+        /// The parser's error.
         source: serde_json::Error,
     },
 
     /// The manifest of earlier builds has another layout.
     #[error(
         "{} has schema {found}, and this program writes schema {expected}: build all packages, \
-         without `-p`, to write it anew",
+         without `-p`, to replace it",
         path.display()
     )]
     ManifestSchema {
         /// The manifest.
         path: PathBuf,
-        /// The schema version found.
+        /// The schema of the file.
         found: u32,
-        /// The schema version that this program reads and writes.
+        /// The schema that this program reads and writes.
         expected: u32,
     },
 }

@@ -19,6 +19,8 @@ use crate::json::{Document, Failure};
 /// A batch that takes less time shows no progress bar.
 const PROGRESS_DELAY: Duration = Duration::from_millis(500);
 
+const BAR: &str = "{bar:32} {pos} of {len} modules, {eta} left";
+
 /// The outcome for one module, as `--json` prints it.
 #[derive(Debug, Serialize)]
 struct Outcome<R> {
@@ -85,7 +87,12 @@ fn for_each<R: Send>(
         Some(jobs) => jobs.get(),
         None => thread::available_parallelism().map_or(1, usize::from),
     };
-    let mut bar = Bar::new(inputs, items);
+    let bar = ProgressBar::with_draw_target(Some(items as u64), ProgressDrawTarget::hidden());
+    if let Ok(style) = ProgressStyle::with_template(BAR) {
+        bar.set_style(style);
+    }
+    let shows_bar = items > 1 && !inputs.quiet && !inputs.json;
+    let begin = Instant::now();
     let mut reported = Ok(());
     let mut done = Vec::with_capacity(items);
     let next = AtomicUsize::new(0);
@@ -111,46 +118,17 @@ fn for_each<R: Send>(
             early.insert(index, result);
             while let Some(result) = early.remove(&done.len()) {
                 if reported.is_ok() {
-                    reported = bar.bar.suspend(|| report(&result));
+                    reported = bar.suspend(|| report(&result));
                 }
                 done.push(result);
             }
-            bar.step();
+            if shows_bar && bar.is_hidden() && begin.elapsed() > PROGRESS_DELAY {
+                // This target draws nothing if stderr is not a terminal.
+                bar.set_draw_target(ProgressDrawTarget::stderr());
+            }
+            bar.inc(1);
         }
     });
-    bar.bar.finish_and_clear();
+    bar.finish_and_clear();
     (done, reported)
-}
-
-/// A progress bar on stderr, if that is a terminal and neither `--quiet` nor `--json` is given.
-struct Bar {
-    bar: ProgressBar,
-    begin: Instant,
-    hidden: bool,
-}
-
-impl Bar {
-    fn new(inputs: &Inputs, items: usize) -> Self {
-        let bar = ProgressBar::with_draw_target(Some(items as u64), ProgressDrawTarget::hidden());
-        if let Ok(style) =
-            ProgressStyle::with_template("{bar:32} {pos} of {len} modules, {eta} left")
-        {
-            bar.set_style(style);
-        }
-        Self {
-            bar,
-            begin: Instant::now(),
-            hidden: items > 1 && !inputs.quiet && !inputs.json,
-        }
-    }
-
-    /// Counts one item, and shows the bar if the batch takes long.
-    fn step(&mut self) {
-        if self.hidden && self.begin.elapsed() > PROGRESS_DELAY {
-            self.hidden = false;
-            // This target draws nothing if stderr is not a terminal.
-            self.bar.set_draw_target(ProgressDrawTarget::stderr());
-        }
-        self.bar.inc(1);
-    }
 }

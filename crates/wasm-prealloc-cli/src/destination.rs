@@ -1,4 +1,5 @@
-//! Where rewritten modules go. What would lose a module is refused here, before anything is read.
+//! The outputs of rewritten modules. An output that would lose a module is refused before any module
+//! is read.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,25 +10,25 @@ use anyhow::{Context, Result, bail};
 use crate::folder::Item;
 use crate::io::Output;
 
-/// The flags that say where modules go.
+/// The flags for the outputs.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Destination {
-    /// Write the one module to FILE; `-` is stdout
+    /// Write a single module to FILE; `-` is stdout
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Write each module to DIR, under its own name; those of a folder keep their places below it
+    /// Write each module to DIR under its own name; modules of a folder keep their relative paths
     #[arg(long, value_name = "DIR")]
     out_dir: Option<PathBuf>,
 
-    /// Write each module back to where it was read
+    /// Replace each module by its output
     #[arg(long)]
     in_place: bool,
 }
 
 impl Destination {
-    /// Where each item goes.
+    /// Returns the output of each item.
     pub(crate) fn outputs(&self, items: &[Item]) -> Result<Vec<Output>> {
         if let Some(output) = &self.output {
             if items.len() > 1 {
@@ -41,7 +42,7 @@ impl Destination {
             .collect::<Result<_>>()?;
         refuse_losses(items, &outputs)?;
         if let Some(dir) = &self.out_dir {
-            make(dir)?;
+            create(dir)?;
         }
         Ok(outputs)
     }
@@ -62,26 +63,25 @@ impl Destination {
         if name.extension().is_some_and(|extension| extension == "gz") {
             name.set_extension("");
         }
-        // What is written is binary, whatever was read.
+        // The output is binary, also if the input is text.
         Ok(Output::File(dir.join(name).with_extension("wasm")))
     }
 
-    /// Makes the folders that an output stands in, where the user has named one above them all.
+    /// Creates the folders of an output below `--out-dir`.
     pub(crate) fn prepare(&self, output: &Output) -> Result<()> {
         match (&self.out_dir, output.path().and_then(Path::parent)) {
-            (Some(_), Some(folder)) => make(folder),
+            (Some(_), Some(folder)) => create(folder),
             _ => Ok(()),
         }
     }
 }
 
-fn make(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))
+fn create(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
 }
 
-/// Refuses two modules that would be written to one place, and one that would be written over
-/// another that is yet to be read. A hard link is a place of its own: writing to one of its names
-/// leaves the file under the others as it is.
+/// Refuses two inputs with one output, and an output that would replace another input before it is
+/// read. The names of a hard link are different outputs: replacing one leaves the others unchanged.
 fn refuse_losses(items: &[Item], outputs: &[Output]) -> Result<()> {
     let jobs = || {
         let read = items.iter().zip(outputs);
@@ -118,7 +118,7 @@ fn refuse_losses(items: &[Item], outputs: &[Output]) -> Result<()> {
     Ok(())
 }
 
-/// A path without links and dots, as far as what it names is there.
+/// Returns a path without symbolic links and dots, as far as the path exists.
 pub(crate) fn real(path: &Path) -> PathBuf {
     if let Ok(real) = fs::canonicalize(path) {
         return real;

@@ -1,5 +1,4 @@
-//! Which modules the inputs of a command line come to: files and stdin stand for themselves, a
-//! folder for the modules below it.
+//! The modules of a command line: files, stdin, and the modules below folders.
 
 use std::collections::HashSet;
 use std::fs;
@@ -9,21 +8,21 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use crate::io::{Input, Module};
 
-/// What files below a folder are called that are taken for modules.
+/// The extensions of modules below a folder.
 const EXTENSIONS: [&str; 2] = ["wasm", "wat"];
 
-/// One module to go through.
+/// A module of the command line.
 #[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) input: Input,
-    /// Its place below the folder that was given, or its own name.
+    /// Its path relative to the folder that was given, or its file name.
     pub(crate) relative: PathBuf,
-    /// Why there is nothing to read: the folder cannot be listed, or holds no module.
+    /// The reason why there is nothing to read: the folder cannot be listed, or has no module.
     pub(crate) refusal: Option<String>,
 }
 
 impl Item {
-    /// Reads the module, or gives the reason why there is none.
+    /// Reads the module, or returns the reason why there is none.
     pub(crate) fn read(&self) -> Result<Module> {
         match &self.refusal {
             Some(refusal) => Err(anyhow!("{refusal}")),
@@ -32,10 +31,10 @@ impl Item {
     }
 }
 
-/// Every module that is meant, in the order of the command line; those of a folder are sorted.
+/// Returns all modules in the order of the command line. Those of a folder are sorted.
 pub(crate) fn items(inputs: &[Input]) -> Result<Vec<Item>> {
     if inputs.iter().filter(|input| input.is_stdin()).count() > 1 {
-        bail!("`-` is given twice, and stdin can be read only once");
+        bail!("`-` is given twice, but stdin can be read only once");
     }
     Ok(inputs.iter().flat_map(items_of).collect())
 }
@@ -58,7 +57,7 @@ fn items_of(input: &Input) -> Vec<Item> {
     let refusal = match walked {
         Err(error) => format!("{error:#}"),
         Ok(()) if found.is_empty() => format!(
-            "{}: this folder has no *.wasm and no *.wat, nor has any below it",
+            "{}: this folder has no *.wasm and no *.wat, nor does any folder below it",
             path.display()
         ),
         Ok(()) => {
@@ -77,8 +76,8 @@ fn items_of(input: &Input) -> Vec<Item> {
     }]
 }
 
-/// Collects the modules below a folder. A folder that was seen is not entered again, so that links
-/// that lead in a circle end.
+/// Collects the modules below a folder. Each folder is entered once, so a cycle of symbolic links
+/// ends.
 fn walk(folder: &Path, seen: &mut HashSet<PathBuf>, found: &mut Vec<PathBuf>) -> Result<()> {
     let real = fs::canonicalize(folder).with_context(|| folder.display().to_string())?;
     if !seen.insert(real) {
@@ -88,7 +87,7 @@ fn walk(folder: &Path, seen: &mut HashSet<PathBuf>, found: &mut Vec<PathBuf>) ->
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
         paths.push(entry.with_context(|| folder.display().to_string())?.path());
     }
-    // Which of two ways to one folder is taken must not depend on the order of a listing.
+    // If two paths lead to one folder, the choice must not depend on the order of the listing.
     paths.sort();
     for path in paths {
         if path.is_dir() {

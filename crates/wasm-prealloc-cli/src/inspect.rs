@@ -102,7 +102,9 @@ fn print_memory(out: &mut impl Write, inspected: &MemoryInspection) -> io::Resul
         Sites {
             size: 0, grow: 0, ..
         } => "neither grown nor measured by the module",
-        Sites { grow: 0, .. } => "measured by the module, so grown by its embedder if at all",
+        Sites { grow: 0, .. } => {
+            "measured by the module, and grown only by its embedder, if at all"
+        }
         _ => "grown by the module",
     };
     writeln!(

@@ -1,5 +1,5 @@
-//! Input and output as all subcommands share them: the flags, `-`, text and gzip, whole outputs or
-//! none. Which files a folder holds is decided in `folder`.
+//! The input and output that all subcommands share: flags, `-`, text and gzip, atomic outputs. The
+//! contents of folders are listed in `folder`.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -12,38 +12,38 @@ use wasm_prealloc_build::AtomicFile;
 /// The path that means stdin or stdout.
 const STANDARD_STREAM: &str = "-";
 
-/// What a compressed input may unpack to, in bytes. The largest module seen anywhere has a fifth
-/// of it; a file made to exhaust a machine's memory unpacks to thousands of times its size.
+/// The largest size of an unpacked gzip input, in bytes. The largest known module has a fifth of it.
+/// A file that is made to exhaust memory unpacks to thousands of times its size.
 const MAX_UNPACKED: u64 = 256 << 20;
 
-/// The flags of every command that takes many modules.
+/// The flags of the commands that take many modules.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Inputs {
-    /// Modules: binary, text or gzip; folders stand for all *.wasm and *.wat below; `-` is stdin
+    /// Modules: binary, text or gzip; a folder means all *.wasm and *.wat below it; `-` is stdin
     #[arg(required = true, value_name = "INPUT", value_parser = Input::parse)]
     pub(crate) inputs: Vec<Input>,
 
-    /// Go through this many modules at once [default: one a core]
+    /// The number of modules to process in parallel [default: the number of cores]
     #[arg(short, long, value_name = "N")]
     pub(crate) jobs: Option<NonZero<usize>>,
 
-    /// Print only what is wrong
+    /// Print only errors, warnings and violations
     #[arg(short, long)]
     pub(crate) quiet: bool,
 
-    /// Print one JSON document, as docs/json.md describes it
+    /// Print a JSON document, which docs/json.md describes
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// A module as it was given.
+/// A module's path, or `-`.
 #[derive(Clone, Debug)]
 pub(crate) struct Input {
     path: PathBuf,
 }
 
 impl Input {
-    /// For clap: any path, or `-`.
+    /// Parses an argument for clap. Any path is valid.
     pub(crate) fn parse(path: &str) -> Result<Self, std::convert::Infallible> {
         Ok(Self { path: path.into() })
     }
@@ -56,12 +56,12 @@ impl Input {
         self.path == Path::new(STANDARD_STREAM)
     }
 
-    /// The input's path; `None` for stdin.
+    /// Returns the input's path, or `None` for stdin.
     pub(crate) fn path(&self) -> Option<&Path> {
         (!self.is_stdin()).then_some(&self.path)
     }
 
-    /// How messages call it.
+    /// Returns the name for messages.
     pub(crate) fn name(&self) -> String {
         match self.path() {
             Some(path) => path.display().to_string(),
@@ -69,8 +69,8 @@ impl Input {
         }
     }
 
-    /// Reads a module. Text is converted to binary, gzip is unpacked, and everything else is given
-    /// as it is.
+    /// Reads a module. Text is converted to binary and gzip is unpacked; other bytes are returned
+    /// unchanged.
     pub(crate) fn read(&self) -> Result<Module> {
         let mut bytes = self.read_bytes().with_context(|| self.name())?;
         let mut form = Form::Binary;
@@ -111,13 +111,11 @@ pub(crate) struct Module {
     pub(crate) form: Form,
 }
 
-/// What the bytes were made from.
+/// The form of the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// They are what was read.
     Binary,
     Text,
-    /// Something compressed.
     Gzip,
 }
 
@@ -127,27 +125,27 @@ fn is_gzip(bytes: &[u8]) -> bool {
 
 fn unpack(packed: &[u8]) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    // One byte more than may be there shows that there is more.
+    // One byte more than the limit shows that the limit is exceeded.
     flate2::read::MultiGzDecoder::new(packed)
         .take(MAX_UNPACKED + 1)
         .read_to_end(&mut bytes)
         .context("it is gzip, and cannot be unpacked")?;
     if bytes.len() as u64 > MAX_UNPACKED {
         bail!(
-            "it is gzip, and unpacks to more than {} MiB: if it is to be trusted, unpack it first",
+            "it is gzip, and unpacks to more than {} MiB: if you trust it, unpack it first",
             MAX_UNPACKED >> 20
         );
     }
     Ok(bytes)
 }
 
-/// Whether bytes are the text format: it begins with a form or a comment, behind white space.
+/// Returns true if bytes are the text format: a form or a comment, after white space.
 fn is_text(bytes: &[u8]) -> bool {
     let text = bytes.trim_ascii_start();
     text.starts_with(b"(") || text.starts_with(b";;")
 }
 
-/// Where a module goes.
+/// The output for a module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Output {
     Stdout,
@@ -162,7 +160,7 @@ impl Output {
         }
     }
 
-    /// The output's path; `None` for stdout.
+    /// Returns the output's path, or `None` for stdout.
     pub(crate) fn path(&self) -> Option<&Path> {
         match self {
             Self::Stdout => None,
@@ -170,7 +168,7 @@ impl Output {
         }
     }
 
-    /// How messages call it.
+    /// Returns the name for messages.
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Stdout => "<stdout>".to_owned(),
@@ -178,7 +176,7 @@ impl Output {
         }
     }
 
-    /// Writes a module. A file appears whole or is as it was.
+    /// Writes a module. A file is replaced atomically.
     pub(crate) fn write(&self, wasm: &[u8]) -> Result<()> {
         let written = match self {
             Self::Stdout => {
@@ -193,11 +191,11 @@ impl Output {
                 AtomicFile::write(path, wasm).and_then(AtomicFile::commit)
             }
         };
-        written.with_context(|| format!("writing {}", self.name()))
+        written.with_context(|| format!("cannot write {}", self.name()))
     }
 }
 
-/// Whether a path leads to something that is neither a file nor a folder.
+/// Returns true if a path names a device, a pipe or a socket.
 fn is_special(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
@@ -205,13 +203,13 @@ fn is_special(path: &Path) -> bool {
 /// Prints a value as one JSON document on stdout.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let mut stdout = io::stdout().lock();
-    // As an I/O error it still tells that the reader has gone.
+    // The conversion to an I/O error keeps its kind, which may be a closed pipe.
     serde_json::to_writer_pretty(&mut stdout, value).map_err(io::Error::from)?;
     writeln!(stdout)?;
     Ok(())
 }
 
-/// A number of pages with its size, for people.
+/// Describes a number of 64 KiB pages with its size.
 fn pages(pages: u64) -> String {
     let kib = pages.saturating_mul(64);
     let noun = if pages == 1 { "page" } else { "pages" };
@@ -224,7 +222,7 @@ fn pages(pages: u64) -> String {
     }
 }
 
-/// A number of a memory's own pages, for people.
+/// Describes a number of a memory's own pages.
 pub(crate) fn size(memory: &wasm_prealloc::Memory, size: u64) -> String {
     match memory.page_size_log2 {
         None => pages(size),
@@ -233,7 +231,7 @@ pub(crate) fn size(memory: &wasm_prealloc::Memory, size: u64) -> String {
     }
 }
 
-/// A memory's limits, for people.
+/// Describes a memory's limits.
 pub(crate) fn limits(memory: &wasm_prealloc::Memory) -> String {
     let minimum = size(memory, memory.minimum);
     match memory.maximum {

@@ -38,10 +38,10 @@ fn outcome(case: &Path) -> String {
         .unwrap();
     let mut outcome = String::new();
     for (stream, bytes) in [("stdout", &output.stdout), ("stderr", &output.stderr)] {
-        let said = std::str::from_utf8(bytes).unwrap();
-        let said = said.replace(written.to_str().unwrap(), "%t");
-        if !said.is_empty() {
-            write!(outcome, "--- {stream}\n{said}").unwrap();
+        let text = std::str::from_utf8(bytes).unwrap();
+        let text = text.replace(written.to_str().unwrap(), "%t");
+        if !text.is_empty() {
+            write!(outcome, "--- {stream}\n{text}").unwrap();
         }
     }
     writeln!(outcome, "--- exit {}", output.status.code().unwrap()).unwrap();

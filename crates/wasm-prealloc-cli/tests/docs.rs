@@ -1,5 +1,5 @@
-//! Holds `docs/cli.md` and `docs/json.md` against what the command prints. With `BLESS=1`, as
-//! `cargo xtask docs` runs it, it writes what is printed into them.
+//! Compares `docs/cli.md` and `docs/json.md` with the output of the command. `cargo xtask docs` sets
+//! `BLESS=1`, which writes the output into them.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -24,20 +24,20 @@ fn run(folder: &Path, args: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn hold(name: &str, expected: &str) {
+fn compare(name: &str, expected: &str) {
     let path = doc(name);
     if std::env::var_os("BLESS").is_some() {
         return fs::write(&path, expected).unwrap();
     }
-    let is = fs::read_to_string(&path).unwrap_or_default();
+    let found = fs::read_to_string(&path).unwrap_or_default();
     assert!(
-        is == expected,
-        "docs/{name} is stale: `cargo xtask docs` writes it anew. It should be:\n{expected}"
+        found == expected,
+        "docs/{name} is stale: `cargo xtask docs` regenerates it. Expected:\n{expected}"
     );
 }
 
 #[test]
-fn the_command_line_is_documented_as_its_help_has_it() {
+fn docs_cli_md_has_the_help_of_each_command() {
     let help = |args: &[&str]| {
         let output = run(Path::new("."), args);
         assert!(output.status.success());
@@ -46,8 +46,8 @@ fn the_command_line_is_documented_as_its_help_has_it() {
         lines.join("\n")
     };
     let mut text = String::from(
-        "# The command line\n\nWritten by `cargo xtask docs` from `--help`; do not edit. What \
-         `--json` prints is in [json.md](json.md).\n",
+        "# The command line\n\nGenerated from `--help` by `cargo xtask docs`; do not edit. The \
+         output of `--json` is described in [json.md](json.md).\n",
     );
     let mut section = |title: &str, help: &str| {
         write!(text, "\n## {title}\n\n```text\n{}\n```\n", help.trim_end()).unwrap();
@@ -57,13 +57,13 @@ fn the_command_line_is_documented_as_its_help_has_it() {
         let title = format!("wasm-prealloc {command}");
         section(&title, &help(&[command, "--help"]));
     }
-    hold("cli.md", &text);
+    compare("cli.md", &text);
 }
 
-/// In `docs/json.md`, a fenced block that begins with `;; NAME.wat` is a file. One that begins
-/// with `$ wasm-prealloc` is a command line, and the block behind it what that prints.
+/// In `docs/json.md`, a fenced block that begins with `;; NAME.wat` is a file. A block that begins
+/// with `$ wasm-prealloc` is a command line, and the next block is its output.
 #[test]
-fn the_documented_json_is_what_is_printed() {
+fn docs_json_md_has_the_output_of_each_example() {
     let folder = tempfile::tempdir().unwrap();
     let text = fs::read_to_string(doc("json.md")).unwrap();
     let mut expected = String::new();
@@ -75,7 +75,7 @@ fn the_documented_json_is_what_is_printed() {
         if fenced {
             let (language, content) = block.split_once('\n').unwrap();
             if let Some(output) = printed.take() {
-                assert_eq!(language, "json", "a command is followed by what it prints");
+                assert_eq!(language, "json", "a command is followed by its output");
                 block = format!("json\n{output}");
             } else if let Some(line) = content.strip_prefix("$ wasm-prealloc ") {
                 let args: Vec<&str> = line.split_whitespace().collect();
@@ -91,5 +91,5 @@ fn the_documented_json_is_what_is_printed() {
         write!(expected, "{separator}{block}").unwrap();
     }
     assert!(ran >= SUBCOMMANDS.len(), "the examples were not found");
-    hold("json.md", &expected);
+    compare("json.md", &expected);
 }

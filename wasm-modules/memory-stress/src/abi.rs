@@ -1,13 +1,12 @@
-//! What an indexer's host and its guests agree on: the imports, and how bytes cross the border.
-//! Only the imports that this guest needs are declared; a host also offers `__get_len` and `__get`.
-//! What is read or stored is decided in `lib.rs`.
+//! The interface between an indexer's host and its guests: the imports, and the layout of buffers.
+//! This guest declares only the imports that it needs; a host also offers `__get_len` and `__get`.
 //!
-//! A buffer is a pointer to bytes, with their number as a little-endian `u32` in the four bytes
-//! before it.
+//! A buffer is a pointer to bytes. The four bytes before it hold their number as a little-endian
+//! `u32`.
 
 #![expect(unsafe_code, reason = "every import of the host is a foreign function")]
 
-/// Bytes of the length that stands before a buffer's content.
+/// The size of the length before a buffer's content, in bytes.
 const LENGTH_BYTES: usize = 4;
 
 #[link(wasm_import_module = "env")]
@@ -28,38 +27,38 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    /// Asks the host for the input of this run. An input too short to hold a height is `None`.
+    /// Loads the input of this run from the host. Returns `None` if it is too short for a height.
     pub(crate) fn load() -> Option<Self> {
-        // SAFETY: the host takes no pointer here; it only answers with a number.
+        // SAFETY: the call takes no pointer and returns a number.
         let length = unsafe { __host_len() } as u32;
         let mut buffer = with_length(length as usize);
         buffer.resize(LENGTH_BYTES + length as usize, 0);
-        // SAFETY: the content starts behind the length, and has room for the bytes announced.
+        // SAFETY: the content starts after the length, and has room for `length` bytes.
         unsafe { __load_input(buffer.as_mut_ptr().add(LENGTH_BYTES)) };
         let bytes = buffer.split_off(LENGTH_BYTES);
         (bytes.len() >= 4).then_some(Self { bytes })
     }
 
-    /// The height of the block.
+    /// Returns the height of the block.
     pub(crate) fn height(&self) -> u32 {
         u32::from_le_bytes([self.bytes[0], self.bytes[1], self.bytes[2], self.bytes[3]])
     }
 
-    /// The bytes of the block.
+    /// Returns the bytes of the block.
     pub(crate) fn block(&self) -> &[u8] {
         &self.bytes[4..]
     }
 }
 
-/// Has the host log one line.
+/// Logs one line through the host.
 pub(crate) fn log(line: &str) {
     let mut buffer = with_length(line.len());
     buffer.extend_from_slice(line.as_bytes());
-    // SAFETY: the content is as long as the length before it says, and lives until the call ends.
+    // SAFETY: the length before the content is right, and the buffer outlives the call.
     unsafe { __log(buffer.as_ptr().add(LENGTH_BYTES)) };
 }
 
-/// Has the host store the pairs of keys and values.
+/// Stores pairs of keys and values through the host.
 pub(crate) fn flush(pairs: &[(&[u8], &[u8])]) {
     let mut message = Vec::new();
     for (key, value) in pairs {
@@ -68,11 +67,11 @@ pub(crate) fn flush(pairs: &[(&[u8], &[u8])]) {
     }
     let mut buffer = with_length(message.len());
     buffer.append(&mut message);
-    // SAFETY: the content is as long as the length before it says, and lives until the call ends.
+    // SAFETY: the length before the content is right, and the buffer outlives the call.
     unsafe { __flush(buffer.as_ptr().add(LENGTH_BYTES)) };
 }
 
-/// A buffer whose content is still to come, with the length in front of it.
+/// Returns a buffer that holds a length, and has room for the content.
 fn with_length(length: usize) -> Vec<u8> {
     let mut buffer = Vec::with_capacity(LENGTH_BYTES + length);
     buffer.extend_from_slice(&(length as u32).to_le_bytes());

@@ -1,10 +1,10 @@
-//! A guest that takes as much heap as its block asks for, writes all of it, and stores whether it
-//! got it. It allocates the way every program does, and knows nothing about its memory's limits.
-//! How it talks to the host is in `abi.rs`.
+//! A guest that allocates the heap that its block asks for, writes all of it, and stores the result.
+//! It allocates as every program does, and does not know its memory's limits. The interface to the
+//! host is in `abi.rs`.
 //!
 //! The block is two little-endian `u32`: MiB per allocation, and the number of allocations. The
-//! answer is stored under `/memory-stress-result/<height>`: `SUCCESS:<total MiB>MB`, or
-//! `ERROR:<why>`.
+//! result is stored under `/memory-stress-result/<height>`: `SUCCESS:<total MiB>MB`, or
+//! `ERROR:<reason>`.
 
 mod abi;
 
@@ -12,17 +12,17 @@ use std::hint::black_box;
 
 const MIB: usize = 1 << 20;
 
-/// Bytes between two that are read back. One in each 4 KiB page, the smallest unit in which memory
-/// could have been lost on its way.
+/// The distance between bytes that are read back: one byte in each 4 KiB page, the smallest unit in
+/// which memory could be lost.
 const READ_STRIDE: usize = 4096;
 
 /// Runs the stress test that the block describes.
 ///
 /// # Panics
 ///
-/// On an input too short to hold a height: there is no key to store that under.
+/// Panics if the input is too short to hold a height, because the result's key needs it.
 #[expect(unsafe_code, reason = "an export keeps its name only with `no_mangle`")]
-// SAFETY: no other symbol of this module is called `_start`.
+// SAFETY: this module has no other symbol `_start`.
 #[unsafe(no_mangle)]
 pub extern "C" fn _start() {
     let Some(input) = abi::Input::load() else {
@@ -39,7 +39,7 @@ pub extern "C" fn _start() {
     abi::flush(&[(key.as_bytes(), result.as_bytes())]);
 }
 
-/// What a block asks for.
+/// The allocations that a block asks for.
 struct Request {
     mib_each: u32,
     allocations: u32,
@@ -59,9 +59,9 @@ impl Request {
         })
     }
 
-    /// Allocates and writes everything, then reads it all back. Returns the total in MiB.
+    /// Allocates and writes everything, then reads it back. Returns the total in MiB.
     ///
-    /// The allocations are gone when this returns, so that an error finds the heap to be stored.
+    /// The allocations are freed before this returns, so that there is heap to store an error.
     fn run(&self) -> Result<u64, String> {
         let bytes_each = (self.mib_each as usize)
             .checked_mul(MIB)
@@ -75,7 +75,7 @@ impl Request {
                 .try_reserve_exact(bytes_each)
                 .map_err(|why| format!("{}: {why}", self.place(index)))?;
             bytes.resize(bytes_each, pattern(index));
-            // Without this the compiler may prove what is read below, and drop the writing.
+            // Without this, the compiler may predict the reads below and remove the writes.
             kept.push(black_box(bytes));
         }
         for (index, bytes) in (0..).zip(&kept) {
@@ -101,8 +101,8 @@ impl Request {
     }
 }
 
-/// The byte that fills an allocation: never 0, which fresh memory holds by itself, and another one
-/// than in the allocations beside it, which an overlap would show.
+/// Returns the byte that fills an allocation. It is never 0, the content of fresh memory, and differs
+/// from that of the next allocation, so that an overlap is found.
 fn pattern(index: u32) -> u8 {
     (index % 255) as u8 + 1
 }

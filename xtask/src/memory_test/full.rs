@@ -1,5 +1,5 @@
-//! `--full`: hosts at hundreds of limits, and a chain of blocks on machines of many sizes. Rows are
-//! chosen and printed here; what they must come to is in the harness that the tests share.
+//! `--full`: hosts at hundreds of limits, and a chain of blocks on machines of many sizes. This file
+//! selects and prints the rows. Their expected outcomes are defined in the tests' package.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -13,11 +13,11 @@ use wasm_prealloc_tests::limits::{Cached, Host, Pages, Tally, limits};
 use super::MIB;
 
 const KIB: u64 = 1 << 10;
-/// 4 GiB, and 1 GiB, in wasm pages.
+/// 4 GiB and 1 GiB, in wasm pages.
 const WHOLE: u64 = 65_536;
 const QUARTER: u64 = 16_384;
 
-/// Shows hosts at limits, and gives the number of rows that are not as they must be.
+/// Runs and prints hosts at limits, and returns the number of rows that are not as expected.
 pub(super) fn limit_rows(commit: &Path, scratch: &Path) -> Result<usize> {
     let mut table = super::table([
         "hosts",
@@ -29,7 +29,7 @@ pub(super) fn limit_rows(commit: &Path, scratch: &Path) -> Result<usize> {
         "killed",
         "OOM kills",
         "seconds",
-        "as it must be",
+        "as expected",
     ]);
     let mut wrong = 0;
     let mut row = |what: &str, host: &Host, tally: Tally| {
@@ -45,7 +45,7 @@ pub(super) fn limit_rows(commit: &Path, scratch: &Path) -> Result<usize> {
             tally.killed.to_string(),
             tally.oom_kills.to_string(),
             tally.elapsed.as_secs().to_string(),
-            super::told(&verdict),
+            super::verdict_text(&verdict),
         ]);
     };
     for how in Pages::ALL {
@@ -88,7 +88,8 @@ pub(super) fn limit_rows(commit: &Path, scratch: &Path) -> Result<usize> {
     Ok(wrong)
 }
 
-/// Shows one chain on many machines, and gives the number of rows that are not as they must be.
+/// Runs and prints one chain on many machines, and returns the number of rows that are not as
+/// expected.
 pub(super) fn chain_rows(cells: &Cells, commit: &Path) -> Result<usize> {
     let bench = Bench {
         indexer: cells.indexer.clone(),
@@ -116,7 +117,7 @@ pub(super) fn chain_rows(cells: &Cells, commit: &Path) -> Result<usize> {
         "blocks stored",
         "state root",
         "seconds",
-        "as it must be",
+        "as expected",
     ]);
     let mut wrong = 0;
     for machine in machines {
@@ -134,7 +135,7 @@ pub(super) fn chain_rows(cells: &Cells, commit: &Path) -> Result<usize> {
             root.map_or("", |root| &root[..root.len().min(12)])
                 .to_owned(),
             outcome.elapsed.as_secs().to_string(),
-            super::told(&verdict),
+            super::verdict_text(&verdict),
         ]);
     }
     for index in [2, 4] {

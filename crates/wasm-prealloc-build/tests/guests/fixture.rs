@@ -1,5 +1,4 @@
-//! A workspace of guests in a temporary folder, and what a test wants to see of its outputs.
-//! What should hold is in the tests.
+//! A workspace of guests in a temporary folder, and its outputs.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -8,10 +7,10 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use wasm_prealloc_build::BuildOptions;
 
-/// A guest that only has a memory.
+/// A guest that does not use its memory.
 pub(crate) const IDLE: &str = "#[unsafe(no_mangle)] pub extern \"C\" fn _start() {}\n";
 
-/// A guest that allocates, and so grows its memory.
+/// A guest that allocates, which grows its memory.
 pub(crate) const ALLOCATING: &str = "\
 #[unsafe(no_mangle)] pub extern \"C\" fn _start(bytes: usize) -> *mut u8 {
     Vec::leak(vec![1u8; bytes]).as_mut_ptr()
@@ -25,7 +24,7 @@ pub(crate) const NEEDS_MARKER: &str = "\
 #[unsafe(no_mangle)] pub extern \"C\" fn _start() {}
 ";
 
-/// What makes a package's library a guest.
+/// The manifest section that makes a library a guest.
 pub(crate) const CDYLIB: &str = "[lib]\ncrate-type = [\"cdylib\"]\n";
 
 pub(crate) struct Fixture {
@@ -33,7 +32,7 @@ pub(crate) struct Fixture {
 }
 
 impl Fixture {
-    /// A workspace with no packages yet.
+    /// Creates a workspace without packages.
     pub(crate) fn new() -> Self {
         let folder = TempDir::new().unwrap();
         let fixture = Self { folder };
@@ -44,7 +43,7 @@ impl Fixture {
         fixture
     }
 
-    /// A workspace of libraries that are guests.
+    /// Creates a workspace of guests that are libraries.
     pub(crate) fn of_guests(guests: &[(&str, &str)]) -> Self {
         let fixture = Self::new();
         for (name, source) in guests {
@@ -73,7 +72,7 @@ impl Fixture {
         std::fs::write(path, text).unwrap();
     }
 
-    /// Writes a shell script that can be run.
+    /// Writes an executable shell script.
     #[cfg(unix)]
     pub(crate) fn script(&self, path: &str, text: &str) -> PathBuf {
         use std::os::unix::fs::PermissionsExt as _;
@@ -91,7 +90,7 @@ impl Fixture {
         self.path("out")
     }
 
-    /// Options for this workspace that do not see the flags of whoever runs the tests.
+    /// Returns options that build this workspace without the RUSTFLAGS of the tests.
     pub(crate) fn options(&self) -> BuildOptions {
         let mut options = BuildOptions::new(self.path("Cargo.toml"), self.out_dir());
         let target = self.path("target").into_os_string();
@@ -104,21 +103,21 @@ impl Fixture {
         options
     }
 
-    /// Options for some of the packages.
+    /// Returns options for some packages.
     pub(crate) fn options_for(&self, packages: &[&str]) -> BuildOptions {
         let mut options = self.options();
         options.packages = packages.iter().map(|name| name.to_string()).collect();
         options
     }
 
-    /// Options with another environment variable.
+    /// Returns options with an environment variable.
     pub(crate) fn options_with(&self, name: &str, value: impl Into<OsString>) -> BuildOptions {
         let mut options = self.options();
         options.env.insert(name.into(), Some(value.into()));
         options
     }
 
-    /// Every file in the output folder and its bytes.
+    /// Returns all files in the output folder with their contents.
     pub(crate) fn outputs(&self) -> BTreeMap<String, Vec<u8>> {
         files(&self.out_dir())
     }

@@ -1,5 +1,5 @@
-//! Builds of real workspaces, by the cargo that runs the tests: one file a subject, and the
-//! workspaces themselves in `fixture.rs`. Nothing here runs a guest.
+//! Builds of real workspaces with cargo, one file for each topic. The workspaces are created in
+//! `fixture.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 

@@ -1,4 +1,4 @@
-//! What a build makes, what it lists, and what it leaves alone. How missing targets are handled is in `target.rs`.
+//! The modules and the manifest of a build, and the files that it must not change.
 
 use crate::fixture::{ALLOCATING, CDYLIB, Fixture, IDLE, NEEDS_MARKER};
 use sha2::{Digest as _, Sha256};
@@ -12,7 +12,7 @@ const LINK_64_MIB: &str = "\
 rustflags = [\"-Clink-arg=--initial-memory=67108864\"]
 ";
 
-/// A cargo configuration that pins the memory. `__heap_base` is exported by the toolchain or not.
+/// A cargo configuration that pins the memory, for toolchains that export `__heap_base` or not.
 const LINK_4_GIB: &str = "\
 [target.wasm32-unknown-unknown]
 rustflags = [\"-Clink-arg=--initial-memory=4294967296\", \"-Clink-arg=--export=__heap_base\"]
@@ -77,7 +77,7 @@ fn a_guest_is_a_cdylib_or_else_a_binary() {
 }
 
 #[test]
-fn a_guest_that_allocates_grows_in_its_own_books() {
+fn a_guest_that_allocates_has_emulated_growth() {
     let fixture = Fixture::of_guests(&[("allocating", ALLOCATING)]);
     let pinned = build(&fixture.options()).unwrap().guests.remove(0);
     let [memory] = &*pinned.report.memories else {
@@ -110,7 +110,7 @@ fn a_guest_that_allocates_grows_in_its_own_books() {
 }
 
 #[test]
-fn a_guest_that_only_measures_its_memory_sees_it_grown() {
+fn a_guest_that_only_measures_its_memory_reads_it_as_grown() {
     let source = "\
 #[unsafe(no_mangle)] pub extern \"C\" fn _start() -> usize { core::arch::wasm32::memory_size(0) }
 ";
@@ -164,7 +164,7 @@ fn rustflags_reach_the_guest() {
 }
 
 #[test]
-fn the_cargo_configuration_of_the_workspace_is_in_force() {
+fn the_cargo_configuration_of_the_workspace_applies() {
     let fixture = Fixture::of_guests(&[("marked", NEEDS_MARKER)]);
     fixture.write(
         ".cargo/config.toml",
@@ -176,9 +176,9 @@ fn the_cargo_configuration_of_the_workspace_is_in_force() {
 }
 
 #[test]
-fn a_build_script_is_not_linked_like_a_guest() {
+fn a_build_script_does_not_get_the_link_args() {
     let fixture = Fixture::of_guests(&[("marked", NEEDS_MARKER)]);
-    // The host's linker knows none of the guest's link-args.
+    // The host's linker does not accept the guest's link arguments.
     fixture.write(
         "guests/marked/build.rs",
         "fn main() { println!(\"cargo::rustc-cfg=marker\"); }",
@@ -187,7 +187,7 @@ fn a_build_script_is_not_linked_like_a_guest() {
 }
 
 #[test]
-fn where_link_args_of_the_workspace_win_growth_starts_at_the_size_they_declare() {
+fn growth_starts_at_a_minimum_that_the_workspace_sets() {
     let fixture = Fixture::of_guests(&[("allocating", ALLOCATING)]);
     fixture.write(".cargo/config.toml", LINK_64_MIB);
     let build = build(&fixture.options()).unwrap();
@@ -221,7 +221,7 @@ fn a_memory_that_the_workspace_pins_grows_from_its_heap_base() {
 #[test]
 fn link_args_that_prevent_pinning_are_named_with_a_remedy() {
     let fixture = Fixture::of_guests(&[("allocating", ALLOCATING)]);
-    // A name section or an export would tell where the heap starts.
+    // A name section or an export would give the start of the heap.
     let pinned = "-Clink-arg=--initial-memory=4294967296 -Clink-arg=--strip-all \
                   -Clink-arg=--no-export-dynamic";
     let imported = "-Clink-arg=--import-memory";
@@ -243,7 +243,7 @@ fn link_args_that_prevent_pinning_are_named_with_a_remedy() {
 }
 
 #[test]
-fn an_unknown_package_is_answered_with_the_guests_there_are() {
+fn an_unknown_package_is_an_error_that_lists_the_guests() {
     let fixture = Fixture::of_guests(&[("one", IDLE), ("two", IDLE)]);
     fixture.package("library", "");
     fixture.source("library", "");
@@ -261,7 +261,7 @@ fn an_unknown_package_is_answered_with_the_guests_there_are() {
 }
 
 #[test]
-fn a_workspace_without_guests_is_told_what_a_guest_is() {
+fn a_workspace_without_guests_is_an_error_that_defines_a_guest() {
     let fixture = Fixture::new();
     fixture.package("library", "");
     fixture.source("library", "");
@@ -284,7 +284,7 @@ fn two_guests_do_not_share_a_file() {
 }
 
 #[test]
-fn a_guest_that_does_not_compile_leaves_the_outputs_as_they_were() {
+fn a_guest_that_does_not_compile_leaves_the_outputs_unchanged() {
     let fixture = Fixture::of_guests(&[("a-sound", IDLE), ("broken", IDLE)]);
     build(&fixture.options()).unwrap();
     let before = fixture.outputs();
@@ -306,7 +306,7 @@ fn a_guest_that_does_not_compile_leaves_the_outputs_as_they_were() {
 }
 
 #[test]
-fn a_build_of_one_package_keeps_what_is_still_there_of_the_others() {
+fn a_build_of_one_package_keeps_the_entries_of_existing_modules() {
     let fixture = Fixture::of_guests(&[("one", IDLE), ("three", IDLE), ("two", IDLE)]);
     build(&fixture.options()).unwrap();
     let before = Manifest::read(&fixture.out_dir()).unwrap();
@@ -334,7 +334,7 @@ fn a_build_of_all_lists_only_what_it_built() {
 }
 
 #[test]
-fn a_manifest_of_another_schema_is_not_merged_into() {
+fn a_manifest_of_another_schema_is_not_changed_by_a_partial_build() {
     let fixture = Fixture::of_guests(&[("one", IDLE)]);
     let newer = SCHEMA + 1;
     let text = format!("{{ \"schema\": {newer}, \"modules\": 3 }}");
@@ -349,14 +349,14 @@ fn a_manifest_of_another_schema_is_not_merged_into() {
     assert!(matches!(error, Error::Manifest { .. }), "{error}");
     assert_eq!(fixture.outputs()["manifest.json"], b"[]");
 
-    // The way out that both errors name.
+    // The remedy in both errors.
     build(&fixture.options()).unwrap();
     build(&fixture.options_for(&["one"])).unwrap();
 }
 
 #[test]
 #[cfg(unix)]
-fn outputs_are_as_readable_as_any_new_file() {
+fn outputs_have_the_permissions_of_any_new_file() {
     use std::os::unix::fs::PermissionsExt as _;
     let fixture = Fixture::of_guests(&[("one", IDLE)]);
     build(&fixture.options()).unwrap();
@@ -373,7 +373,7 @@ fn outputs_are_as_readable_as_any_new_file() {
 }
 
 #[test]
-fn an_output_folder_that_cannot_be_made_is_named() {
+fn an_output_folder_that_cannot_be_created_is_named() {
     let fixture = Fixture::of_guests(&[("one", IDLE)]);
     fixture.write("out", "a file");
     let error = build(&fixture.options()).unwrap_err();
@@ -402,7 +402,7 @@ fn a_workspace_that_cargo_cannot_read_is_named() {
 }
 
 #[test]
-fn a_folder_name_with_a_blank_is_no_obstacle() {
+fn a_folder_name_may_contain_a_space() {
     let fixture = Fixture::new();
     fixture.package("one", CDYLIB);
     fixture.source("one", IDLE);

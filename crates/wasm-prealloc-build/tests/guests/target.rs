@@ -1,5 +1,5 @@
-//! A target whose standard library is missing: who is asked, and what is said. The compiler and
-//! rustup are shell scripts here, so that nothing is installed.
+//! A target whose standard library is missing: its installation, and the errors. The compiler and
+//! rustup are shell scripts, so that nothing is installed.
 
 use std::error::Error as _;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use crate::fixture::{Fixture, IDLE};
 use wasm_prealloc_build::{BuildOptions, Error, build};
 
-/// A workspace with one guest, and a compiler whose library folder is empty.
+/// Returns options with a compiler whose library folder is empty.
 fn without_target(fixture: &Fixture) -> BuildOptions {
     fixture.write("libdir/README", "no library here");
     fixture.write("bin/README", "no rustup here");
@@ -28,7 +28,7 @@ fn without_target(fixture: &Fixture) -> BuildOptions {
     options
 }
 
-/// The path of a program, because the scripts run with another PATH.
+/// Returns the path of a program. The scripts need it because they run with another PATH.
 fn which(program: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap();
     std::env::split_paths(&path)
@@ -38,7 +38,7 @@ fn which(program: &str) -> PathBuf {
 }
 
 #[test]
-fn without_rustup_the_error_says_what_to_install() {
+fn without_rustup_the_error_names_the_packages_to_install() {
     let fixture = Fixture::of_guests(&[("one", IDLE)]);
     let error = build(&without_target(&fixture)).unwrap_err();
     assert!(
@@ -61,16 +61,16 @@ fn without_rustup_the_error_says_what_to_install() {
 fn rustup_adds_the_target_to_the_toolchain_of_the_guests_folder() {
     let fixture = Fixture::of_guests(&[("one", IDLE)]);
     let mut options = without_target(&fixture);
-    let said = fixture.path("said");
+    let log = fixture.path("log");
     fixture.script(
         "bin/rustup",
         &format!(
             "echo \"$PWD: $@\" >> '{}'\n: > '{}/libstd-0.rlib'\n",
-            said.display(),
+            log.display(),
             fixture.path("libdir").display()
         ),
     );
-    // The real compiler is a proxy where it comes from rustup, and links with a program on PATH.
+    // The real compiler may be a proxy of rustup, and starts a linker from PATH.
     let path = std::env::var("PATH").unwrap();
     let bin = fixture.path("bin");
     let path = format!("{}:{path}", bin.display());
@@ -80,11 +80,11 @@ fn rustup_adds_the_target_to_the_toolchain_of_the_guests_folder() {
 
     let folder = fixture.path("").canonicalize().unwrap();
     let expected = format!("{}: target add wasm32-unknown-unknown\n", folder.display());
-    assert_eq!(std::fs::read_to_string(said).unwrap(), expected);
+    assert_eq!(std::fs::read_to_string(log).unwrap(), expected);
 }
 
 #[test]
-fn a_rustup_that_fails_is_no_success() {
+fn a_rustup_that_fails_is_an_error() {
     let fixture = Fixture::of_guests(&[("one", IDLE)]);
     let options = without_target(&fixture);
     fixture.script("bin/rustup", "exit 3\n");
@@ -96,7 +96,7 @@ fn a_rustup_that_fails_is_no_success() {
 }
 
 #[test]
-fn a_rustup_for_another_compiler_is_seen_through() {
+fn a_target_for_another_compiler_is_an_error() {
     let fixture = Fixture::of_guests(&[("one", IDLE)]);
     let options = without_target(&fixture);
     fixture.script("bin/rustup", "exit 0\n");
@@ -106,7 +106,7 @@ fn a_rustup_for_another_compiler_is_seen_through() {
 }
 
 #[test]
-fn a_compiler_that_is_not_there_is_named() {
+fn a_missing_compiler_is_named() {
     let fixture = Fixture::of_guests(&[("one", IDLE)]);
     let error = build(&fixture.options_with("RUSTC", "/no/such/rustc")).unwrap_err();
     assert!(error.to_string().contains("/no/such/rustc"), "{error}");
@@ -114,7 +114,7 @@ fn a_compiler_that_is_not_there_is_named() {
 }
 
 #[test]
-fn a_compiler_that_does_not_answer_is_quoted() {
+fn the_message_of_a_failing_compiler_is_quoted() {
     let fixture = Fixture::of_guests(&[("one", IDLE)]);
     let rustc = fixture.script("fake-rustc", "echo 'no such target' >&2; exit 1\n");
     let error = build(&fixture.options_with("RUSTC", rustc)).unwrap_err();

@@ -1,4 +1,4 @@
-//! Builds with several toolchains of rustup's, and the choice between them.
+//! Builds with several toolchains of rustup, and the choice of the toolchain.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -21,7 +21,7 @@ const SUMMING: &str = "\
 #[unsafe(no_mangle)] pub extern \"C\" fn pages() -> usize { core::arch::wasm32::memory_size(0) }
 ";
 
-/// Makes sure that rustup has a toolchain for guests, or returns the reason why it has not.
+/// Installs a toolchain for guests if it is missing, or returns the reason why that failed.
 fn install(toolchain: &str) -> Result<(), String> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _lock = ONE_AT_A_TIME.lock();
@@ -40,7 +40,7 @@ fn install(toolchain: &str) -> Result<(), String> {
     rustup(&["target", "add", "--toolchain", toolchain, WASM_TARGET])
 }
 
-/// Options with which the build finds cargo and rustc by PATH, as under rustup's proxies.
+/// Returns options with which the build finds cargo on PATH.
 fn options(fixture: &Fixture, env: &[(&str, Option<&str>)]) -> BuildOptions {
     let mut options = fixture.options();
     options.env.remove(OsStr::new("CARGO"));
@@ -139,7 +139,7 @@ fn a_toolchain_file_of_the_guests_is_honoured_unless_the_user_has_chosen() {
         let found = &build.guests[0].toolchain.rustc;
         assert_eq!(*found, version(expected), "{source:?}");
     }
-    // The caller's choice, whatever the proxy says.
+    // The choice of the caller takes precedence.
     let options = options(&fixture, &[("RUSTUP_TOOLCHAIN", Some(&exported))]);
     let build = build(&options).unwrap();
     assert_eq!(build.guests[0].toolchain.rustc, version(&exported));

@@ -1,5 +1,5 @@
 ;; RUN: rewrite %s -o %t --memory-import keep
-;; Both grow the one memory: two counters would hand out the same pages twice.
+;; Both modules grow one memory, and two counters would allocate the same pages twice.
 (component
   (core module $main
     (memory (export "memory") 1)

@@ -1,5 +1,5 @@
 ;; RUN: rewrite %s -o %t
-;; Two core modules with memories of their own: each is rewritten, and all else is copied.
+;; Two core modules, each with a memory: both are rewritten, and everything else is copied.
 (component
   (type (func))
   (core module $first

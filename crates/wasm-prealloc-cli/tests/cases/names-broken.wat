@@ -1,5 +1,5 @@
 ;; RUN: rewrite %s -o %t
-;; A name section that does not parse is left alone, and so is a producers section.
+;; A name section or a producers section that does not parse is copied unchanged.
 (module
   (memory 1)
   (func (result i32) (memory.grow (i32.const 1)))

@@ -1,5 +1,5 @@
 ;; RUN: rewrite %s -o %t
-;; The names of what is added follow the names that are there.
+;; The names of the added items follow the existing names.
 (module $named
   (memory $m 1)
   (global $g i32 (i32.const 0))

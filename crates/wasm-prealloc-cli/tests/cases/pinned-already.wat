@@ -1,5 +1,5 @@
 ;; RUN: rewrite %s -o %t
-;; Its natural minimum is lost: left as it is, and said.
+;; The natural minimum is lost: the module is not changed, and a warning is printed.
 (module
   (memory 65536 65536)
   (global (export "__heap_base") i32 (i32.const 1048592))

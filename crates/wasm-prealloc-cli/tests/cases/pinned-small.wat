@@ -1,5 +1,5 @@
 ;; RUN: rewrite %s -o %t
-;; It could never grow; it still cannot.
+;; The memory cannot grow, before and after.
 (module
   (memory 16 16)
   (func (export "more") (param i32) (result i32) (memory.grow (local.get 0)))

@@ -1,5 +1,5 @@
 ;; RUN: rewrite %s -o %t
-;; The call does not fit where memory.grow stood: the old body calls a copy, and no other code moves.
+;; A call does not fit in place of memory.grow: the old body calls a copy, and no other code moves.
 (module
   (memory 1)
   (func $grow_by (param $n i32) (param $unused i64) (result i32)

@@ -1,5 +1,5 @@
 ;; RUN: run -q --pages 16 %s one two
-;; Prints its own arguments, and exits with their number.
+;; Prints the arguments, and exits with their number.
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "args_sizes_get" (func $sizes (param i32 i32) (result i32)))

@@ -1,5 +1,5 @@
 ;; RUN: rewrite %s -o %t
-;; Each with a counter of its own; the third is measured only.
+;; Each memory has its own counter. The third memory is only measured.
 (module
   (memory $a 1) (memory $b i64 2 5) (memory $c 3)
   (func (export "a") (param i32) (result i32) (memory.grow $a (local.get 0)))

@@ -1,5 +1,5 @@
 ;; RUN: rewrite %s -o %t
-;; The old body is too short to hold a call of a copy: what stands behind it moves.
+;; The old body is too short for a call of a copy, so the code after it moves.
 (module
   (memory 1)
   (func $grow (param $n i32) (result i32) (memory.grow (local.get $n)))

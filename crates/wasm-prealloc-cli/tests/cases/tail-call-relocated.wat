@@ -1,5 +1,5 @@
 ;; RUN: rewrite %s -o %t
-;; The body that grows the memory calls in tail position, so its copy is called that way too.
+;; The body that grows the memory makes a tail call, so it also calls its copy by a tail call.
 (module
   (memory 1)
   (func $loop (param $n i32) (result i32)

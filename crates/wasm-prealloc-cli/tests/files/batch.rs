@@ -1,11 +1,11 @@
-//! Folders and many inputs: what is found, where it goes, in which order it is told of.
+//! Folders and many inputs: the modules that are found, their outputs, and the order of the report.
 
 use std::fs;
 use std::path::Path;
 
-use crate::harness::{GROWING, assert_exit, assert_pinned, assert_says, run};
+use crate::harness::{GROWING, assert_exit, assert_pinned, assert_stderr_contains, run};
 
-/// Makes files with all the folders above them.
+/// Creates files and their folders.
 fn make(folder: &Path, files: &[(&str, &[u8])]) {
     for (name, content) in files {
         let path = folder.join(name);
@@ -15,7 +15,7 @@ fn make(folder: &Path, files: &[(&str, &[u8])]) {
 }
 
 #[test]
-fn a_folder_stands_for_the_modules_below_it_which_keep_their_places() {
+fn a_folder_means_the_modules_below_it_and_their_relative_paths_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let binary = wat::parse_str(GROWING).unwrap();
     make(
@@ -33,14 +33,14 @@ fn a_folder_stands_for_the_modules_below_it_which_keep_their_places() {
         &["rewrite", "in", "alone.wasm", "--out-dir", "made"],
     );
     assert_exit(&output, 0);
-    let said = String::from_utf8(output.stdout).unwrap();
-    let told: Vec<&str> = said
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let reported: Vec<&str> = stdout
         .lines()
         .filter(|line| line.contains(" -> made"))
         .filter_map(|line| line.split(" (").next())
         .collect();
     assert_eq!(
-        told,
+        reported,
         [
             "in/a.wat -> made/a.wasm",
             "in/b/deep/two.wasm -> made/b/deep/two.wasm",
@@ -59,7 +59,7 @@ fn a_folder_stands_for_the_modules_below_it_which_keep_their_places() {
 }
 
 #[test]
-fn a_folder_without_modules_is_an_error_and_the_rest_is_done() {
+fn a_folder_without_modules_is_an_error_and_the_other_inputs_are_rewritten() {
     let folder = tempfile::tempdir().unwrap();
     make(
         folder.path(),
@@ -70,13 +70,13 @@ fn a_folder_without_modules_is_an_error_and_the_rest_is_done() {
         &["rewrite", "empty", "a.wat", "--out-dir", "made"],
     );
     assert_exit(&output, 2);
-    assert_says(&output, "empty: this folder has no *.wasm and no *.wat");
+    assert_stderr_contains(&output, "empty: this folder has no *.wasm and no *.wat");
     assert_pinned(&fs::read(folder.path().join("made/a.wasm")).unwrap());
 }
 
 #[cfg(unix)]
 #[test]
-fn links_that_lead_in_a_circle_end() {
+fn cycles_of_symbolic_links_end() {
     use std::os::unix::fs::symlink;
 
     let folder = tempfile::tempdir().unwrap();
@@ -86,13 +86,13 @@ fn links_that_lead_in_a_circle_end() {
     symlink("nowhere", folder.path().join("in/dangling")).unwrap();
     let output = run(folder.path(), &["inspect", "in"]);
     assert_exit(&output, 0);
-    let said = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(said.matches("a.wat: ").count(), 1, "{said}");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(stdout.matches("a.wat: ").count(), 1, "{stdout}");
 }
 
-/// Large modules come first, so that the small ones are done before their turn.
+/// Large modules come first, so that small ones are done before their predecessors.
 #[test]
-fn many_at_once_are_told_of_in_order_and_one_failure_stops_nothing() {
+fn a_parallel_batch_reports_in_order_and_continues_after_a_failure() {
     let folder = tempfile::tempdir().unwrap();
     let body = "(drop (i32.add (i32.const 1) (i32.const 2)))".repeat(20_000);
     let large = format!("(module (memory 1) (func {body}))");
@@ -121,14 +121,14 @@ fn many_at_once_are_told_of_in_order_and_one_failure_stops_nothing() {
         ];
         let output = run(folder.path(), &args);
         assert_exit(&output, 2);
-        assert_says(&output, "error: in/05.wat: invalid module");
+        assert_stderr_contains(&output, "error: in/05.wat: invalid module");
         let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         let modules = document["modules"].as_array().unwrap();
-        let told: Vec<_> = modules
+        let reported: Vec<_> = modules
             .iter()
             .map(|m| m["input"].as_str().unwrap())
             .collect();
-        assert_eq!(told, names);
+        assert_eq!(reported, names);
         let failed: Vec<_> = modules.iter().filter(|m| !m["error"].is_null()).collect();
         assert_eq!(failed.len(), 1);
         assert_eq!(
@@ -143,9 +143,9 @@ fn many_at_once_are_told_of_in_order_and_one_failure_stops_nothing() {
     assert_exit(&output, 2);
 }
 
-/// With the reader of the report gone, the modules are still all rewritten.
+/// All modules are rewritten although the report cannot be printed.
 #[test]
-fn a_reader_that_goes_leaves_no_batch_half_done() {
+fn a_closed_pipe_does_not_stop_a_batch() {
     let folder = tempfile::tempdir().unwrap();
     let binary = wat::parse_str(GROWING).unwrap();
     for i in 0..40 {
@@ -162,9 +162,8 @@ fn a_reader_that_goes_leaves_no_batch_half_done() {
     }
 }
 
-/// Whatever it was to be told, and in whichever form.
 #[test]
-fn a_reader_that_goes_is_no_error_of_any_command() {
+fn a_closed_pipe_is_not_an_error_of_any_command() {
     let folder = tempfile::tempdir().unwrap();
     make(folder.path(), &[("a.wat", GROWING.as_bytes())]);
     for args in [
@@ -187,26 +186,26 @@ fn a_reader_that_goes_is_no_error_of_any_command() {
 }
 
 #[test]
-fn no_input_is_written_over_before_it_is_read() {
+fn no_input_is_replaced_before_it_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let binary = wat::parse_str(GROWING).unwrap();
     make(
         folder.path(),
         &[("x/a.wasm", &binary), ("y/x/a.wasm", &binary)],
     );
-    // The module of `x` would be written to where that of `y` is read.
+    // The output of the module in `x` would replace the module in `y`.
     let args = ["rewrite", "y", "./x/../x/a.wasm", "--out-dir", "y/x"];
     let output = run(folder.path(), &args);
     assert_exit(&output, 2);
-    assert_says(&output, "over the input y/x/a.wasm");
+    assert_stderr_contains(&output, "over the input y/x/a.wasm");
     let args = ["rewrite", "x/a.wasm", "./x/a.wasm", "--in-place"];
     let output = run(folder.path(), &args);
     assert_exit(&output, 2);
-    assert_says(&output, "two inputs would both be written to ./x/a.wasm");
+    assert_stderr_contains(&output, "two inputs would both be written to ./x/a.wasm");
     for name in ["x/a.wasm", "y/x/a.wasm"] {
         assert_eq!(fs::read(folder.path().join(name)).unwrap(), binary);
     }
-    // To be written to where it was read is another thing, by whatever name.
+    // An output may replace its own input, by any path.
     let output = run(folder.path(), &["rewrite", "x/a.wasm", "-o", "./x/a.wasm"]);
     assert_exit(&output, 0);
     assert_pinned(&fs::read(folder.path().join("x/a.wasm")).unwrap());
@@ -214,7 +213,7 @@ fn no_input_is_written_over_before_it_is_read() {
 
 #[cfg(unix)]
 #[test]
-fn links_are_kept_and_what_they_lead_to_is_rewritten() {
+fn a_symbolic_link_is_kept_and_its_target_is_rewritten() {
     use std::os::unix::fs::symlink;
 
     let folder = tempfile::tempdir().unwrap();
@@ -230,7 +229,7 @@ fn links_are_kept_and_what_they_lead_to_is_rewritten() {
     assert!(link.is_symlink());
     assert_pinned(&fs::read(folder.path().join("real.wasm")).unwrap());
 
-    // Of two names of one file, the one that is written to becomes a file of its own.
+    // Of two hard links of one file, the one that is written becomes a separate file.
     let second = folder.path().join("second.wasm");
     fs::hard_link(folder.path().join("first.wasm"), &second).unwrap();
     let output = run(
@@ -240,11 +239,11 @@ fn links_are_kept_and_what_they_lead_to_is_rewritten() {
     assert_exit(&output, 0);
     assert_pinned(&fs::read(&second).unwrap());
     assert_eq!(fs::read(folder.path().join("first.wasm")).unwrap(), binary);
-    // And text under two names is not lost either.
+    // Text under two names is not lost.
     make(folder.path(), &[("a.wat", GROWING.as_bytes())]);
     let output = run(folder.path(), &["rewrite", "a.wat", "-o", "./a.wat"]);
     assert_exit(&output, 2);
-    assert_says(&output, "a.wat: it is text");
+    assert_stderr_contains(&output, "a.wat: it is text");
 }
 
 #[test]
@@ -252,5 +251,5 @@ fn stdin_is_read_once() {
     let folder = tempfile::tempdir().unwrap();
     let output = run(folder.path(), &["verify", "-", "-"]);
     assert_exit(&output, 2);
-    assert_says(&output, "stdin can be read only once");
+    assert_stderr_contains(&output, "stdin can be read only once");
 }

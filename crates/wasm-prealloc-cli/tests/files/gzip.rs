@@ -1,4 +1,4 @@
-//! Compressed inputs: unpacked within bounds, and never written over.
+//! Compressed inputs: they are unpacked up to a limit, and never overwritten.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -6,7 +6,9 @@ use std::io::{Read as _, Write as _};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use crate::harness::{GROWING, assert_exit, assert_pinned, assert_says, run, run_with_input};
+use crate::harness::{
+    GROWING, assert_exit, assert_pinned, assert_stderr_contains, run, run_with_input,
+};
 
 fn packed(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
@@ -15,7 +17,7 @@ fn packed(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn gzip_is_unpacked_and_the_output_is_plain() {
+fn gzip_is_unpacked_and_the_output_is_binary() {
     let folder = tempfile::tempdir().unwrap();
     let binary = wat::parse_str(GROWING).unwrap();
     fs::write(folder.path().join("a.wasm.gz"), packed(&binary)).unwrap();
@@ -30,7 +32,7 @@ fn gzip_is_unpacked_and_the_output_is_plain() {
 }
 
 #[test]
-fn gzip_is_not_overwritten_by_what_was_in_it() {
+fn gzip_is_not_overwritten_by_its_content() {
     let folder = tempfile::tempdir().unwrap();
     let content = packed(&wat::parse_str(GROWING).unwrap());
     fs::write(folder.path().join("a.wasm"), &content).unwrap();
@@ -40,7 +42,7 @@ fn gzip_is_not_overwritten_by_what_was_in_it() {
     ] {
         let output = run(folder.path(), args);
         assert_exit(&output, 2);
-        assert_says(
+        assert_stderr_contains(
             &output,
             "a.wasm: it is gzip, and a rewritten module is binary",
         );
@@ -49,7 +51,7 @@ fn gzip_is_not_overwritten_by_what_was_in_it() {
 }
 
 #[test]
-fn broken_gzip_is_named_and_a_bomb_is_bounded() {
+fn broken_gzip_and_a_gzip_bomb_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let whole = packed(&wat::parse_str(GROWING).unwrap());
     let mut bomb = GzEncoder::new(Vec::new(), Compression::best());
@@ -75,6 +77,6 @@ fn broken_gzip_is_named_and_a_bomb_is_bounded() {
         fs::write(folder.path().join(name), bytes).unwrap();
         let output = run(folder.path(), &["inspect", name]);
         assert_exit(&output, 2);
-        assert_says(&output, &format!("error: {name}: it is gzip, and {words}"));
+        assert_stderr_contains(&output, &format!("error: {name}: it is gzip, and {words}"));
     }
 }

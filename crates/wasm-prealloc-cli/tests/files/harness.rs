@@ -1,4 +1,4 @@
-//! Runs the command, and looks at what it says and leaves behind.
+//! Runs the command, and checks its output and its files.
 
 use std::fs;
 use std::io::Write as _;
@@ -35,7 +35,7 @@ pub(crate) fn assert_exit(output: &Output, code: i32) {
 }
 
 #[track_caller]
-pub(crate) fn assert_says(output: &Output, words: &str) {
+pub(crate) fn assert_stderr_contains(output: &Output, words: &str) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains(words), "`{words}` is not in: {stderr}");
 }
@@ -45,7 +45,7 @@ pub(crate) fn assert_pinned(wasm: &[u8]) {
     wasm_prealloc::verify(wasm, 65_536).unwrap();
 }
 
-/// Names in a folder, sorted: nothing temporary may be left.
+/// Returns the sorted names in a folder, temporary files included.
 pub(crate) fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
     let mut names: Vec<_> = entries

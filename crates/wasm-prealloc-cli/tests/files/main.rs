@@ -1,4 +1,4 @@
-//! What the command does to files and streams: outputs whole or not at all, inputs never damaged.
+//! The command with real files and streams: outputs are whole or missing, and inputs are not damaged.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 

@@ -1,4 +1,4 @@
-//! Outputs are whole or not there, when the process is killed and when the disk is full.
+//! Outputs are whole or missing if the process is killed or the disk is full.
 
 use std::fs;
 use std::path::Path;
@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use wasm_prealloc_tests::skipped;
 
-use crate::harness::{GROWING, assert_exit, assert_pinned, assert_says, command, names, run};
+use crate::harness::{
+    GROWING, assert_exit, assert_pinned, assert_stderr_contains, command, names, run,
+};
 
-/// A module of a few MB, so that writing takes a while.
+/// Returns a module of 4 MiB, so that writing takes a while.
 fn large() -> Vec<u8> {
     let data = "x".repeat(4 << 20);
     wat::parse_str(format!(
@@ -67,7 +69,7 @@ fn a_killed_batch_leaves_whole_files_only() {
     assert!((3..60).contains(&whole), "{whole}");
     assert_eq!(names(&inputs).len(), 60);
     assert_eq!(fs::read(inputs.join("000.wasm")).unwrap(), module);
-    // What was left behind is in nobody's way.
+    // The temporary files that were left do no harm.
     let args = [
         "rewrite",
         "in/000.wasm",
@@ -80,13 +82,13 @@ fn a_killed_batch_leaves_whole_files_only() {
     assert_exit(&run(folder.path(), &["verify", "-q", "made"]), 0);
 }
 
-/// A file system of 1 MiB; gone when dropped.
+/// A file system of 1 MiB, which is unmounted when dropped.
 struct SmallDisk {
     folder: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    /// Says why there is none where there is none.
+    /// Mounts the file system, or returns the reason why that failed.
     fn mount() -> Result<Self, String> {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let mounted = Command::new("mount")
@@ -108,10 +110,10 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_full_disk_leaves_what_was_there() {
+fn a_full_disk_leaves_the_earlier_file() {
     let disk = match SmallDisk::mount() {
         Ok(disk) => disk,
-        Err(why) => return skipped(&format!("a_full_disk_leaves_what_was_there: {why}")),
+        Err(why) => return skipped(&format!("a_full_disk_leaves_the_earlier_file: {why}")),
     };
     let folder = tempfile::tempdir().unwrap();
     let disk = disk.folder.path().to_str().unwrap().to_owned() + "/";
@@ -121,7 +123,7 @@ fn a_full_disk_leaves_what_was_there() {
     let args = ["rewrite", "large.wasm", "small.wat", "--out-dir", &disk];
     let output = run(folder.path(), &args);
     assert_exit(&output, 2);
-    assert_says(&output, "large.wasm: No space left on device");
+    assert_stderr_contains(&output, "large.wasm: No space left on device");
     assert_eq!(names(Path::new(&disk)), ["large.wasm", "small.wasm"]);
     assert_eq!(
         fs::read(Path::new(&disk).join("large.wasm")).unwrap(),
@@ -149,6 +151,6 @@ fn a_report_that_cannot_be_written_is_an_error() {
             .unwrap();
         let output = command(folder.path(), args).stdout(full).output().unwrap();
         assert_exit(&output, 2);
-        assert_says(&output, "No space left on device");
+        assert_stderr_contains(&output, "No space left on device");
     }
 }
