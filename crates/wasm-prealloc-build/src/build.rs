@@ -133,11 +133,8 @@ fn finish(
     let (module, report) = match linking {
         Linking::Pinned => pin(guest, path, &linked)?,
         Linking::Natural => {
-            let inspection = wasm_prealloc::inspect(&linked).map_err(|source| Error::Inspect {
-                package: guest.package.clone(),
-                path: path.to_owned(),
-                source,
-            })?;
+            let inspection = wasm_prealloc::inspect(&linked)
+                .map_err(|source| Error::rewrite(&guest.package, path, source))?;
             (linked, inspection.unchanged())
         }
     };

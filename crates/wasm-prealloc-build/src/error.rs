@@ -163,8 +163,8 @@ pub enum Error {
         source: std::io::Error,
     },
 
-    /// The memory of a linked module could not be pinned.
-    #[error("cannot pin the memory of `{package}` ({})", path.display())]
+    /// A linked module could not be read or rewritten.
+    #[error("cannot process the module of `{package}` ({})", path.display())]
     Rewrite {
         /// The package.
         package: String,
@@ -191,17 +191,6 @@ pub enum Error {
         flag: &'static str,
         /// Another remedy; may be empty.
         alternative: &'static str,
-    },
-
-    /// A linked module could not be inspected.
-    #[error("cannot inspect `{package}` ({})", path.display())]
-    Inspect {
-        /// The package.
-        package: String,
-        /// The module as it was linked.
-        path: PathBuf,
-        /// The parser's error.
-        source: wasm_prealloc::Error,
     },
 
     /// A rewritten module is not pinned. This is a defect of wasm-prealloc.

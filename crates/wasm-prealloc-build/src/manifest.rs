@@ -16,41 +16,8 @@ pub const SCHEMA: u32 = 2;
 /// The name of the manifest's file.
 pub const FILE_NAME: &str = "manifest.json";
 
-/// `manifest.json`: one object with `schema` and `guests`. What a rewrite did has the names that
-/// `wasm-prealloc rewrite --json` gives it.
-///
-/// ```json
-/// {
-///   "schema": 2,
-///   "guests": [
-///     {
-///       "name": "minimal",
-///       "package": "minimal",
-///       "file": "minimal.wasm",
-///       "sha256": "64 hexadecimal digits",
-///       "linking": "pinned",
-///       "link_args": ["--initial-memory=4294967296", "--max-memory=4294967296"],
-///       "bytes_before": 397,
-///       "bytes_after": 442,
-///       "memories": [
-///         {
-///           "before": { "index": 0, "minimum": 16, "maximum": 65536, ... },
-///           "after": { "index": 0, "minimum": 65536, "maximum": 65536, ... },
-///           "growth": { "mode": "none" },
-///           "sites": { "size": 0, "grow": 0 }
-///         }
-///       ],
-///       "code_offsets": [],
-///       "warnings": [],
-///       "toolchain": {
-///         "rustc": "rustc 1.95.0",
-///         "host": "x86_64-unknown-linux-gnu",
-///         "target": "wasm32-unknown-unknown"
-///       }
-///     }
-///   ]
-/// }
-/// ```
+/// `manifest.json`. The rewrite of a module has the same fields as in the output of
+/// `wasm-prealloc rewrite --json`, and `docs/json.md` describes all of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Manifest {

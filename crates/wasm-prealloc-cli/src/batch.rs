@@ -14,14 +14,23 @@ use serde::Serialize;
 use crate::exit;
 use crate::folder::Item;
 use crate::io::{Inputs, print_json};
-use crate::json::{Document, Failure};
+use crate::json::{Failure, SCHEMA};
 
 /// A batch that takes less time shows no progress bar.
 const PROGRESS_DELAY: Duration = Duration::from_millis(500);
 
 const BAR: &str = "{bar:32} {pos} of {len} modules, {eta} left";
 
-/// The outcome for one module, as `--json` prints it.
+/// The document that `--json` prints.
+#[derive(Debug, Serialize)]
+struct Document<R> {
+    schema: u32,
+    command: &'static str,
+    exit: u8,
+    modules: Vec<Outcome<R>>,
+}
+
+/// The outcome for one module.
 #[derive(Debug, Serialize)]
 struct Outcome<R> {
     input: String,
@@ -60,18 +69,22 @@ pub(crate) fn run<R: Default + Send + Serialize>(
         None if inputs.json => Ok(()),
         None => print(&outcome.input, &outcome.result),
     };
-    let (outcomes, printed) = for_each(inputs, items.len(), work, report);
-    let codes = outcomes.iter().map(|outcome| match &outcome.error {
+    let (modules, printed) = for_each(inputs, items.len(), work, report);
+    exit::ignore_broken_pipe(printed.map_err(Into::into))?;
+    let codes = modules.iter().map(|outcome| match &outcome.error {
         Some(_) => exit::USAGE,
         None => code(&outcome.result),
     });
-    let code = codes.max().unwrap_or(exit::DONE);
-    exit::ignore_broken_pipe(printed.map_err(Into::into))?;
+    let exit = codes.max().unwrap_or(exit::DONE);
     if inputs.json {
-        let document = Document::new(command, code, &outcomes);
-        exit::ignore_broken_pipe(print_json(&document))?;
+        exit::ignore_broken_pipe(print_json(&Document {
+            schema: SCHEMA,
+            command,
+            exit,
+            modules,
+        }))?;
     }
-    Ok(code)
+    Ok(exit)
 }
 
 /// Works on all items, several at a time, and passes each result to `report` in the order of the

@@ -73,10 +73,10 @@ impl Input {
     /// unchanged.
     pub(crate) fn read(&self) -> Result<Module> {
         let mut bytes = self.read_bytes().with_context(|| self.name())?;
-        let mut form = Form::Binary;
+        let mut form = None;
         if is_gzip(&bytes) {
             bytes = unpack(&bytes).with_context(|| self.name())?;
-            form = Form::Gzip;
+            form = Some("gzip");
         }
         if !is_text(&bytes) {
             return Ok(Module { wasm: bytes, form });
@@ -86,9 +86,7 @@ impl Input {
             error.set_path(self.name());
             error
         })?;
-        if form == Form::Binary {
-            form = Form::Text;
-        }
+        let form = form.or(Some("text"));
         Ok(Module { wasm, form })
     }
 
@@ -108,15 +106,8 @@ impl Input {
 #[derive(Debug)]
 pub(crate) struct Module {
     pub(crate) wasm: Vec<u8>,
-    pub(crate) form: Form,
-}
-
-/// The form of the input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
-    Binary,
-    Text,
-    Gzip,
+    /// The form of the input if it is not binary: `text` or `gzip`.
+    pub(crate) form: Option<&'static str>,
 }
 
 fn is_gzip(bytes: &[u8]) -> bool {

@@ -9,26 +9,6 @@ use wasm_prealloc_host::MemoryPool;
 /// when a field is added.
 pub(crate) const SCHEMA: u32 = 1;
 
-/// The document of a command that takes many modules.
-#[derive(Debug, Serialize)]
-pub(crate) struct Document<'a, M> {
-    schema: u32,
-    command: &'static str,
-    exit: u8,
-    modules: &'a [M],
-}
-
-impl<'a, M: Serialize> Document<'a, M> {
-    pub(crate) fn new(command: &'static str, exit: u8, modules: &'a [M]) -> Self {
-        Self {
-            schema: SCHEMA,
-            command,
-            exit,
-            modules,
-        }
-    }
-}
-
 /// The memory that a pool has secured.
 #[derive(Debug, Serialize)]
 pub(crate) struct SecuredReport {

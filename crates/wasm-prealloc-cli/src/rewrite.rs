@@ -1,9 +1,8 @@
 //! `wasm-prealloc rewrite`: pins the memories of modules.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{self, Write};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use wasm_prealloc::{
     EmulateFrom, Growth, GrowthHandling, MAX_PAGES, Memory, MemoryImportPolicy, Options, Report,
@@ -12,7 +11,7 @@ use wasm_prealloc::{
 
 use crate::destination::{Destination, real};
 use crate::folder::{self, Item};
-use crate::io::{Form, Inputs, Output, limits, size};
+use crate::io::{Inputs, Output, limits, size};
 use crate::{batch, exit};
 
 const EXAMPLES: &[&str] = &[
@@ -95,22 +94,17 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
                 report: Some(report),
             })
         },
-        |input, rewritten| {
-            let Rewritten {
-                output: Some(output),
-                report: Some(report),
-            } = rewritten
-            else {
-                return Ok(());
-            };
-            let text = match inputs.quiet {
-                true => describe_warnings(input, report),
-                false => describe(input, output, report),
-            };
-            match to_stdout || inputs.quiet {
-                true => write!(std::io::stderr(), "{text}"),
-                false => write!(std::io::stdout(), "{text}"),
+        |input, rewritten| match (&rewritten.output, &rewritten.report) {
+            (Some(_), Some(report)) if inputs.quiet => {
+                warnings(&mut io::stderr(), &format!("{input}: "), report)
             }
+            (Some(output), Some(report)) if to_stdout => {
+                describe(&mut io::stderr(), input, output, report)
+            }
+            (Some(output), Some(report)) => {
+                describe(&mut io::stdout().lock(), input, output, report)
+            }
+            _ => Ok(()),
         },
         |_| exit::DONE,
     )
@@ -118,19 +112,14 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
 
 fn rewrite_one(item: &Item, output: &Output, opts: &Opts, options: &Options) -> Result<Report> {
     let module = item.read()?;
-    let what = match module.form {
-        Form::Binary => None,
-        Form::Text => Some("text"),
-        Form::Gzip => Some("gzip"),
-    };
     let own = item.input.path().map(real);
-    if let (Some(what), Some(own)) = (what, own)
+    if let (Some(form), Some(own)) = (module.form, own)
         && output.path().map(real) == Some(own)
     {
-        return Err(anyhow!(
-            "{}: it is {what}, and a rewritten module is binary: use `-o` or `--out-dir`",
+        bail!(
+            "{}: it is {form}, and a rewritten module is binary: use `-o` or `--out-dir`",
             item.input.name()
-        ));
+        );
     }
     let rewritten = rewrite(&module.wasm, options).with_context(|| item.input.name())?;
     opts.destination.prepare(output)?;
@@ -138,25 +127,12 @@ fn rewrite_one(item: &Item, output: &Output, opts: &Opts, options: &Options) -> 
     Ok(rewritten.report)
 }
 
-/// Describes what `--quiet` still prints.
-fn describe_warnings(input: &str, report: &Report) -> String {
-    let mut text = String::new();
-    for warning in &report.warnings {
-        let _ = writeln!(text, "{input}: warning: {warning}");
-    }
-    text
-}
-
-fn describe(input: &str, output: &str, report: &Report) -> String {
-    let mut text = String::new();
-    let _ = writeln!(
-        text,
-        "{input} -> {output} ({} -> {} bytes)",
-        report.bytes_before, report.bytes_after
-    );
+fn describe(out: &mut impl Write, input: &str, output: &str, report: &Report) -> io::Result<()> {
+    let (before, after) = (report.bytes_before, report.bytes_after);
+    writeln!(out, "{input} -> {output} ({before} -> {after} bytes)")?;
     for memory in &report.memories {
-        let _ = writeln!(
-            text,
+        writeln!(
+            out,
             "  {}: {} -> {}; {} memory.grow, {} memory.size: {}",
             memory.before.id,
             limits(&memory.before),
@@ -164,36 +140,34 @@ fn describe(input: &str, output: &str, report: &Report) -> String {
             memory.sites.grow,
             memory.sites.size,
             handling(&memory.after, &memory.growth)
-        );
+        )?;
     }
     for offsets in &report.code_offsets {
         let module = offsets.module;
         let of = module.map_or(String::new(), |module| format!(" of core module {module}"));
-        if !offsets.nudged.is_empty() {
-            let _ = writeln!(
-                text,
-                "  code moved by a few bytes within functions {:?}{of}",
-                offsets.nudged
-            );
+        let (nudged, relocated) = (&offsets.nudged, &offsets.relocated);
+        if !nudged.is_empty() {
+            writeln!(
+                out,
+                "  code moved by a few bytes within functions {nudged:?}{of}"
+            )?;
         }
-        if !offsets.relocated.is_empty() {
-            let _ = writeln!(
-                text,
-                "  code moved to the end: functions {:?}{of}",
-                offsets.relocated
-            );
+        if !relocated.is_empty() {
+            writeln!(out, "  code moved to the end: functions {relocated:?}{of}")?;
         }
         if let Some(function) = offsets.shifted_from {
-            let _ = writeln!(
-                text,
+            writeln!(
+                out,
                 "  code offsets moved: all from function {function} on{of}"
-            );
+            )?;
         }
     }
-    for warning in &report.warnings {
-        let _ = writeln!(text, "  warning: {warning}");
-    }
-    text
+    warnings(out, "  ", report)
+}
+
+fn warnings(out: &mut impl Write, prefix: &str, report: &Report) -> io::Result<()> {
+    let mut warnings = report.warnings.iter();
+    warnings.try_for_each(|warning| writeln!(out, "{prefix}warning: {warning}"))
 }
 
 /// Describes how growth is handled, or would be.
