@@ -55,6 +55,7 @@ const TOOLS: [Tool; 3] = [
             "cgroup::",
             "error::",
             "limit::",
+            "shortfall::",
             "mark_rises",
         ],
     },

@@ -73,10 +73,11 @@ pub use commit::residency::resident_bytes;
 pub use commit::secure::SecuredRegion;
 #[cfg(feature = "wasmtime")]
 pub use engine::wasmtime::instantiate::{InstantiateError, WasmtimePool, deterministic};
-pub use error::{Error, Shortfall};
+pub use error::Error;
 pub use limits::files::Files;
 pub use limits::headroom::{Headroom, Need};
 pub use limits::limit::{CgroupVersion, Limit, Reading};
+pub use limits::shortfall::Shortfall;
 pub use name::UnknownName;
 pub use pool::builder::{MemoryPoolBuilder, PreparedPool};
 pub use pool::memory_pool::{LentMemory, MemoryPool};

@@ -47,72 +47,55 @@ impl Guest {
     }
 }
 
+/// A guest that calls a function of the host.
+type Call<'a> = Caller<'a, Guest>;
+
 /// Defines the module `env` of a guest's imports.
 pub(crate) fn linker(engine: &Engine) -> Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
-    linker.func_wrap("env", "__host_len", |caller: Caller<'_, Guest>| {
+    linker.func_wrap("env", "__host_len", |caller: Call<'_>| {
         length("__host_len", &caller.data().input)
     })?;
-    linker.func_wrap(
-        "env",
-        "__load_input",
-        |mut caller: Caller<'_, Guest>, at: i32| {
-            let (bytes, guest) = memory(&mut caller)?;
-            write("__load_input", bytes, at, &guest.input)
-        },
-    )?;
-    linker.func_wrap(
-        "env",
-        "__get_len",
-        |mut caller: Caller<'_, Guest>, key: i32| {
-            let (bytes, guest) = memory(&mut caller)?;
-            let value = guest.value(buffer("__get_len", bytes, key)?)?;
-            length("__get_len", &value)
-        },
-    )?;
-    linker.func_wrap(
-        "env",
-        "__get",
-        |mut caller: Caller<'_, Guest>, key: i32, at: i32| {
-            let (bytes, guest) = memory(&mut caller)?;
-            let value = guest.value(buffer("__get", bytes, key)?)?;
-            write("__get", bytes, at, &value)
-        },
-    )?;
-    linker.func_wrap(
-        "env",
-        "__flush",
-        |mut caller: Caller<'_, Guest>, list: i32| {
-            let (bytes, guest) = memory(&mut caller)?;
-            let list = decode_list(buffer("__flush", bytes, list)?)?;
-            let pairs = list.chunks_exact(2);
-            ensure!(
-                pairs.remainder().is_empty(),
-                "__flush: the list ends with a key that has no value"
-            );
-            for pair in pairs {
-                guest.flushed.insert(pair[0].to_vec(), pair[1].to_vec());
-            }
-            Ok(())
-        },
-    )?;
-    linker.func_wrap(
-        "env",
-        "__log",
-        |mut caller: Caller<'_, Guest>, text: i32| {
-            let (bytes, guest) = memory(&mut caller)?;
-            let text = buffer("__log", bytes, text)?;
-            if guest.log {
-                eprintln!("guest: {}", String::from_utf8_lossy(text));
-            }
-            Ok(())
-        },
-    )?;
+    linker.func_wrap("env", "__load_input", |mut caller: Call<'_>, at: i32| {
+        let (bytes, guest) = memory(&mut caller)?;
+        write("__load_input", bytes, at, &guest.input)
+    })?;
+    linker.func_wrap("env", "__get_len", |mut caller: Call<'_>, key: i32| {
+        let (bytes, guest) = memory(&mut caller)?;
+        let value = guest.value(buffer("__get_len", bytes, key)?)?;
+        length("__get_len", &value)
+    })?;
+    linker.func_wrap("env", "__get", |mut caller: Call<'_>, key: i32, at: i32| {
+        let (bytes, guest) = memory(&mut caller)?;
+        let value = guest.value(buffer("__get", bytes, key)?)?;
+        write("__get", bytes, at, &value)
+    })?;
+    linker.func_wrap("env", "__flush", |mut caller: Call<'_>, list: i32| {
+        let (bytes, guest) = memory(&mut caller)?;
+        let list = decode_list(buffer("__flush", bytes, list)?)?;
+        let pairs = list.chunks_exact(2);
+        ensure!(
+            pairs.remainder().is_empty(),
+            "__flush: the list ends with a key that has no value"
+        );
+        for pair in pairs {
+            guest.flushed.insert(pair[0].to_vec(), pair[1].to_vec());
+        }
+        Ok(())
+    })?;
+    linker.func_wrap("env", "__log", |mut caller: Call<'_>, text: i32| {
+        let (bytes, guest) = memory(&mut caller)?;
+        let text = buffer("__log", bytes, text)?;
+        if guest.log {
+            eprintln!("guest: {}", String::from_utf8_lossy(text));
+        }
+        Ok(())
+    })?;
     Ok(linker)
 }
 
 /// Borrows the guest's memory and its state.
-fn memory<'c>(caller: &'c mut Caller<'_, Guest>) -> Result<(&'c mut [u8], &'c mut Guest)> {
+fn memory<'c>(caller: &'c mut Call<'_>) -> Result<(&'c mut [u8], &'c mut Guest)> {
     match caller.get_export("memory") {
         Some(Extern::Memory(memory)) => Ok(memory.data_and_store_mut(caller)),
         _ => bail!("the guest does not export its memory as `memory`"),

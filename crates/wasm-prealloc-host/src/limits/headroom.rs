@@ -6,10 +6,11 @@
 use std::cmp::Reverse;
 use std::path::Path;
 
-use crate::error::{Error, Shortfall};
+use crate::error::Error;
 use crate::limits::cgroup;
 use crate::limits::files::{self, Files};
 use crate::limits::limit::{Limit, Reading};
+use crate::limits::shortfall::Shortfall;
 use crate::sys;
 
 /// Room for small allocations of other threads between check and commit, under the limits that the

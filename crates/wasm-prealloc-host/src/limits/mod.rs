@@ -5,3 +5,4 @@ pub(crate) mod explain;
 pub(crate) mod files;
 pub(crate) mod headroom;
 pub(crate) mod limit;
+pub(crate) mod shortfall;
