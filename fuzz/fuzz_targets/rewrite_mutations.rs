@@ -1,4 +1,4 @@
-//! Arbitrary bytes are refused or handled. Give it a corpus of real modules to start from.
+//! Checks that arbitrary bytes are refused or rewritten correctly. Start from a corpus of real modules.
 
 #![no_main]
 

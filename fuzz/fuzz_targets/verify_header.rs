@@ -1,5 +1,5 @@
-//! What a host asks before it commits memory gives an answer, whatever the bytes, and the shallow
-//! question and the deep one agree on what a module declares.
+//! Checks that `verify` and `verify_deep` accept arbitrary bytes without a panic, and agree on the
+//! memories that a module declares.
 
 #![no_main]
 
@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use wasm_prealloc::{verify, verify_deep};
 
 fuzz_target!(|bytes: &[u8]| {
-    // The magic number and the version are given, so that what lies behind them is reached.
+    // With the magic number and the version, the bytes reach the code after those checks.
     let mut wasm = b"\0asm\x01\0\0\0".to_vec();
     wasm.extend_from_slice(bytes);
     for wasm in [bytes, &wasm] {

@@ -1,27 +1,27 @@
-//! Makes the same calls of two modules, and compares what comes of them and what they leave behind.
+//! Makes the same calls on two modules, and compares the results and the state afterwards.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use wasmtime::{Module, Trap, Val, ValType};
 
-use crate::differential::Tally;
+use crate::Stats;
 use crate::run::{Growth, Outcome, Running};
 
-/// Calls in a sequence.
+/// The number of calls in a sequence.
 const CALLS: usize = 6;
 
-/// The export that makes all of a memory resident, where it is asked for.
+/// The name for the exported function that makes all memories resident.
 pub(crate) const COMMIT: &str = "commit all memory";
 
-/// How a comparison has ended without finding a difference.
+/// The end of a comparison that found no difference.
 pub(crate) enum End {
     Agreed,
     OutOfBounds,
-    /// A stack, or the collector's heap.
+    /// A stack or the garbage-collected heap was full.
     Full,
 }
 
-/// Outcomes at which the two may part.
-fn parting(outcome: &Outcome) -> Option<End> {
+/// Returns the end of the comparison if the two modules may differ from this outcome on.
+fn allowed_end(outcome: &Outcome) -> Option<End> {
     match outcome {
         Outcome::Trapped(Trap::MemoryOutOfBounds) => Some(End::OutOfBounds),
         Outcome::Trapped(Trap::StackOverflow) | Outcome::HeapFull => Some(End::Full),
@@ -29,25 +29,25 @@ fn parting(outcome: &Outcome) -> Option<End> {
     }
 }
 
-/// Makes the same calls of two modules, of the one that may trap out of bounds first: a call that
-/// has is not made of the other, which would go on into memory that it should not have.
+/// Makes the same calls on two modules, first on the reference. If a call is out of bounds there, it
+/// is not made on the rewritten module, where it would continue in memory above the virtual size.
 pub(crate) fn compare(
     reference: &Module,
     growth: Growth,
     rewritten: &Module,
     calls: u64,
-    tally: &mut Tally,
+    stats: &mut Stats,
 ) -> Result<End> {
     let before = Running::start(reference, growth).context("the original")?;
     if let Err(outcome) = &before
-        && let Some(end) = parting(outcome)
+        && let Some(end) = allowed_end(outcome)
     {
         return Ok(end);
     }
     let after = Running::start(rewritten, Growth::Refused).context("the rewritten")?;
     let (mut before, mut after) = match (before, after) {
         (Ok(before), Ok(after)) => (before, after),
-        (_, Err(found)) if matches!(parting(&found), Some(End::Full)) => return Ok(End::Full),
+        (_, Err(found)) if matches!(allowed_end(&found), Some(End::Full)) => return Ok(End::Full),
         (Err(expected), Err(found)) if expected == found => return Ok(End::Agreed),
         (before, after) => {
             let (before, after) = (before.err(), after.err());
@@ -56,7 +56,7 @@ pub(crate) fn compare(
     };
     same_state(&mut before, &mut after, false).context("after instantiation")?;
     let mut random = fastrand::Rng::with_seed(calls);
-    // Of parameters that may not be null, none can be made out of nothing.
+    // There are no values for parameters of a non-nullable type.
     let mut functions = before.functions();
     functions.retain(|(_, params)| params.iter().all(|ty| param(ty, &mut random).is_some()));
     let commits = rewritten.get_export(COMMIT).is_some();
@@ -83,21 +83,21 @@ pub(crate) fn compare(
             .iter()
             .filter_map(|ty| param(ty, &mut random))
             .collect();
-        let in_words = || format!("call {made}: `{name}` {params:?}");
-        let expected = before.call(name, &params).with_context(in_words)?;
-        if let Some(end) = parting(&expected) {
+        let the_call = || format!("call {made}: `{name}` {params:?}");
+        let expected = before.call(name, &params).with_context(the_call)?;
+        if let Some(end) = allowed_end(&expected) {
             break end;
         }
-        let found = after.call(name, &params).with_context(in_words)?;
-        if matches!(parting(&found), Some(End::Full)) {
+        let found = after.call(name, &params).with_context(the_call)?;
+        if matches!(allowed_end(&found), Some(End::Full)) {
             break End::Full;
         }
         ensure!(
             found == expected,
             "{}: {expected:?} in the original, {found:?} in the rewritten",
-            in_words()
+            the_call()
         );
-        tally.calls += 1;
+        stats.calls += 1;
         if commits && made == CALLS / 2 {
             let outcome = after.call(COMMIT, &[]).context("committing")?;
             ensure!(
@@ -105,14 +105,14 @@ pub(crate) fn compare(
                 "commit: {outcome:?}"
             );
         }
-        same_state(&mut before, &mut after, made == CALLS).with_context(in_words)?;
+        same_state(&mut before, &mut after, made == CALLS).with_context(the_call)?;
     };
-    tally.grew += u64::from(sizes(&mut before) != smallest);
+    stats.grew += u64::from(sizes(&mut before) != smallest);
     Ok(end)
 }
 
-/// A parameter: mostly one that can be an address or a number of pages. `None` for a reference that
-/// may not be null.
+/// Chooses a parameter, often one that can be an address or a number of pages. `None` for a
+/// non-nullable reference.
 fn param(ty: &ValType, random: &mut fastrand::Rng) -> Option<Val> {
     let number = match random.u8(..4) {
         0 => random.u64(..),
@@ -130,9 +130,9 @@ fn param(ty: &ValType, random: &mut fastrand::Rng) -> Option<Val> {
     })
 }
 
-/// Everything that can be seen from outside, as far as the original has it. Memories are
-/// looked into as a whole where it is the `last` look, and up to two pages before: what differs
-/// stays so, mostly, and most of the time would go there.
+/// Compares all exported state of the original with the rewritten module's. To save time, only the
+/// `last` comparison covers 16 MiB of each memory; the others cover 128 KiB, because a difference
+/// usually persists.
 fn same_state(before: &mut Running, after: &mut Running, last: bool) -> Result<()> {
     let theirs = after.globals_and_tables();
     for (name, expected) in before.globals_and_tables() {
@@ -149,7 +149,7 @@ fn same_state(before: &mut Running, after: &mut Running, last: bool) -> Result<(
     let look = if last { LONG_LOOK } else { LOOK };
     let theirs = after.memories();
     for (name, memory) in before.memories() {
-        // An import that has become a definition is exported under its field's name.
+        // An import that was turned into a definition is exported under the import's name.
         let defined = name.strip_prefix("env.");
         let found = theirs
             .iter()
@@ -172,16 +172,13 @@ fn same_state(before: &mut Running, after: &mut Running, last: bool) -> Result<(
                 found[at]
             );
         }
-        // Nothing has been written above what the original has.
+        // Nothing may be written above the size of the original's memory.
         let above = &found[expected.len()..];
         let above = &above[..above.len().min(look / 16)];
         let clean = above
             .chunks(ZEROS.len())
             .all(|chunk| *chunk == ZEROS[..chunk.len()]);
-        ensure!(
-            clean,
-            "memory `{name}` is written to above its virtual size"
-        );
+        ensure!(clean, "memory `{name}` was written above its virtual size");
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Declares other limits for a module's memories, and changes nothing else: what the oracles
-//! compare a rewrite with where the module shall behave as if it had been declared so.
+//! Declares other limits for the memories of a module, and changes nothing else. The oracles compare
+//! a rewrite with such a module.
 
 use std::convert::Infallible;
 
@@ -10,16 +10,16 @@ use wasmparser::{MemoryType, Operator, Parser, Payload, TypeRef};
 
 use crate::generate::{HEAP_BASE, usize_range};
 
-/// What the oracles want to know of a module.
+/// Facts about the memories of a module.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Memories {
-    /// Imported ones first, as in the index space.
+    /// The types by memory index: imported memories first.
     pub(crate) types: Vec<MemoryType>,
-    /// By memory: how many instructions measure and grow it.
+    /// By memory index: the numbers of `memory.size` and `memory.grow` instructions.
     pub(crate) sites: Vec<(usize, usize)>,
-    /// Whether one of them is imported.
+    /// True if one of them is imported.
     pub(crate) imported: bool,
-    /// What the generator has written into the global of this name.
+    /// The value of the exported global `__heap_base`.
     pub(crate) heap_base: Option<u64>,
 }
 
@@ -81,11 +81,10 @@ impl Memories {
     }
 }
 
-/// The module with other limits for its memories, and everything else as it is. `limits` gets a
-/// memory's index and type.
+/// Returns the module with other limits for its memories. `limits` takes a memory's index and type.
 ///
 /// # Errors
-/// Where the bytes are no core module.
+/// The bytes are not a core module.
 pub fn declare(
     wasm: &[u8],
     limits: impl FnMut(usize, MemoryType) -> MemoryType,
@@ -117,7 +116,7 @@ pub fn declare(
     Ok(module.finish())
 }
 
-/// Gives each memory the limits that a function says, in the order in which they are declared.
+/// Re-encodes memory types with the limits that a function returns.
 struct Limits<F> {
     index: usize,
     limits: F,

@@ -1,5 +1,5 @@
-//! Random modules that use their memories: wasm-smith makes them, and growth is sown into their
-//! bodies, because left to chance one instruction in hundreds would grow a memory.
+//! Random modules that use their memories. wasm-smith generates them, and growth instructions are then
+//! inserted into their functions, because wasm-smith alone generates too few.
 
 use std::ops::Range;
 
@@ -8,38 +8,38 @@ use wasm_encoder::Encode as _;
 use wasm_smith::{Config, InstructionKind, InstructionKinds, MemoryOffsetChoices};
 use wasmparser::{FunctionBody, MemoryType, Parser, Payload};
 
-/// How many calls and loop iterations a module has before it traps: it carries its own fuel, so
-/// that original and rewrite run out of it at the same point.
+/// The number of calls and loop iterations before a module traps. The module itself counts them, so
+/// that the original and the rewrite trap at the same point.
 const FUEL: u32 = 3_000;
 
-/// A module, and the size that its memories shall be given.
+/// A module, and the parameters of its test.
 #[derive(Clone, Debug)]
 pub struct Generated {
-    /// The module. It exports all that it defines.
+    /// The module. It exports everything that it defines.
     pub wasm: Vec<u8>,
-    /// The size asked of the rewriter, in 64 KiB pages.
+    /// The size that memories are rewritten to, in pages of 64 KiB.
     pub pages: u64,
-    /// Chooses the calls that are made.
+    /// The seed of the options and of the calls.
     pub calls: u64,
 }
 
 impl Generated {
-    /// Makes a module of random bytes.
+    /// Generates a module from random bytes.
     ///
     /// # Errors
-    /// Where the bytes do not last, or chance did not make a module that fits its limits.
+    /// There are too few bytes, or the module does not fit the limits.
     pub fn new(u: &mut Unstructured<'_>) -> Result<Self> {
-        // Few pages mostly: whole memories are compared, and a module that declares no maximum
-        // may grow up to this.
+        // Mostly small sizes, because whole memories are compared, and a memory without a maximum
+        // may grow up to this size.
         let pages = *u.choose(&[96, 128, 200, 65_536])?;
         let calls = u.arbitrary()?;
-        let sowing = Sowing::new(u)?;
+        let insertions = Insertions::new(u)?;
         let config = config(u, pages)?;
         let mut module = wasm_smith::Module::new(config, u)?;
         let unfit = |_| arbitrary::Error::IncorrectFormat;
         module.ensure_termination(FUEL).map_err(unfit)?;
-        let wasm = sowing
-            .sow(&module.to_bytes(), u)
+        let wasm = insertions
+            .insert(&module.to_bytes(), u)
             .map_err(|_| arbitrary::Error::IncorrectFormat)?;
         Ok(Self { wasm, pages, calls })
     }
@@ -47,12 +47,12 @@ impl Generated {
 
 #[expect(
     clippy::field_reassign_with_default,
-    reason = "what is chosen and why reads in groups"
+    reason = "the settings are in groups, with a comment for each"
 )]
 fn config(u: &mut Unstructured<'_>, pages: u64) -> Result<Config> {
     let mut config = Config::default();
-    // Addresses are checked against `memory.size` by the generated code itself then. The rest may
-    // trap, and most do soon.
+    // If traps are disallowed, the generated code compares addresses with `memory.size`. Most of the
+    // other modules trap soon.
     config.disallow_traps = u.ratio(4, 5)?;
     config.memory_offset_choices = MemoryOffsetChoices(1, 0, 0);
     config.canonicalize_nans = true;
@@ -62,8 +62,8 @@ fn config(u: &mut Unstructured<'_>, pages: u64) -> Result<Config> {
     config.min_memories = 1;
     config.memory64_enabled = u.ratio(1, 4)?;
     config.custom_page_sizes_enabled = u.ratio(1, 6)?;
-    // Small enough to be compared as a whole. Where a memory without a maximum could grow to
-    // 4 GiB, one is required.
+    // Small enough to compare as a whole. A maximum is required if the memory could grow to 4 GiB
+    // without one.
     config.max_memory32_bytes = 80 * 65_536;
     config.max_memory64_bytes = 80 * 65_536;
     config.memory_max_size_required = pages > 1000 || u.ratio(1, 2)?;
@@ -83,7 +83,7 @@ fn config(u: &mut Unstructured<'_>, pages: u64) -> Result<Config> {
     config.max_instructions = *u.choose(&[30, 60, 120])?;
     config.max_table_elements = 50;
     config.table_max_size_required = true;
-    // Over-long index encodings: the instructions that are replaced are longer then.
+    // Over-long encodings of indices make the instructions to replace longer.
     config.min_uleb_size = *u.choose(&[1, 1, 1, 2, 5])?;
     if u.ratio(1, 2)? {
         use InstructionKind::{Control, Memory, Numeric, Parametric, Variable};
@@ -96,14 +96,14 @@ fn config(u: &mut Unstructured<'_>, pages: u64) -> Result<Config> {
     config.exceptions_enabled = u.ratio(1, 5)?;
     config.gc_enabled = u.ratio(1, 6)?;
 
-    // What has nothing to do with memories, or would wait for another thread.
+    // Features without relation to memories, and instructions that wait for another thread.
     config.threads_enabled = false;
     config.wide_arithmetic_enabled = false;
     config.compact_imports_enabled = false;
     Ok(config)
 }
 
-/// A module whose one import is a memory.
+/// Returns a module whose only import is a memory.
 fn memory_import(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     let minimum = u.int_in_range(0..=3)?;
     let maximum = match u.ratio(3, 4)? {
@@ -124,22 +124,21 @@ fn memory_import(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     Ok(module.finish())
 }
 
-/// What is added to a module that chance has made.
-struct Sowing {
-    /// One in so many places gets a growth instruction.
+/// The instructions and other items to insert into a generated module.
+struct Insertions {
+    /// One in this many places gets a growth instruction.
     one_in: u32,
-    /// Of those, so many in six measure and do not grow.
-    measures: u32,
-    /// Globals and functions that do nothing, so that what the rewriter adds has an index of two
-    /// bytes and does not fit in place.
+    /// This many in six of them are `memory.size`; the others are `memory.grow`.
+    sizes_in_six: u32,
+    /// Unused globals and functions. With them, the rewriter's own items have indices of two bytes,
+    /// and the replaced instructions do not fit in place.
     idle_globals: u32,
     idle_functions: u32,
-    /// Whether a global says where the heap begins, and how far that is below the first memory's
-    /// end.
+    /// The distance of `__heap_base` below the end of the first memory. `None` for no such global.
     heap_base_below: Option<u32>,
 }
 
-/// Sections of a module in the order of the format, as (id, content).
+/// The sections of a module in order, as (id, content).
 type Sections = Vec<(u8, Vec<u8>)>;
 
 mod id {
@@ -150,17 +149,17 @@ mod id {
     pub(super) const CODE: u8 = 10;
 }
 
-/// The export under which a module shows what its sown instructions gave.
-const SEEN: &str = "what the sown instructions gave";
+/// The name of the exported global that mixes the results of the inserted instructions.
+const RESULTS: &str = "results of the inserted instructions";
 
-/// The export under which linkers say where the heap begins.
+/// The name under which linkers export the start of the heap.
 pub(crate) const HEAP_BASE: &str = "__heap_base";
 
-impl Sowing {
+impl Insertions {
     fn new(u: &mut Unstructured<'_>) -> Result<Self> {
         Ok(Self {
             one_in: *u.choose(&[3, 8, 20])?,
-            measures: *u.choose(&[1, 3, 6])?,
+            sizes_in_six: *u.choose(&[1, 3, 6])?,
             idle_globals: if u.ratio(1, 6)? { 130 } else { 0 },
             idle_functions: if u.ratio(1, 12)? { 130 } else { 0 },
             heap_base_below: match u.ratio(1, 2)? {
@@ -170,10 +169,9 @@ impl Sowing {
         })
     }
 
-    /// Adds a global that is exported, and instructions that grow or measure a memory and mix
-    /// what comes of it into that global. They leave the stack as it was, so that they can stand
-    /// between any two instructions.
-    fn sow(&self, wasm: &[u8], u: &mut Unstructured<'_>) -> anyhow::Result<Vec<u8>> {
+    /// Adds an exported global, and instructions that grow or measure a memory and mix the result
+    /// into that global. They leave the stack unchanged, so they can be between any two instructions.
+    fn insert(&self, wasm: &[u8], u: &mut Unstructured<'_>) -> anyhow::Result<Vec<u8>> {
         let mut sections = Sections::new();
         let mut bodies: Vec<FunctionBody<'_>> = Vec::new();
         let mut memories: Vec<MemoryType> = Vec::new();
@@ -208,9 +206,9 @@ impl Sowing {
         for _ in 0..self.idle_globals {
             append(&mut sections, id::GLOBAL, &i32_global(false, 0))?;
         }
-        let seen = globals + self.idle_globals;
+        let results = globals + self.idle_globals;
         append(&mut sections, id::GLOBAL, &i32_global(true, 0))?;
-        append(&mut sections, id::EXPORT, &global_export(SEEN, seen))?;
+        append(&mut sections, id::EXPORT, &global_export(RESULTS, results))?;
         if let (Some(below), Some(memory)) = (self.heap_base_below, memories.first()) {
             let end = memory.initial << memory.page_size_log2.unwrap_or(16);
             let base = end.saturating_sub(below.into()) as i32;
@@ -218,13 +216,13 @@ impl Sowing {
             append(
                 &mut sections,
                 id::EXPORT,
-                &global_export(HEAP_BASE, seen + 1),
+                &global_export(HEAP_BASE, results + 1),
             )?;
         }
 
         let mut code = wasm_encoder::CodeSection::new();
         for body in &bodies {
-            code.raw(&self.sow_body(wasm, body, &memories, seen, u)?);
+            code.raw(&self.insert_in_body(wasm, body, &memories, results, u)?);
         }
         if self.idle_functions > 0 && !bodies.is_empty() {
             const NOTHING_TO_NOTHING: [u8; 3] = [0x60, 0, 0];
@@ -248,46 +246,46 @@ impl Sowing {
         Ok(module.finish())
     }
 
-    fn sow_body(
+    fn insert_in_body(
         &self,
         wasm: &[u8],
         body: &FunctionBody<'_>,
         memories: &[MemoryType],
-        seen: u32,
+        results: u32,
         u: &mut Unstructured<'_>,
     ) -> anyhow::Result<Vec<u8>> {
         let all = usize_range(&body.range());
         let mut operators = body.get_operators_reader()?;
-        let mut sown = wasm[all.start..operators.original_position() as usize].to_vec();
-        // The first place is always reached, the others often not.
+        let mut inserted = wasm[all.start..operators.original_position() as usize].to_vec();
+        // Execution always reaches the first place, and often not the others.
         let mut first = true;
         while !operators.eof() {
             let start = operators.original_position() as usize;
             operators.read()?;
             if !memories.is_empty() && (first && u.ratio(2, 3)? || u.ratio(1, self.one_in)?) {
                 let memory = u.int_in_range(0..=memories.len() - 1)?;
-                self.instructions(memory as u32, &memories[memory], seen, u, &mut sown)?;
+                self.instructions(memory as u32, &memories[memory], results, u, &mut inserted)?;
             }
             first = false;
-            sown.extend_from_slice(&wasm[start..operators.original_position() as usize]);
+            inserted.extend_from_slice(&wasm[start..operators.original_position() as usize]);
         }
-        Ok(sown)
+        Ok(inserted)
     }
 
     fn instructions(
         &self,
         memory: u32,
         ty: &MemoryType,
-        seen: u32,
+        results: u32,
         u: &mut Unstructured<'_>,
-        sown: &mut Vec<u8>,
+        inserted: &mut Vec<u8>,
     ) -> Result<()> {
-        let mut code = wasm_encoder::InstructionSink::new(sown);
-        code.global_get(seen).i32_const(31).i32_mul();
-        if u.ratio(self.measures, 6)? {
+        let mut code = wasm_encoder::InstructionSink::new(inserted);
+        code.global_get(results).i32_const(31).i32_mul();
+        if u.ratio(self.sizes_in_six, 6)? {
             code.memory_size(memory);
         } else {
-            // In pages of 64 KiB: mostly what succeeds a few times, then what cannot.
+            // In pages of 64 KiB: deltas that succeed a few times, and some that always fail.
             let delta = match ty.page_size_log2 {
                 Some(log2 @ 0..16) if u.ratio(3, 4)? => u.int_in_range(0..=3)? << (16 - log2),
                 _ => *u.choose(&[0, 0, 1, 1, 1, 2, 3, 5, 17, 65_535, -1, i64::MIN])?,
@@ -301,12 +299,12 @@ impl Sowing {
         if ty.memory64 {
             code.i32_wrap_i64();
         }
-        code.i32_add().global_set(seen);
+        code.i32_add().global_set(results);
         Ok(())
     }
 }
 
-/// An export of a global.
+/// Encodes an export of a global.
 fn global_export(name: &str, index: u32) -> Vec<u8> {
     let mut item = Vec::new();
     name.encode(&mut item);
@@ -315,7 +313,7 @@ fn global_export(name: &str, index: u32) -> Vec<u8> {
     item
 }
 
-/// A global holding a number.
+/// Encodes a global with a constant.
 fn i32_global(mutable: bool, value: i32) -> Vec<u8> {
     let ty = wasm_encoder::GlobalType {
         val_type: wasm_encoder::ValType::I32,
@@ -328,14 +326,14 @@ fn i32_global(mutable: bool, value: i32) -> Vec<u8> {
     item
 }
 
-/// Appends an item to a section, which is added where there is none.
+/// Appends an item to a section. Adds the section if there is none.
 fn append(sections: &mut Sections, id: u8, item: &[u8]) -> anyhow::Result<()> {
     let at = match sections.iter().position(|(other, _)| *other == id) {
         Some(at) => at,
         None => {
-            // Of the ids that are added here, and of those behind them, all but the tags' ascend.
-            let behind = |(other, _): &(u8, Vec<u8>)| *other > id && *other != 13;
-            let at = sections.iter().position(behind).unwrap_or(sections.len());
+            // The sections are in ascending order of their ids, except for the tag section.
+            let after = |(other, _): &(u8, Vec<u8>)| *other > id && *other != 13;
+            let at = sections.iter().position(after).unwrap_or(sections.len());
             sections.insert(at, (id, vec![0]));
             at
         }
@@ -351,7 +349,7 @@ fn append(sections: &mut Sections, id: u8, item: &[u8]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Offsets that a reader gives lie within the slice it reads, so they fit.
+/// Converts a range that a reader returned. It is within the reader's slice, so it fits.
 pub(crate) fn usize_range(range: &Range<u64>) -> Range<usize> {
     range.start as usize..range.end as usize
 }

@@ -1,14 +1,15 @@
-//! Generators and oracles: random modules, and what must hold between a module and its rewrite.
+//! Generators and oracles: random modules, and properties that hold between a module and its rewrite.
 //!
-//! - [`Generated`] is a random module that grows, measures and uses its memories, and ends.
-//! - [`differential::check`] runs such a module beside its rewrites: whatever can be observed is
-//!   the same. [`walrus_rewrite`] is the same rewrite written a second time, as a further witness.
-//! - [`declare`] changes the limits of a module's memories and nothing else: what a rewrite is
-//!   compared with where only its limits are in question.
-//! - [`mutation::check`] asks everything of arbitrary bytes: no panic, no broken output.
+//! - [`Generated`] is a random module that grows, reads and writes its memories, and terminates.
+//! - [`differential::check`] compares such a module with its rewrites: all observable behaviour is the
+//!   same. [`walrus_rewrite`] is a second implementation of the rewrite, to compare with.
+//! - [`declare`] changes the limits of a module's memories and nothing else. Its result is the
+//!   reference where only the limits matter.
+//! - [`mutation::check`] calls every function of the library on arbitrary bytes: no panic, and no
+//!   invalid output.
 //!
-//! Everything is made from bytes, so that a fuzzer can steer it; [`bytes_of_seed`] gives the bytes
-//! for a bounded run with fixed seeds. Where something does not hold, an error says what.
+//! All input is derived from bytes, so that a fuzzer can control it. [`bytes_of_seed`] makes the bytes
+//! of a run with fixed seeds. A property that does not hold is an error.
 
 mod compare;
 mod declare;
@@ -16,17 +17,12 @@ pub mod differential;
 mod generate;
 pub mod mutation;
 mod run;
+mod seeds;
+mod stats;
 mod walrus_rewrite;
 
 pub use declare::declare;
 pub use generate::Generated;
+pub use seeds::{bytes_of_seed, for_each_seed, generate};
+pub use stats::Stats;
 pub use walrus_rewrite::walrus_rewrite;
-
-/// The bytes that a seed stands for: enough for one module.
-#[must_use]
-pub fn bytes_of_seed(seed: u64) -> Vec<u8> {
-    let mut random = fastrand::Rng::with_seed(seed);
-    let mut bytes = vec![0; random.usize(512..6144)];
-    random.fill(&mut bytes);
-    bytes
-}

@@ -1,24 +1,24 @@
-//! Arbitrary bytes, and mutations of real modules: they are refused or handled, and nothing breaks.
+//! The mutation test: arbitrary bytes and mutated modules are refused or rewritten correctly.
 
 use anyhow::{Context as _, Result, ensure};
 use wasm_prealloc::{Growth, Options, Validate, inspect, rewrite, verify, verify_deep};
 use wasmparser::{Validator, WasmFeatures};
 
-/// What became of the bytes.
+/// The outcome for some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// They are no module that can be rewritten.
+pub enum Outcome {
+    /// The rewriter refused them.
     Refused,
-    /// They were rewritten.
+    /// The rewriter rewrote them.
     Rewritten,
 }
 
-/// Changes a module in one place mostly, so that what comes of it is often a module still, and in
-/// six at most.
+/// Changes a module in one to six places. One change is the most likely, because the result is then
+/// often still a valid module.
 #[must_use]
 pub fn mutate(wasm: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
-    /// Both instructions, and bytes that LEB128s and lengths are made of.
-    const TELLING: [u8; 8] = [0x00, 0x01, 0x3f, 0x40, 0x7f, 0x80, 0xfe, 0xff];
+    /// The opcodes of `memory.size` and `memory.grow`, and bytes that LEB128 numbers often contain.
+    const COMMON: [u8; 8] = [0x00, 0x01, 0x3f, 0x40, 0x7f, 0x80, 0xfe, 0xff];
     const HEADER: usize = 8;
     let mut wasm = wasm.to_vec();
     let changes = if random.bool() {
@@ -30,37 +30,37 @@ pub fn mutate(wasm: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
         if wasm.len() <= HEADER {
             break;
         }
-        // Half of them near the front, where the structure is.
+        // Half of the changes are near the start, where the sections of types and memories are.
         let near = if random.bool() { 600 } else { usize::MAX };
         let at = random.usize(HEADER..wasm.len().min(near.max(HEADER + 1)));
         match random.u8(..6) {
             0 => wasm[at] = random.u8(..),
             1 => wasm[at] ^= 1 << random.u8(..8),
             2 => drop(wasm.remove(at)),
-            3 => wasm.insert(at, TELLING[random.usize(..TELLING.len())]),
-            4 => wasm[at] = TELLING[random.usize(..TELLING.len())],
+            3 => wasm.insert(at, COMMON[random.usize(..COMMON.len())]),
+            4 => wasm[at] = COMMON[random.usize(..COMMON.len())],
             _ => {
-                // A stretch of the module once more, elsewhere.
+                // Repeats a part of the module in another place.
                 let from = random.usize(HEADER..wasm.len());
-                let stretch = wasm[from..wasm.len().min(from + random.usize(1..24))].to_vec();
-                wasm.splice(at..at, stretch);
+                let repeated = wasm[from..wasm.len().min(from + random.usize(1..24))].to_vec();
+                wasm.splice(at..at, repeated);
             }
         }
     }
     wasm
 }
 
-/// Asks everything of some bytes. No question may panic; what is rewritten must be valid, before
-/// and after, be what was asked for, and stay as it is when it is rewritten again.
+/// Calls every function of the library on some bytes. None may panic. The input and the output of a
+/// successful rewrite must be valid, the output must verify, and a second rewrite must not change it.
 ///
 /// # Errors
-/// Where one of that does not hold.
-pub fn check(wasm: &[u8]) -> Result<Fate> {
+/// The property that does not hold.
+pub fn check(wasm: &[u8]) -> Result<Outcome> {
     let _ = verify(wasm, 65_536);
     let _ = verify_deep(wasm, 65_536);
     let _ = inspect(wasm);
 
-    let mut fate = Fate::Refused;
+    let mut outcome = Outcome::Refused;
     for growth in [
         Growth::Auto,
         Growth::Emulate,
@@ -74,19 +74,19 @@ pub fn check(wasm: &[u8]) -> Result<Fate> {
             let Ok(rewritten) = rewrite(wasm, &options) else {
                 continue;
             };
-            // What was never looked into may be broken still.
+            // With less validation, an invalid function may be copied.
             if validate == Validate::Full {
-                fate = Fate::Rewritten;
+                outcome = Outcome::Rewritten;
                 holds(wasm, &rewritten.wasm, &options).with_context(|| format!("{options:?}"))?;
             }
         }
     }
-    Ok(fate)
+    Ok(outcome)
 }
 
 fn holds(wasm: &[u8], rewritten: &[u8], options: &Options) -> Result<()> {
     validate(wasm).context("an invalid input was accepted")?;
-    validate(rewritten).context("an invalid output was given")?;
+    validate(rewritten).context("an invalid output was returned")?;
     if !matches!(verify(wasm, options.pages), Ok(memories) if memories.is_empty()) {
         verify(rewritten, options.pages).context("the output does not verify")?;
     }
@@ -97,10 +97,10 @@ fn holds(wasm: &[u8], rewritten: &[u8], options: &Options) -> Result<()> {
     );
     let mut unchecked = options.clone();
     unchecked.validate = Validate::Changed;
-    let unchecked = rewrite(wasm, &unchecked).context("only with less validation")?;
+    let unchecked = rewrite(wasm, &unchecked).context("refused only with less validation")?;
     ensure!(
         unchecked.wasm == rewritten,
-        "what is validated changes what is written"
+        "the output depends on the validation"
     );
     Ok(())
 }

@@ -8,12 +8,12 @@ use wasmtime::{
     OptLevel, ResourceLimiter, Store, ThrownException, Trap, Val, ValType,
 };
 
-/// Whether memories may grow.
+/// A limit for the growth of memories.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Growth {
-    /// Up to so many bytes.
+    /// Memories may grow up to this size in bytes.
     UpTo(u64),
-    /// Never, as where all memory has been committed.
+    /// Memories may not grow, as in a host that commits all memory in advance.
     Refused,
 }
 
@@ -26,7 +26,7 @@ impl ResourceLimiter for Growth {
     ) -> wasmtime::Result<bool> {
         Ok(match *self {
             Self::UpTo(bytes) => desired as u64 <= bytes,
-            // A memory that begins is one that grows from nothing.
+            // Creating a memory counts as growth from 0.
             Self::Refused => current == 0,
         })
     }
@@ -36,21 +36,21 @@ impl ResourceLimiter for Growth {
     }
 }
 
-/// What a call, or the instantiation, came to.
+/// The outcome of a call or of an instantiation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Values(Vec<Seen>),
     Trapped(Trap),
-    /// An exception that nothing caught.
+    /// An uncaught exception.
     Threw,
-    /// The collector's heap, which is no linear memory, was full.
+    /// The garbage-collected heap, which is not a linear memory, was full.
     HeapFull,
 }
 
-/// A value, as far as two instances can agree on it.
+/// The part of a value that must be the same in two instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
-    /// A number's type and bits.
+    /// The type and the bits of a number.
     Bits(&'static str, u128),
     Reference {
         null: bool,
@@ -74,7 +74,7 @@ impl Seen {
     }
 }
 
-/// An instance, and the memory that it imports, where it does.
+/// An instance, and the memories that it imports.
 pub(crate) struct Running {
     pub(crate) store: Store<Growth>,
     instance: Instance,
@@ -85,7 +85,7 @@ fn engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     ENGINE.get_or_init(|| {
         let mut config = Config::new();
-        // Thousands of modules, each run for a moment.
+        // Compile time matters more than run time: there are thousands of small modules.
         config.cranelift_opt_level(OptLevel::None);
         config.cranelift_nan_canonicalization(true);
         config.memory_init_cow(false);
@@ -96,24 +96,24 @@ fn engine() -> &'static Engine {
         config.wasm_exceptions(true);
         config.wasm_function_references(true);
         config.wasm_gc(true);
-        // Where linear memories may not grow, this heap may not either, so it begins with enough.
+        // The limiter that refuses growth applies to this heap too, so its initial size must suffice.
         config.gc_heap_initial_size(1 << 20);
         Engine::new(&config).expect("this configuration is a valid one")
     })
 }
 
-/// Compiles a module, which can then be run many times.
+/// Compiles a module.
 pub(crate) fn compile(wasm: &[u8]) -> Result<Module> {
     Module::new(engine(), wasm).map_err(|error| anyhow!("{error:?}"))
 }
 
-/// Separates what can be observed from what must not happen.
+/// Returns the outcome of a failed call, or an error if it is not one that a module can cause.
 fn failure(store: &mut Store<Growth>, error: &wasmtime::Error) -> Result<Outcome> {
     if let Some(trap) = error.downcast_ref::<Trap>() {
         return Ok(Outcome::Trapped(*trap));
     }
     if error.is::<ThrownException>() {
-        // The next call must not find it pending.
+        // Otherwise the next call finds the exception pending.
         let _ = store.take_pending_exception();
         return Ok(Outcome::Threw);
     }
@@ -124,8 +124,8 @@ fn failure(store: &mut Store<Growth>, error: &wasmtime::Error) -> Result<Outcome
 }
 
 impl Running {
-    /// Instantiates a module, giving it memories of the types that it imports; the inner error is
-    /// what its start came to.
+    /// Instantiates a module with new memories for its imports. The inner error is the outcome of a
+    /// start function that failed.
     pub(crate) fn start(module: &Module, growth: Growth) -> Result<Result<Self, Outcome>> {
         let mut store = Store::new(module.engine(), growth);
         store.limiter(|growth| growth);
@@ -133,7 +133,7 @@ impl Running {
         let mut imported = Vec::new();
         for import in module.imports() {
             let ExternType::Memory(ty) = import.ty() else {
-                anyhow::bail!("an import other than a memory");
+                anyhow::bail!("an import that is not a memory");
             };
             let memory = Memory::new(&mut store, ty).map_err(|error| anyhow!("{error:?}"))?;
             imports.push(Extern::Memory(memory));
@@ -149,7 +149,7 @@ impl Running {
         }
     }
 
-    /// Every exported function, with its parameters' types.
+    /// Returns every exported function with the types of its parameters.
     pub(crate) fn functions(&mut self) -> Vec<(String, Vec<ValType>)> {
         let exports = self.instance.exports(&mut self.store);
         let functions: Vec<(String, Func)> = exports
@@ -173,7 +173,7 @@ impl Running {
         })
     }
 
-    /// The memories that can be seen from outside, by the name they are seen under.
+    /// Returns the exported and the imported memories, with their names.
     pub(crate) fn memories(&mut self) -> Vec<(String, Memory)> {
         let exports = self.instance.exports(&mut self.store);
         let mut memories: Vec<(String, Memory)> = exports
@@ -185,7 +185,7 @@ impl Running {
         memories
     }
 
-    /// The values of all exported globals, and the sizes of all exported tables.
+    /// Returns the values of all exported globals and the sizes of all exported tables.
     pub(crate) fn globals_and_tables(&mut self) -> Vec<(String, Seen)> {
         let exports = self.instance.exports(&mut self.store);
         let externs: Vec<(String, Extern)> = exports

@@ -1,5 +1,5 @@
-//! The same rewrite, written a second time and in another way: on walrus's instruction trees
-//! rather than on bytes. Where the two behave differently, one of them is wrong.
+//! A second implementation of the rewrite, on walrus's instruction trees instead of bytes. If the two
+//! behave differently, one of them is wrong.
 
 use anyhow::{Result, ensure};
 use walrus::ir::{BinaryOp, Call, GlobalGet, Instr, InstrLocId, VisitorMut, dfs_pre_order_mut};
@@ -11,11 +11,11 @@ use wasm_prealloc::Growth;
 
 use crate::declare::Memories;
 
-/// Rewrites a module that defines one 32-bit memory of ordinary pages, all growth starting at its
-/// declared minimum. What `growth` means is what it means to [`wasm_prealloc::rewrite`].
+/// Rewrites a module that defines one 32-bit memory with pages of 64 KiB. Growth starts at the
+/// declared minimum. `growth` has the same meaning as in [`wasm_prealloc::rewrite`].
 ///
 /// # Errors
-/// Where walrus cannot read the module, or it is of another shape.
+/// Walrus cannot read the module, or the module does not have exactly one such memory.
 pub fn walrus_rewrite(wasm: &[u8], pages: u64, growth: Growth) -> Result<Vec<u8>> {
     let mut config = ModuleConfig::new();
     config.generate_producers_section(false);
@@ -36,7 +36,8 @@ pub fn walrus_rewrite(wasm: &[u8], pages: u64, growth: Growth) -> Result<Vec<u8>
     memory.initial = pages;
     memory.maximum = Some(pages);
 
-    // Counted in the bytes: walrus drops what can never be reached, which may be all that grows.
+    // Counted in the bytes, because walrus drops unreachable code, which may contain every
+    // `memory.grow`.
     let (sizes, grows) = Memories::read(wasm)?.sites[0];
     let emulate = match growth {
         Growth::Auto if pinned_at_size => return Ok(module.emit_wasm()),
@@ -56,11 +57,11 @@ pub fn walrus_rewrite(wasm: &[u8], pages: u64, growth: Growth) -> Result<Vec<u8>
     Ok(module.emit_wasm())
 }
 
-/// A function that does to the global what `memory.grow` does to a memory's size.
+/// Adds a function that changes the global as `memory.grow` changes the size of a memory.
 fn grow_function(module: &mut Module, size: GlobalId, cap: u64) -> FunctionId {
     let mut builder = FunctionBuilder::new(&mut module.types, &[ValType::I32], &[ValType::I32]);
     let delta = module.locals.add(ValType::I32);
-    // In 64 bits, where the sum cannot wrap.
+    // The sum is 64-bit, so that it cannot overflow.
     builder
         .func_body()
         .global_get(size)
@@ -73,7 +74,7 @@ fn grow_function(module: &mut Module, size: GlobalId, cap: u64) -> FunctionId {
         .if_else(
             ValType::I32,
             |fits| {
-                // The old size is left on the stack below what is computed from it.
+                // The old size stays on the stack as the result.
                 fits.global_get(size)
                     .global_get(size)
                     .local_get(delta)
