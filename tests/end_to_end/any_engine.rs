@@ -2,9 +2,7 @@
 
 use std::process::Output;
 
-use wasm_prealloc_tests::MemoryGroup;
-
-use crate::machine;
+use wasm_prealloc_tests::{MemoryGroup, memory_lock};
 
 const MIB: u64 = 1 << 20;
 
@@ -32,7 +30,7 @@ fn expect(output: &Output, status: i32) -> String {
 
 #[test]
 fn wasmis_memory_is_secured_in_place_or_refused() {
-    let _machine = machine();
+    let _lock = memory_lock().unwrap();
     let Some(group) = MemoryGroup::create_or_skip(4608 * MIB) else {
         return;
     };

@@ -1,25 +1,22 @@
-//! One chain of blocks on unlike machines: one state root, or nothing. `cargo xtask memory-test
-//! --full` has a longer chain, and more machines.
+//! One chain of blocks on hosts with different amounts of memory: the same state root, or no block at
+//! all. `cargo xtask memory-test --full` uses a longer chain and more hosts.
 
-use wasm_prealloc_tests::MemoryGroup;
-use wasm_prealloc_tests::cells::Setup;
-use wasm_prealloc_tests::chain::{Bench, Chain, Machine};
+use wasm_prealloc_tests::chain::Chain;
+use wasm_prealloc_tests::machines::{Bench, Machine};
+use wasm_prealloc_tests::{MemoryGroup, Setup, memory_lock};
 
-use crate::{INDEXER, NATURAL, PINNED, machine};
+use crate::INDEXER;
 
 #[test]
-fn secured_hosts_agree_or_do_not_begin_and_todays_hosts_do_not() {
-    let _machine = machine();
+fn secured_hosts_agree_or_refuse_to_start_and_unmodified_hosts_do_not() {
+    let _lock = memory_lock().unwrap();
     if MemoryGroup::create_or_skip(1 << 20).is_none() {
         return;
     }
-    let scratch = tempfile::tempdir().unwrap();
+    let commit = wasm_prealloc_tests::commit().unwrap();
     let bench = Bench {
-        indexer: INDEXER.clone(),
-        commit: wasm_prealloc_tests::commit().unwrap(),
-        natural: NATURAL.memory_stress.clone(),
-        pinned: PINNED.memory_stress.clone(),
-        scratch: scratch.path().to_owned(),
+        indexer: &INDEXER,
+        commit: &commit,
     };
     let mut chain = Chain::short();
     assert!(chain.beyond() > 0);

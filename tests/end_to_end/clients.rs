@@ -1,16 +1,17 @@
-//! Published packages, used through their own APIs in Node, give the same results on rewritten
-//! modules as on their own. The packages and what is done with them stand in `tests/fixtures/clients`.
+//! Published packages, used through their own APIs in Node: with a rewritten module each gives the same
+//! result as with the original. One named test for each package in `fixtures/clients`.
 
-use std::io::{ErrorKind, Write as _};
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::{LazyLock, OnceLock};
 
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use serde_json::Value;
-use wasm_prealloc_tests::{Profile, command, repository, skipped};
+use wasm_prealloc_tests::{Profile, command, memory_lock, repository};
 
-use crate::machine;
-
-/// What npm says where it is the registry that is missing, not a package.
+/// The errors of npm if the registry cannot be reached.
 const UNREACHABLE: [&str; 6] = [
     "ENOTFOUND",
     "EAI_AGAIN",
@@ -20,121 +21,152 @@ const UNREACHABLE: [&str; 6] = [
     "ENETUNREACH",
 ];
 
-/// Runs a program in a folder; `None` where it is not installed.
-fn run(program: &str, arguments: &[&str], folder: &Path, binary: &Path) -> Option<Output> {
-    let mut command = Command::new(program);
-    command.args(arguments).current_dir(folder);
-    match command.env("WASM_PREALLOC", binary).output() {
-        Ok(output) => Some(output),
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
-        Err(error) => panic!("{program} cannot be started: {error}"),
+/// A package, as `all.mjs --list` describes it.
+#[derive(Debug)]
+struct Client {
+    name: String,
+    /// The first word of the toolchain: `Rust`, `Emscripten`, ...
+    toolchain: String,
+    /// True if the heap grows by a part of its size, so that it cannot grow a hundred times.
+    geometric: bool,
+}
+
+fn main() -> std::process::ExitCode {
+    let mut trials = Vec::new();
+    match clients() {
+        Ok(None) => trials.push(Trial::ignorable_test("clients", || {
+            Ok(Completion::ignored_with(
+                "skipped: there is no `node` on PATH",
+            ))
+        })),
+        Ok(Some(clients)) => {
+            let list = check_list(&clients);
+            trials.push(Trial::test("list", || list));
+            trials.extend(
+                clients.into_iter().map(|client| {
+                    Trial::ignorable_test(client.name.clone(), move || check(&client))
+                }),
+            );
+        }
+        Err(error) => trials.push(Trial::test("list", || Err(error))),
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// Lists the clients. `None` if Node is not installed.
+fn clients() -> Result<Option<Vec<Client>>, Failed> {
+    let Some(output) = run("node", &["all.mjs", "--list"])? else {
+        return Ok(None);
+    };
+    let list: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+    let clients = list.iter().map(|client| {
+        let toolchain = client["toolchain"].as_str()?.split([',', ';']).next()?;
+        Some(Client {
+            name: client["name"].as_str()?.to_owned(),
+            toolchain: toolchain.to_owned(),
+            geometric: client["geometric"].as_bool()?,
+        })
+    });
+    let clients: Option<Vec<Client>> = clients.collect();
+    Ok(Some(clients.ok_or("all.mjs --list lacks a field")?))
+}
+
+/// Checks that the list has enough clients and toolchains.
+fn check_list(clients: &[Client]) -> Result<(), Failed> {
+    let toolchains = |linear: bool| -> BTreeSet<&str> {
+        let clients = clients
+            .iter()
+            .filter(|client| !(linear && client.geometric));
+        clients.map(|client| client.toolchain.as_str()).collect()
+    };
+    let linear = clients.iter().filter(|client| !client.geometric).count();
+    let enough = clients.len() >= 21
+        && toolchains(false).len() >= 5
+        && linear >= 12
+        && toolchains(true).len() >= 4;
+    match enough {
+        true => Ok(()),
+        false => Err(format!("too few clients or toolchains: {clients:?}").into()),
     }
 }
 
-/// The packages that a lock file names, each with its version.
+/// Runs a program in the folder of the clients. `None` if the program is not installed.
+fn run(program: &str, arguments: &[&str]) -> Result<Option<Output>, Failed> {
+    static COMMAND: LazyLock<Result<std::path::PathBuf, String>> =
+        LazyLock::new(|| command(Profile::Dev).map_err(|error| format!("{error:?}")));
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(folder());
+    if !arguments.contains(&"--list") {
+        command.env("WASM_PREALLOC", COMMAND.as_ref()?);
+    }
+    match command.output() {
+        Ok(output) => Ok(Some(output)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot start {program}: {error}").into()),
+    }
+}
+
+fn folder() -> std::path::PathBuf {
+    repository().join("tests/fixtures/clients")
+}
+
+/// Returns the packages that a lock file names, each with its version.
 fn locked(path: &Path) -> Option<Vec<(String, Value)>> {
     let lock: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
     let packages = lock["packages"].as_object()?.iter();
-    // The package without a name is the folder itself, and npm does not list it as installed.
+    // The package without a name is the folder itself. npm does not list it as installed.
     let named = packages.filter(|(name, _)| !name.is_empty());
-    Some(
-        named
-            .map(|(name, package)| (name.clone(), package["version"].clone()))
-            .collect(),
-    )
+    let versions = named.map(|(name, package)| (name.clone(), package["version"].clone()));
+    Some(versions.collect())
 }
 
-#[test]
-fn published_packages_give_the_same_results() {
-    let _machine = machine();
-    let folder = repository().join("tests/fixtures/clients");
-    let binary = command(Profile::Dev).unwrap();
-
-    let wanted = locked(&folder.join("package-lock.json"));
-    assert!(wanted.is_some(), "package-lock.json cannot be read");
-    if locked(&folder.join("node_modules/.package-lock.json")) != wanted {
-        let arguments = ["ci", "--ignore-scripts", "--no-audit", "--no-fund"];
-        let Some(output) = run("npm", &arguments, &folder, &binary) else {
-            skipped("there is no `npm` on PATH");
-            return;
-        };
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        if !output.status.success() && UNREACHABLE.iter().any(|code| stderr.contains(code)) {
-            skipped(
-                "npm's registry cannot be reached, and tests/fixtures/clients/node_modules is not there",
-            );
-            return;
-        }
-        assert!(output.status.success(), "npm ci: {stderr}");
+/// Installs the packages of the lock file. Returns the reason if this machine cannot.
+fn install() -> Result<Option<String>, Failed> {
+    let wanted = locked(&folder().join("package-lock.json"));
+    if wanted.is_none() {
+        return Err("cannot read package-lock.json".into());
     }
-
-    let Some(output) = run("node", &["all.mjs"], &folder, &binary) else {
-        skipped("there is no `node` on PATH");
-        return;
+    if locked(&folder().join("node_modules/.package-lock.json")) == wanted {
+        return Ok(None);
+    }
+    let arguments = ["ci", "--ignore-scripts", "--no-audit", "--no-fund"];
+    let Some(output) = run("npm", &arguments)? else {
+        return Ok(Some("there is no `npm` on PATH".to_owned()));
     };
-    let table = String::from_utf8_lossy(&output.stdout);
     let stderr = String::from_utf8_lossy(&output.stderr);
-    // Past the harness, which hides what passing tests print: the table is worth reading.
-    // Nothing can be done about a stderr that is gone.
-    let _ = writeln!(std::io::stderr(), "{table}");
-    assert!(output.status.success(), "{stderr}");
-
-    let clients: Vec<Client> = table.lines().filter_map(Client::parse).collect();
-    let same: Vec<&Client> = clients.iter().filter(|client| client.same).collect();
-    assert!(same.len() >= 21, "only {} packages ran", same.len());
-    assert!(
-        toolchains(&same) >= 5,
-        "only {} toolchains",
-        toolchains(&same)
-    );
-
-    // What grows its memory by a part of its size cannot do so a hundred times below 4 GiB.
-    let (geometric, linear): (Vec<_>, Vec<_>) = same.into_iter().partition(|client| {
-        client.toolchain.starts_with("Emscripten") || client.toolchain == "TinyGo"
-    });
-    assert!(linear.len() >= 12, "only {} grow linearly", linear.len());
-    assert!(toolchains(&linear) >= 4, "too few grow linearly");
-    for client in linear {
-        assert!(client.growths >= 100, "{client:?}");
+    if output.status.success() {
+        return Ok(None);
     }
-    for client in geometric {
-        assert!(client.growths >= 2, "{client:?}");
+    match UNREACHABLE.iter().any(|code| stderr.contains(code)) {
+        true => Ok(Some("cannot reach the registry of npm".to_owned())),
+        false => Err(format!("npm ci: {stderr}").into()),
     }
 }
 
-/// One row of the table that `all.mjs` prints.
-#[derive(Debug)]
-struct Client {
-    /// How the package was compiled, as the first word of it says: `Rust`, `Emscripten`, ...
-    toolchain: String,
-    /// How often its memories grew.
-    growths: u64,
-    /// The rewritten module gave the original's result.
-    same: bool,
-    /// The package and its version, for people.
-    #[expect(dead_code, reason = "read by `Debug`")]
-    package: String,
-}
-
-impl Client {
-    /// Reads a row; `None` for the table's head and for what stands around the table.
-    fn parse(line: &str) -> Option<Self> {
-        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
-        let ["", package, toolchain, _, _, _, growths, .., auto, ""] = cells.as_slice() else {
-            return None;
-        };
-        let toolchain = toolchain.split([',', ';']).next()?;
-        Some(Self {
-            toolchain: toolchain.to_owned(),
-            growths: growths.split_whitespace().next()?.parse().ok()?,
-            same: *auto == "same result",
-            package: (*package).to_owned(),
-        })
+fn check(client: &Client) -> Result<Completion, Failed> {
+    static INSTALLED: OnceLock<Option<String>> = OnceLock::new();
+    let _lock = memory_lock()?;
+    if INSTALLED.get().is_none() {
+        let _ = INSTALLED.set(install()?);
     }
-}
-
-/// How many toolchains these packages come from.
-fn toolchains(clients: &[&Client]) -> usize {
-    let names = clients.iter().map(|client| client.toolchain.as_str());
-    names.collect::<std::collections::BTreeSet<_>>().len()
+    if let Some(Some(why)) = INSTALLED.get() {
+        return Ok(Completion::ignored_with(format!("skipped: {why}")));
+    }
+    let output = run("node", &["all.mjs", &client.name])?.ok_or("there is no `node` on PATH")?;
+    let table = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{stderr}\n{table}").into());
+    }
+    let row = table.lines().nth(2).unwrap_or_default();
+    eprintln!("{row}");
+    let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+    let ["", _, _, _, _, _, growths, .., "same result", ""] = cells.as_slice() else {
+        return Err(format!("not the same result:\n{table}").into());
+    };
+    let growths: u32 = growths.split(' ').next().unwrap_or_default().parse()?;
+    match growths >= if client.geometric { 2 } else { 100 } {
+        true => Ok(Completion::Completed),
+        false => Err(format!("the memory grew only {growths} times:\n{table}").into()),
+    }
 }

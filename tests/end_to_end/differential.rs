@@ -85,7 +85,9 @@ fn generated_modules_behave_as_their_rewrites() {
 
 #[test]
 fn mutations_of_generated_modules_are_refused_or_rewritten() {
-    let modules: Vec<_> = (0..500).map(|seed| generate(seed).map(|m| m.wasm)).collect();
+    let modules: Vec<_> = (0..500)
+        .map(|seed| generate(seed).map(|m| m.wasm))
+        .collect();
     let module = |seed: u64, _: &mut _| modules[seed as usize % 500].clone();
     if let Some(rewritten) = check_mutations(13_000, module) {
         // If all were refused, only the first check was tested.

@@ -1,14 +1,14 @@
-//! Rewritten modules, run beside the originals: growth, sizes and contents are the same.
+//! Rewritten modules compared with their originals: growth, sizes and contents are the same.
 
 use std::fmt::Write as _;
 
 use wasm_prealloc::{EmulateFrom, Growth, Options, rewrite};
 
-use crate::engine::Running;
+use crate::running::Running;
 
 const PAGE: u64 = 65_536;
 
-/// What a guest does with its memory, as exports.
+/// Exported functions that grow, measure, read and write the memory.
 const EXPORTS: &str = r#"
     (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
     (func (export "size") (param i32) (result i32) (memory.size))
@@ -20,8 +20,8 @@ const EXPORTS: &str = r#"
     (data (i32.const 3) "data segment")
     (data (i32.const 65530) "\01\02\03\04\05\06\07\08")"#;
 
-/// A module with the given memory, and as many functions more as say whether an index fits into
-/// one byte.
+/// Returns a module with the given memory and `more` unused functions. The number of functions
+/// decides whether the index of an added function fits in one byte.
 fn module(memory: &str, more: usize) -> Vec<u8> {
     let mut text = format!("(module {memory} {EXPORTS}");
     for _ in 0..more {
@@ -36,8 +36,9 @@ fn rewritten(wasm: &[u8], change: impl FnOnce(&mut Options)) -> Vec<u8> {
     rewrite(wasm, &options).unwrap().wasm.into_owned()
 }
 
-/// Memories with what they can grow from and to, in pages, and numbers of functions for which
-/// replacements fit in place, take a copy at the end, or move code.
+/// Returns modules with the sizes that their memories grow from and to, in pages. The numbers of
+/// functions are such that replaced instructions fit in place, move code, or need a copy of the function
+/// at the end.
 fn shapes() -> impl Iterator<Item = (Vec<u8>, u64, u64)> {
     let memories = [
         ("(memory 2 100)", 2, 100),
@@ -50,7 +51,7 @@ fn shapes() -> impl Iterator<Item = (Vec<u8>, u64, u64)> {
 }
 
 #[test]
-fn growth_goes_from_the_first_page_to_the_cap_and_not_beyond() {
+fn memory_grows_from_the_minimum_to_the_cap_and_not_beyond() {
     for (original, from, to) in shapes() {
         let mut before = Running::new(&original);
         let mut after = Running::new(&rewritten(&original, |_| {}));
@@ -60,13 +61,13 @@ fn growth_goes_from_the_first_page_to_the_cap_and_not_beyond() {
             assert_eq!(found, expected, "{name}({param}), memory {from} to {to}");
             found
         };
-        // A page at a time where there are few, in larger steps where there are many.
+        // One page at a time if there are few, larger steps if there are many.
         let step = ((to - from) / 400).max(1);
         let mut size = from;
         while size < to {
             let delta = step.min(to - size);
             assert_eq!(u64::from(both("grow", delta as u32)), size);
-            // The first and the last byte of what is new are zero, and can be written.
+            // The first and the last new byte are zero, and can be written.
             for address in [size * PAGE, (size + delta) * PAGE - 1] {
                 assert_eq!(both("load", address as u32), 0);
                 both("store", address as u32);
@@ -76,7 +77,7 @@ fn growth_goes_from_the_first_page_to_the_cap_and_not_beyond() {
             assert_eq!(u64::from(both("size", 0)), size);
         }
         for delta in [1, 2, 65_536, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
-            assert_eq!(both("grow", delta), u32::MAX, "one beyond the cap");
+            assert_eq!(both("grow", delta), u32::MAX, "growth beyond the cap");
         }
         assert_eq!(u64::from(both("grow", 0)), to);
         for (offset, byte) in (3..).zip(b"data segment") {
@@ -85,9 +86,9 @@ fn growth_goes_from_the_first_page_to_the_cap_and_not_beyond() {
     }
 }
 
-/// Ten thousand random calls give the same, whatever is grown and touched in which order.
+/// Compares ten thousand random calls.
 #[test]
-fn random_calls_give_the_same() {
+fn random_calls_have_the_same_results() {
     let mut random = fastrand::Rng::with_seed(11);
     for (original, _, to) in shapes() {
         let mut before = Running::new(&original);
@@ -98,7 +99,7 @@ fn random_calls_give_the_same() {
                 0 => ("grow", random.u32(0..=2 * (to as u32 / 40 + 1))),
                 1 => ("both", random.u32(0..4)),
                 2 => ("size", 0),
-                // Only below the size: above it the original traps, and a pinned memory does not.
+                // Only addresses below the size: above it only the original traps.
                 3 => ("store", (random.u64(0..u64::from(size) * PAGE)) as u32),
                 _ => ("load", (random.u64(0..u64::from(size) * PAGE)) as u32),
             };
@@ -128,7 +129,7 @@ fn a_pinned_memory_starts_at_its_heap_base() {
 }
 
 #[test]
-fn a_memory_that_others_grow_reads_as_grown() {
+fn a_memory_that_the_module_only_measures_reads_as_grown() {
     let text = r#"(module (memory 1 65536)
         (func (export "bytes") (param i32) (result i32) (i32.shl (memory.size) (i32.const 16)))
         (func (export "store") (param i32) (result i32)
@@ -140,7 +141,7 @@ fn a_memory_that_others_grow_reads_as_grown() {
 }
 
 #[test]
-fn kept_growth_can_only_fail() {
+fn with_keep_growth_fails() {
     let wasm = rewritten(&module("(memory 2 100)", 0), |options| {
         options.growth = Growth::Keep
     });
@@ -149,8 +150,7 @@ fn kept_growth_can_only_fail() {
     assert_eq!(after.call1("grow", 1).unwrap(), u32::MAX);
 }
 
-/// The one visible difference: what lies between the size that the module sees and the memory's
-/// real end can be reached.
+/// The documented difference: memory above the virtual size can be accessed.
 #[test]
 fn an_access_above_the_virtual_size_no_longer_traps() {
     let original = module("(memory 2 100)", 0);
@@ -161,7 +161,7 @@ fn an_access_above_the_virtual_size_no_longer_traps() {
 }
 
 #[test]
-fn a_loop_of_tail_calls_still_runs_in_constant_stack() {
+fn tail_calls_still_use_constant_stack() {
     let mut text = String::from(
         r#"(module (memory 1)
         (func $loop (export "loop") (param i32) (result i32)

@@ -7,10 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 
-use wasm_prealloc_tests::limits::{Cached, Host, Pages, Tally};
-use wasm_prealloc_tests::{MemoryGroup, skipped};
-
-use crate::machine;
+use wasm_prealloc_tests::limits::{Cached, Host, Pages, Stats};
+use wasm_prealloc_tests::{MemoryGroup, memory_lock, skipped};
 
 const PAGES: u64 = 1024;
 const NEEDED_BYTES: u64 = (PAGES << 16) + (PAGES << 16) / 512;
@@ -68,18 +66,18 @@ fn groups_or_skip() -> bool {
 }
 
 #[track_caller]
-fn no_host_was_killed(what: &str, tally: &Tally) {
+fn no_host_was_killed(what: &str, stats: &Stats) {
     println!(
         "{what}: {} tried, {} secured, {} refused, in {:.1?}",
-        tally.tried, tally.secured, tally.refused, tally.elapsed
+        stats.tried, stats.secured, stats.refused, stats.elapsed
     );
-    assert_eq!(tally.judge(), Ok(()), "{what}: {tally:?}");
+    assert_eq!(stats.judge(), Ok(()), "{what}: {stats:?}");
 }
 
 /// Limits from too little to enough, in small steps and without a margin.
 #[test]
 fn around_a_cgroup_limit_no_host_is_killed() {
-    let _machine = machine();
+    let _lock = memory_lock().unwrap();
     if !groups_or_skip() {
         return;
     }
@@ -94,7 +92,7 @@ fn around_a_cgroup_limit_no_host_is_killed() {
 
 #[test]
 fn a_linear_memory_in_512_mib_is_refused_by_name() {
-    let _machine = machine();
+    let _lock = memory_lock().unwrap();
     let Some(group) = MemoryGroup::create_or_skip(512 * MIB) else {
         return;
     };
@@ -143,7 +141,7 @@ fn unshared(group: &MemoryGroup, before: &str, arguments: &[&str]) -> Option<Out
 /// If the check cannot see the limit, the kernel itself refuses.
 #[test]
 fn an_invisible_cgroup_refuses_without_a_kill() {
-    let _machine = machine();
+    let _lock = memory_lock().unwrap();
     let Some(group) = MemoryGroup::create_or_skip(NEEDED_BYTES) else {
         return;
     };
@@ -165,7 +163,7 @@ fn an_invisible_cgroup_refuses_without_a_kill() {
 /// A container sees only its own group; the pod around it may have less.
 #[test]
 fn a_parents_limit_outside_of_the_mount_is_found_or_refuses_by_itself() {
-    let _machine = machine();
+    let _lock = memory_lock().unwrap();
     let Some(parent) = MemoryGroup::create_or_skip(NEEDED_BYTES) else {
         return;
     };
@@ -225,19 +223,19 @@ fn a_parents_limit_outside_of_the_mount_is_found_or_refuses_by_itself() {
 /// two always succeed and two are refused.
 #[test]
 fn hosts_that_start_together_do_not_take_the_same_room() {
-    let _machine = machine();
+    let _lock = memory_lock().unwrap();
     if !groups_or_skip() {
         return;
     }
     for how in Pages::ALL {
-        let tally = host(how).race(4, 2, 2 * NEEDED_BYTES + 32 * MIB, 5);
-        no_host_was_killed(&format!("{how}, 4 at once"), &tally.unwrap());
+        let stats = host(how).race(4, 2, 2 * NEEDED_BYTES + 32 * MIB, 5);
+        no_host_was_killed(&format!("{how}, 4 at once"), &stats.unwrap());
     }
 }
 
 #[test]
 fn page_cache_of_the_group_makes_room() {
-    let _machine = machine();
+    let _lock = memory_lock().unwrap();
     if !groups_or_skip() {
         return;
     }
@@ -245,15 +243,15 @@ fn page_cache_of_the_group_makes_room() {
     let folder = env!("CARGO_TARGET_TMPDIR").as_ref();
     for how in Pages::ALL {
         for cached in [Cached::Written, Cached::Read] {
-            let tally = host(how).in_page_cache(cached, folder).unwrap();
-            no_host_was_killed(&format!("{how}, {cached:?}"), &tally);
+            let stats = host(how).in_page_cache(cached, folder).unwrap();
+            no_host_was_killed(&format!("{how}, {cached:?}"), &stats);
         }
     }
 }
 
 #[test]
 fn ulimit_v_is_named_as_the_address_space() {
-    let _machine = machine();
+    let _lock = memory_lock().unwrap();
     let output = commit("ulimit -v 300000 &&", &["--pages", "8192"]);
     let text = refused(&output);
     assert!(text.contains("RLIMIT_AS"), "{text}");
@@ -263,7 +261,7 @@ fn ulimit_v_is_named_as_the_address_space() {
 
 #[test]
 fn ulimit_d_is_named_as_the_data_segment() {
-    let _machine = machine();
+    let _lock = memory_lock().unwrap();
     let output = commit("ulimit -d 300000 &&", &["--pages", "8192"]);
     let text = refused(&output);
     assert!(text.contains("RLIMIT_DATA"), "{text}");
@@ -331,7 +329,7 @@ fn a_pool_of_huge_pages_without_enough_of_them_is_named() {
 /// its pages are committed.
 #[test]
 fn growth_is_not_promised_if_a_limit_could_refuse_it() {
-    let _machine = machine();
+    let _lock = memory_lock().unwrap();
     let arguments = ["--pages", "1024", "--policy", "commit-maximum"];
     // More than enough: the limit matters because it counts at all.
     let text = refused(&commit("ulimit -d 8388608 &&", &arguments));

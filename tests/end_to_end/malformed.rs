@@ -1,18 +1,17 @@
 //! Damaged modules: an error, and never a panic or an invalid output.
 
+use wasm_prealloc_build::Linking;
 use wasm_prealloc_fuzzing::for_each_seed;
 use wasm_prealloc_fuzzing::mutation::{Outcome, check};
+use wasm_prealloc_tests::Guests;
 
 use crate::differential::check_mutations;
-use crate::{NATURAL, PINNED};
 
 fn guests() -> [Vec<u8>; 3] {
-    [
-        &PINNED.memory_stress,
-        &NATURAL.memory_stress,
-        &NATURAL.minimal,
-    ]
-    .map(|path| std::fs::read(path).unwrap())
+    let pinned = Guests::build(Linking::Pinned).unwrap();
+    let natural = Guests::build(Linking::Natural).unwrap();
+    let paths = [pinned.memory_stress, natural.memory_stress, natural.minimal];
+    paths.map(|path| std::fs::read(path).unwrap())
 }
 
 /// A prefix that lacks only custom sections is a valid module. `check` validates what it accepts.

@@ -1,5 +1,5 @@
-//! Debug information that is copied as it is stays true: every call in a debug build has the line
-//! that it had, and a trap's backtrace names the same files and lines.
+//! Debug information stays correct although it is copied unchanged: every call in a debug build keeps
+//! its line, and a backtrace shows the same files and lines.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -12,7 +12,7 @@ use wasmtime::{Config, Engine, Linker, Module, Store, WasmBacktrace, WasmBacktra
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
-/// The line tables of a module. Addresses are offsets within the code section.
+/// Reads the line tables of a module. Addresses are offsets within the code section.
 fn lines(wasm: &[u8]) -> Context<Slice<'_>> {
     let mut sections: HashMap<&str, &[u8]> = HashMap::new();
     for payload in Parser::new(0).parse_all(wasm) {
@@ -32,8 +32,8 @@ fn location(lines: &Context<Slice<'_>>, address: u64) -> Option<(String, u32)> {
     Some((location.file?.to_owned(), location.line?))
 }
 
-/// The calls of every function, by their offset within the code section. Calls of functions from
-/// `added` on are left out.
+/// Returns the offsets of all calls within the code section, by function. Calls of functions with an
+/// index of at least `added` are left out.
 fn calls(wasm: &[u8], added: u32) -> Vec<Vec<u64>> {
     let mut start = 0;
     let mut functions = Vec::new();
@@ -62,7 +62,7 @@ fn calls(wasm: &[u8], added: u32) -> Vec<Vec<u64>> {
     functions
 }
 
-/// The stress guest, built for debugging, and rewritten.
+/// Returns the stress guest, built for debugging.
 fn debug_guest() -> Vec<u8> {
     std::fs::read(wasm_prealloc_tests::debug_guest().unwrap()).unwrap()
 }
@@ -72,7 +72,7 @@ fn rewritten(wasm: &[u8]) -> Rewritten<'_> {
 }
 
 #[test]
-fn every_call_has_the_line_that_it_had() {
+fn every_call_keeps_its_line() {
     let before = debug_guest();
     let Rewritten {
         wasm: after,
@@ -93,7 +93,7 @@ fn every_call_has_the_line_that_it_had() {
     let (old_lines, new_lines) = (lines(&before), lines(&after));
     let (old, new) = (calls(&before, u32::MAX), calls(&after, added));
     let (mut compared, mut with_line) = (0, 0);
-    // The functions behind the input's are the rewriter's own.
+    // The functions after those of the original are the rewriter's.
     for (function, (old, new)) in old.iter().zip(&new).enumerate() {
         assert_eq!(old.len(), new.len(), "function {function}");
         for (&old, &new) in old.iter().zip(new) {
@@ -113,10 +113,10 @@ fn every_call_has_the_line_that_it_had() {
     );
 }
 
-/// What a backtrace says of each frame: function, and file and line where they are known.
+/// A backtrace: for each frame the function, and the files and lines where known.
 type Frames = Vec<(Option<String>, Vec<(Option<String>, Option<u32>)>)>;
 
-/// Runs the guest on an input that is too short, on which it panics.
+/// Runs the guest on an input that is too short, so that it panics.
 fn backtrace(wasm: &[u8]) -> Frames {
     let mut config = Config::new();
     config.wasm_backtrace_details(WasmBacktraceDetails::Enable);
@@ -144,7 +144,7 @@ fn backtrace(wasm: &[u8]) -> Frames {
 }
 
 #[test]
-fn a_backtrace_names_the_same_files_and_lines() {
+fn a_backtrace_shows_the_same_files_and_lines() {
     let before = debug_guest();
     let after: Cow<'_, [u8]> = rewritten(&before).wasm;
     let expected = backtrace(&before);

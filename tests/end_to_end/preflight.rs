@@ -1,11 +1,9 @@
-//! `wasm-prealloc preflight` under real limits: what it answers is what then happens.
+//! `wasm-prealloc preflight` in memory cgroups: its answer agrees with a commit.
 
 use std::process::Output;
 
 use serde_json::Value;
-use wasm_prealloc_tests::{MemoryGroup, Profile, command};
-
-use crate::machine;
+use wasm_prealloc_tests::{MemoryGroup, Profile, command, memory_lock};
 
 const MIB: u64 = 1 << 20;
 
@@ -25,7 +23,7 @@ fn json(output: &Output) -> Value {
     })
 }
 
-/// The entry of the group's own limit.
+/// Returns the entry of the group's limit.
 fn entry(answer: &Value, group: &MemoryGroup) -> Value {
     let file = group.limit_file().display().to_string();
     let limits = answer["limits"].as_array().unwrap();
@@ -36,8 +34,8 @@ fn entry(answer: &Value, group: &MemoryGroup) -> Value {
 }
 
 #[test]
-fn the_groups_limit_says_no_and_says_yes() {
-    let _machine = machine();
+fn the_limit_of_the_group_decides_the_answer() {
+    let _lock = memory_lock().unwrap();
     let Some(group) = MemoryGroup::create_or_skip(512 * MIB) else {
         return;
     };
@@ -52,7 +50,7 @@ fn the_groups_limit_says_no_and_says_yes() {
     assert_eq!(answer["secured"], Value::Null);
     assert_eq!(answer["error"]["kind"], "not-secured");
 
-    // The same limit is enough for less, and that is really there.
+    // The same limit is enough for smaller memories, and they are committed.
     let small = ["--json", "--commit", "--pages", "2048", "--instances", "3"];
     let output = preflight(&group, &small);
     assert_eq!(output.status.code(), Some(0));
@@ -66,7 +64,7 @@ fn the_groups_limit_says_no_and_says_yes() {
 
 #[test]
 fn without_commit_nothing_is_committed() {
-    let _machine = machine();
+    let _lock = memory_lock().unwrap();
     let Some(group) = MemoryGroup::create_or_skip(4608 * MIB) else {
         return;
     };
@@ -80,7 +78,7 @@ fn without_commit_nothing_is_committed() {
     assert!(stdout.contains("can be secured now"), "{stdout}");
     let peak = group.peak_bytes().unwrap();
     assert!(peak < 64 * MIB, "{peak}");
-    // A margin that leaves no room is asked for as everything else is.
+    // A margin that does not fit is refused too.
     let margin = (1024 * MIB).to_string();
     let output = preflight(&group, &["--quiet", "--margin-bytes", &margin]);
     assert_eq!(output.status.code(), Some(1));

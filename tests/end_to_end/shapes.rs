@@ -1,22 +1,15 @@
-//! Every shape of module, rewritten and run: 64-bit and several memories, imported ones, custom
-//! page sizes, and the exported function that commits.
+//! Different kinds of modules, rewritten and run: with 64-bit memories, several memories, imported
+//! memories, custom page sizes, and the exported function that commits.
 
 use wasm_prealloc::{Error, Growth, MemoryImportPolicy, Options, rewrite, verify};
 use wasm_prealloc_host::resident_bytes;
-use wasmtime::{Config, Engine, Instance, Memory, MemoryType, Module, Store, Val};
+use wasmtime::{Instance, Memory, MemoryType, Module, Store, Val};
+
+use crate::running::{Running, engine};
 
 const PAGE: u64 = 65_536;
 
-fn engine() -> Engine {
-    let mut config = Config::new();
-    config
-        .wasm_custom_page_sizes(true)
-        .wasm_memory64(true)
-        .wasm_multi_memory(true);
-    Engine::new(&config).unwrap()
-}
-
-/// A module that is rewritten to 64 MiB, and its original.
+/// Returns a module and its rewrite to 64 MiB.
 fn both(text: &str, change: impl FnOnce(&mut Options)) -> [Vec<u8>; 2] {
     let original = wat::parse_str(text).unwrap();
     let mut options = Options::default();
@@ -27,38 +20,13 @@ fn both(text: &str, change: impl FnOnce(&mut Options)) -> [Vec<u8>; 2] {
     [original, rewritten]
 }
 
-struct Running {
-    store: Store<()>,
-    instance: Instance,
-}
-
-impl Running {
-    fn new(wasm: &[u8]) -> Self {
-        let engine = engine();
-        let module = Module::new(&engine, wasm).unwrap();
-        let mut store = Store::new(&engine, ());
-        let instance = Instance::new(&mut store, &module, &[]).unwrap();
-        Self { store, instance }
-    }
-
-    /// Calls an export with at most one argument; gives its results as text.
-    fn call(&mut self, name: &str, args: &[Val]) -> String {
-        let function = self.instance.get_func(&mut self.store, name).unwrap();
-        let mut results = vec![Val::I32(0); function.ty(&self.store).results().len()];
-        match function.call(&mut self.store, args, &mut results) {
-            Ok(()) => format!("{results:?}"),
-            Err(error) => format!("{:?}", error.downcast_ref::<wasmtime::Trap>()),
-        }
-    }
-}
-
-/// Calls the same on both, and compares.
+/// Makes the same calls on both modules, and compares the results.
 fn compare([original, rewritten]: [Vec<u8>; 2], calls: &[(&str, Val)]) {
     let (mut before, mut after) = (Running::new(&original), Running::new(&rewritten));
     for (name, arg) in calls {
         let args = [*arg];
-        let expected = before.call(name, &args);
-        assert_eq!(after.call(name, &args), expected, "{name}({arg:?})");
+        let expected = before.call_as_text(name, &args);
+        assert_eq!(after.call_as_text(name, &args), expected, "{name}({arg:?})");
     }
 }
 
@@ -75,7 +43,7 @@ fn a_64_bit_memory_grows_as_before() {
 }
 
 #[test]
-fn several_memories_grow_each_on_their_own() {
+fn several_memories_grow_independently() {
     let modules = both(
         r#"(module (memory $a 1 10) (memory $b 2 5) (memory $c i64 0 3) (memory $d 4 4)
             (func (export "a") (param i32) (result i32) (memory.grow $a (local.get 0)))
@@ -100,7 +68,7 @@ fn several_memories_grow_each_on_their_own() {
 }
 
 #[test]
-fn a_memory_of_single_bytes_grows_by_the_byte() {
+fn a_memory_with_pages_of_one_byte_grows_by_bytes() {
     let modules = both(
         r#"(module (memory 3 5000 (pagesize 1))
             (func (export "grow") (param i32) (result i32 i32)
@@ -118,7 +86,7 @@ const IMPORTING: &str = r#"(module
     (data (i32.const 7) "\2a"))"#;
 
 #[test]
-fn an_imported_memory_is_counted_where_the_caller_says_that_nobody_else_does() {
+fn an_imported_memory_is_refused_and_with_keep_it_is_counted() {
     let original = wat::parse_str(IMPORTING).unwrap();
     let error = rewrite(&original, &Options::default()).unwrap_err();
     assert!(
@@ -130,21 +98,21 @@ fn an_imported_memory_is_counted_where_the_caller_says_that_nobody_else_does() {
     let engine = engine();
     let module = Module::new(&engine, kept).unwrap();
     let mut store = Store::new(&engine, ());
-    let given = Memory::new(&mut store, MemoryType::new(1024, Some(1024))).unwrap();
-    let instance = Instance::new(&mut store, &module, &[given.into()]).unwrap();
+    let imported = Memory::new(&mut store, MemoryType::new(1024, Some(1024))).unwrap();
+    let instance = Instance::new(&mut store, &module, &[imported.into()]).unwrap();
     let mut kept = Running { store, instance };
     for (delta, expected) in [
         (4, "[I32(1), I32(5)]"),
         (6, "[I32(-1), I32(5)]"),
         (5, "[I32(5), I32(10)]"),
     ] {
-        assert_eq!(kept.call("grow", &[Val::I32(delta)]), expected);
+        assert_eq!(kept.call_as_text("grow", &[Val::I32(delta)]), expected);
     }
-    assert_eq!(given.data(&kept.store)[7], 42);
+    assert_eq!(imported.data(&kept.store)[7], 42);
 }
 
 #[test]
-fn an_imported_memory_becomes_the_modules_own() {
+fn with_define_an_imported_memory_is_defined() {
     let text = r#"(module
         (import "env" "f" (func))
         (import "env" "first" (memory $first 1 10))
@@ -172,8 +140,9 @@ fn an_imported_memory_becomes_the_modules_own() {
         .unwrap();
     let instance = linker.instantiate(&mut store, &module).unwrap();
     let mut defined = Running { store, instance };
-    // What the module only measures reads as grown; what it grows starts as declared.
-    let sizes = defined.call("sizes", &[Val::I32(3)]);
+    // The memories that the module only measures read as grown. The one that it grows starts at
+    // its declared minimum.
+    let sizes = defined.call_as_text("sizes", &[Val::I32(3)]);
     assert_eq!(sizes, "[I32(2), I32(10), I32(5), I32(30)]");
     for (name, address, byte) in [("first", 0, 0), ("second", 9, 7)] {
         let memory = defined
@@ -186,7 +155,7 @@ fn an_imported_memory_becomes_the_modules_own() {
 }
 
 #[test]
-fn the_exported_commit_touches_every_page_and_keeps_what_is_there() {
+fn the_exported_commit_touches_every_page_and_keeps_the_contents() {
     let text = r#"(module
         (memory (export "a") 1 10) (memory (export "b") i64 1) (memory 0 4 (pagesize 1))
         (data (i32.const 4095) "edge"))"#;
@@ -205,10 +174,10 @@ fn the_exported_commit_touches_every_page_and_keeps_what_is_there() {
     for name in ["a", "b"] {
         assert!(
             resident(&mut running, name) < PAGE,
-            "nothing is committed yet"
+            "memory is committed too early"
         );
     }
-    assert_eq!(running.call("commit", &[]), "[]");
+    assert_eq!(running.call_as_text("commit", &[]), "[]");
     for name in ["a", "b"] {
         assert_eq!(resident(&mut running, name), 1024 * PAGE);
     }
@@ -220,7 +189,7 @@ fn the_exported_commit_touches_every_page_and_keeps_what_is_there() {
     assert_eq!(&data[4095..4099], b"edge");
     assert!(data[4099..].iter().all(|byte| *byte == 0));
 
-    // A second rewrite finds the function there; another name for something else is refused.
+    // A second rewrite changes nothing. A name that is exported already is refused.
     let mut options = Options::default();
     options.pages = 1024;
     export(&mut options);
@@ -231,7 +200,7 @@ fn the_exported_commit_touches_every_page_and_keeps_what_is_there() {
 }
 
 #[test]
-fn threads_see_a_shared_memory_that_is_grown_for_them() {
+fn a_shared_memory_is_pregrown_and_emulating_its_growth_is_refused() {
     let text = r#"(module (memory 1 20 shared) (func (export "size") (result i32) (memory.size)))"#;
     let module = wat::parse_str(text).unwrap();
     let rewritten = rewrite(&module, &Options::default()).unwrap();

@@ -1,114 +1,81 @@
-//! The stress guest on the indexer host and in Node: an ordinary program with an ordinary
-//! allocator, up to the last hundred MiB of a 4 GiB memory.
+//! The stress guest on the indexer host and in Node: a program with an ordinary allocator, which
+//! allocates almost all of a 4 GiB memory.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use wasm_prealloc::{Growth, Options, rewrite};
-use wasm_prealloc_tests::{repository, skipped};
+use wasm_prealloc_tests::{block, memory_lock, repository, skipped};
 
-use crate::{INDEXER, NATURAL, PINNED, machine};
+use crate::INDEXER;
 
-/// A block: MiB an allocation and the number of allocations, u32 little-endian, in hexadecimal.
-fn block(mib_each: u32, allocations: u32) -> String {
-    let bytes = [mib_each.to_le_bytes(), allocations.to_le_bytes()].concat();
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Blocks with what the guest stores for them.
+/// Blocks, each with the value that the guest stores.
 const BLOCKS: [(u32, u32, &str); 3] = [
     (1, 50, "SUCCESS:50MB"),
     (50, 20, "SUCCESS:1000MB"),
     (100, 39, "SUCCESS:3900MB"),
 ];
 
-fn index(module: &Path, database: &Path, blocks: &[String]) -> Output {
-    let mut command = Command::new(&*INDEXER);
-    command.arg(module).arg("--db").arg(database);
+/// Runs blocks on the indexer. Returns the exit code, the stored values, and stderr.
+fn index(module: &Path, blocks: &[String]) -> (Option<i32>, Vec<String>, String) {
+    let database = INDEXER.new_database().unwrap();
+    let mut command = Command::new(&INDEXER.program);
+    command.arg(module).arg("--db").arg(&database);
     for block in blocks {
         command.args(["--block", block]);
     }
-    command.output().unwrap()
+    let output = command.output().unwrap();
+    let stored = INDEXER.stored(&database).unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), stored, stderr)
 }
 
-fn stored(database: &Path) -> String {
-    let mut command = Command::new(&*INDEXER);
-    let output = command
-        .args(["--dump", "--db"])
-        .arg(database)
-        .output()
-        .unwrap();
-    assert!(output.status.success());
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Somebody else's module, linked by cargo alone and then rewritten, in a folder.
-fn rewritten(growth: Growth, folder: &Path) -> PathBuf {
-    let natural = std::fs::read(&NATURAL.memory_stress).unwrap();
+/// Rewrites a guest that cargo linked without this project's link arguments.
+fn rewritten(growth: Growth) -> PathBuf {
+    let natural = std::fs::read(&INDEXER.natural.memory_stress).unwrap();
     let mut options = Options::default();
     options.growth = growth;
-    let module = folder.join("rewritten.wasm");
+    let module = INDEXER.scratch.join(format!("rewritten-{growth}.wasm"));
     std::fs::write(&module, &rewrite(&natural, &options).unwrap().wasm).unwrap();
     module
 }
 
-/// What must be stored for `BLOCKS`.
-fn expected() -> String {
-    let lines = BLOCKS.iter().enumerate();
-    lines
-        .map(|(height, (_, _, value))| format!("/memory-stress-result/{height} = {value}\n"))
-        .collect()
-}
-
 #[test]
-fn the_stress_guest_gets_all_of_its_memory() {
-    let _machine = machine();
-    let scratch = tempfile::tempdir().unwrap();
-    let database = scratch.path().join("index.redb");
+fn the_stress_guest_allocates_almost_all_of_its_memory() {
+    let _lock = memory_lock().unwrap();
     let blocks = BLOCKS.map(|(mib, count, _)| block(mib, count));
-    let output = index(&PINNED.memory_stress, &database, &blocks);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(0), "{stderr}");
-    assert_eq!(stored(&database), expected());
-    // Once for all blocks: each takes the slot that the block before it gave back.
+    let (code, stored, stderr) = index(&INDEXER.pinned.memory_stress, &blocks);
+    assert_eq!(code, Some(0), "{stderr}");
+    let lines = BLOCKS.iter().enumerate();
+    let expected: Vec<String> = lines
+        .map(|(height, (_, _, value))| format!("/memory-stress-result/{height} = {value}"))
+        .collect();
+    assert_eq!(stored, expected);
+    // Memory is secured once for all blocks: each block uses the slot that the last one returned.
     assert_eq!(stderr.matches("(4096 MiB) resident").count(), 1, "{stderr}");
 }
 
-/// Its growth starts at its declared minimum.
+/// Growth starts at the declared minimum.
 #[test]
-fn a_module_that_was_linked_without_us_works_too() {
-    let _machine = machine();
-    let scratch = tempfile::tempdir().unwrap();
-    let module = rewritten(Growth::Auto, scratch.path());
-    let database = scratch.path().join("index.redb");
-    let output = index(&module, &database, &[block(50, 20)]);
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    assert_eq!(
-        stored(&database),
-        "/memory-stress-result/0 = SUCCESS:1000MB\n"
-    );
+fn a_rewritten_guest_works_without_the_link_arguments() {
+    let _lock = memory_lock().unwrap();
+    let (code, stored, stderr) = index(&rewritten(Growth::Auto), &[block(50, 20)]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(stored, ["/memory-stress-result/0 = SUCCESS:1000MB"]);
 }
 
-/// Why this project is more than a linker flag: with minimum = maximum and nothing else, the first
+/// The reason why a linker flag is not enough: if only minimum and maximum are set to 4 GiB, the first
 /// allocation of an ordinary guest fails.
 #[test]
-fn with_kept_growth_the_guest_cannot_allocate() {
-    let _machine = machine();
-    let scratch = tempfile::tempdir().unwrap();
-    let module = rewritten(Growth::Keep, scratch.path());
-    let database = scratch.path().join("index.redb");
-    let output = index(&module, &database, &[block(1, 1)]);
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
+fn with_keep_the_guest_cannot_allocate() {
+    let _lock = memory_lock().unwrap();
+    let (code, stored, stderr) = index(&rewritten(Growth::Keep), &[block(1, 1)]);
+    assert_eq!(code, Some(1), "{stderr}");
     assert!(stderr.contains("unreachable"), "{stderr}");
-    assert_eq!(stored(&database), "");
+    assert!(stored.is_empty(), "{stored:?}");
 }
 
-/// Runs a module on a block in Node; `None` where there is no Node.
+/// Runs a module on a block in Node. `None` if Node is not installed.
 fn in_node(module: &Path, height: usize, block: &str) -> Option<Output> {
     let host = repository().join("tests/fixtures/node/stress_host.mjs");
     let output = Command::new("node")
@@ -122,14 +89,15 @@ fn in_node(module: &Path, height: usize, block: &str) -> Option<Output> {
             skipped("there is no `node` on PATH");
             None
         }
-        Err(error) => panic!("node cannot be started: {error}"),
+        Err(error) => panic!("cannot start node: {error}"),
     }
 }
 
 #[test]
-fn node_stores_what_the_indexer_stores() {
-    let _machine = machine();
-    for module in [&PINNED.memory_stress, &NATURAL.memory_stress] {
+fn node_stores_the_same_values_as_the_indexer() {
+    let _lock = memory_lock().unwrap();
+    for guests in [&INDEXER.pinned, &INDEXER.natural] {
+        let module = &guests.memory_stress;
         for (height, (mib, count, value)) in BLOCKS.into_iter().enumerate() {
             let Some(output) = in_node(module, height, &block(mib, count)) else {
                 return;
@@ -142,7 +110,7 @@ fn node_stores_what_the_indexer_stores() {
                 result["flushed"],
                 serde_json::json!([{ "key": key, "value": value }])
             );
-            if *module == PINNED.memory_stress {
+            if *module == INDEXER.pinned.memory_stress {
                 let pages = [&result["pages_before"], &result["pages_after"]];
                 assert_eq!(pages, [65_536, 65_536]);
             }
@@ -151,11 +119,9 @@ fn node_stores_what_the_indexer_stores() {
 }
 
 #[test]
-fn with_kept_growth_the_guest_fails_in_node_too() {
-    let _machine = machine();
-    let scratch = tempfile::tempdir().unwrap();
-    let module = rewritten(Growth::Keep, scratch.path());
-    if let Some(output) = in_node(&module, 0, &block(1, 1)) {
+fn with_keep_the_guest_fails_in_node_too() {
+    let _lock = memory_lock().unwrap();
+    if let Some(output) = in_node(&rewritten(Growth::Keep), 0, &block(1, 1)) {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{stderr}");
         assert!(stderr.contains("unreachable"), "{stderr}");

@@ -1,24 +1,30 @@
-//! What the end-to-end tests and `cargo xtask memory-test` share: the guests and programs under
-//! test, memory cgroups to run them in, the four cells that the project exists for, hosts at every
-//! limit, and chains of blocks on unlike machines.
+//! Support for the end-to-end tests and for `cargo xtask memory-test`: the guests and programs under
+//! test, memory cgroups to run them in, and the three experiments in such groups: the four [`cells`],
+//! hosts at many [`limits`], and a [`chain`] of blocks on many [`machines`].
 //!
-//! No engine is a dependency here, so that `cargo xtask` is built quickly.
+//! This crate does not depend on an engine, so that `cargo xtask` builds quickly.
 
 pub mod cells;
 pub mod chain;
-mod group;
+mod differences;
+mod indexer;
 pub mod limits;
+pub mod machines;
+mod memory_group;
+mod memory_lock;
 mod programs;
 
-pub use group::MemoryGroup;
+pub use indexer::{Indexer, Outcome, Setup, block};
+pub use memory_group::MemoryGroup;
+pub use memory_lock::memory_lock;
 pub use programs::{
-    Guests, Profile, any_engine, command, commit, debug_guest, indexer, repository,
+    Guest, Guests, Profile, any_engine, command, commit, debug_guest, indexer, repository,
 };
 
-/// Says visibly that a test did not run, and why. The test harness hides what passing tests print
-/// with `println!`, so this writes past it.
+/// Prints that a test did not run, and the reason. Test harnesses hide what a passing test prints
+/// with `println!`, so this writes to stderr directly.
 pub fn skipped(why: &str) {
     use std::io::Write as _;
-    // Nothing can be done about a stderr that is gone.
+    // Without a stderr there is no other place to report to.
     let _ = writeln!(std::io::stderr(), "skipped: {why}");
 }

@@ -1,7 +1,7 @@
-//! Hosts at limits: a process in a real memory cgroup secures memory or is refused by name, and
-//! nobody is killed.
+//! Hosts at limits: a process in a memory cgroup secures memory or is refused with the name of the
+//! limit, and the OOM killer never ends it.
 //!
-//! The process is the program `commit`. What its memory is used for is not the subject here.
+//! The process is the program `commit`, which does not use its memory.
 
 use std::fmt;
 use std::io::{BufRead as _, BufReader};
@@ -13,20 +13,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use crate::MemoryGroup;
+use crate::differences::Differences;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// What a group may need beyond what is secured and its page tables: the process itself, and what
-/// the kernel charges in advance for each processor.
+/// The memory that a group may need in addition to the secured memory and its page tables: the
+/// process itself, and the charges that the kernel makes in advance for each processor.
 const PROCESS_BYTES: u64 = 24 * MIB;
 
-/// How pages are obtained.
+/// The way to obtain pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pages {
-    /// Huge pages, which a cgroup can refuse (`Backing::Auto`).
+    /// Huge pages, which the kernel can refuse at a cgroup's limit (`Backing::Auto`).
     Collapse,
-    /// The operating system's base pages, which it cannot (`Backing::Base`).
+    /// The operating system's base pages, which it cannot refuse there (`Backing::Base`).
     Populate,
 }
 
@@ -44,35 +45,34 @@ impl fmt::Display for Pages {
     }
 }
 
-/// A host that secures one memory and ends, without any margin: what a margin forgives is to be
-/// seen here.
+/// A host that secures one memory and exits. It uses no margin, because a margin would hide errors.
 #[derive(Clone, Debug)]
 pub struct Host {
     /// The program `commit`.
     pub program: PathBuf,
     /// The size of its memory, in wasm pages of 64 KiB.
     pub pages: u64,
-    /// How it obtains them.
+    /// The way to obtain pages.
     pub how: Pages,
 }
 
 impl Host {
-    /// What is secured, in bytes.
+    /// Returns the size of the secured memory in bytes.
     pub fn bytes(&self) -> u64 {
         self.pages << 16
     }
 
-    /// What is secured and its page tables, in bytes.
+    /// Returns the size of the secured memory and its page tables in bytes.
     pub fn needed_bytes(&self) -> u64 {
         self.bytes() + self.bytes() / 512
     }
 
-    /// A limit, in bytes, that is not in the way.
+    /// Returns a limit in bytes that is high enough.
     pub fn enough_bytes(&self) -> u64 {
         self.needed_bytes() + PROCESS_BYTES
     }
 
-    /// The host in a group.
+    /// Returns a command that runs the host in a group.
     pub fn command(&self, group: &MemoryGroup) -> Command {
         let mut command = group.command(&self.program);
         command.args(["--pages", &self.pages.to_string()]);
@@ -84,81 +84,60 @@ impl Host {
         command
     }
 
-    /// Runs the host in a group of its own with this limit, and files what came of it.
+    /// Runs the host at each limit. Some of the limits must be too low, and some high enough.
     ///
     /// # Errors
-    /// Where it could not be run.
-    pub fn run(&self, limit_bytes: u64, tally: &mut Tally) -> Result<()> {
-        let group = MemoryGroup::create(limit_bytes).map_err(anyhow::Error::msg)?;
-        let output = self.command(&group).output().context("cannot start")?;
-        tally.tried += 1;
-        let place = format!("{} KiB", limit_bytes / KIB);
-        match tally.file(&place, &output) {
-            Answer::Secured if limit_bytes < self.needed_bytes() => {
-                tally.differs(format!("{place}: secured where there was no room"));
-            }
-            Answer::Refused if limit_bytes >= self.enough_bytes() => {
-                tally.differs(format!("{place}: refused: {}", stderr(&output)));
-            }
-            Answer::Refused => tally.must_name(&place, &group.limit_file(), &output),
-            _ => {}
-        }
-        tally.oom_kills += group.oom_kills()?;
-        Ok(())
-    }
-
-    /// The host at each limit in turn. Some must secure their memory, and some be refused.
-    ///
-    /// # Errors
-    /// Where it could not be run.
-    pub fn sweep(&self, limits: impl IntoIterator<Item = u64>) -> Result<Tally> {
-        let since = Instant::now();
-        let mut tally = Tally::default();
+    /// The host cannot be run.
+    pub fn sweep(&self, limits: impl IntoIterator<Item = u64>) -> Result<Stats> {
+        let begin = Instant::now();
+        let mut stats = Stats::default();
+        let range = (self.needed_bytes(), self.enough_bytes());
         for limit_bytes in limits {
-            self.run(limit_bytes, &mut tally)?;
+            stats.run(limit_bytes, range, |group| self.command(group))?;
         }
-        if tally.secured == 0 || tally.refused == 0 {
-            tally.differs("the limits must be on both sides of what is needed".to_owned());
+        if stats.secured == 0 || stats.refused == 0 {
+            stats.differs("the limits must be below and above the needed memory");
         }
-        tally.elapsed = since.elapsed();
-        Ok(tally)
+        stats.elapsed = begin.elapsed();
+        Ok(stats)
     }
 
-    /// `count` limits in steps of `step_bytes`, half of them above the first that is enough and
-    /// half below.
+    /// Returns `count` limits in steps of `step_bytes`. Half of them are below the lowest limit that
+    /// is high enough, and half are above.
     ///
     /// # Errors
-    /// Where the host could not be run.
+    /// The host cannot be run.
     pub fn limits_around_break_even(
         &self,
         count: u64,
         step_bytes: u64,
     ) -> Result<impl Iterator<Item = u64> + use<>> {
-        let (mut refused, mut secured) = (self.needed_bytes(), self.enough_bytes());
+        let range = (self.needed_bytes(), self.enough_bytes());
+        let (mut refused, mut secured) = range;
         while secured - refused > step_bytes {
             let middle = (refused + secured) / 2;
-            let mut tally = Tally::default();
-            self.run(middle, &mut tally)?;
-            *(match tally.secured {
-                0 => &mut refused,
-                _ => &mut secured,
-            }) = middle;
+            let mut stats = Stats::default();
+            stats.run(middle, range, |group| self.command(group))?;
+            match stats.secured {
+                0 => refused = middle,
+                _ => secured = middle,
+            }
         }
         let first = secured - count / 2 * step_bytes;
         Ok((0..count).map(move |step| first + step * step_bytes))
     }
 
-    /// `hosts` of them started at once, in a group that has room for fewer, again and again: the
-    /// memory goes to exactly `room` of them each time.
+    /// Starts `hosts` at once, in a group whose limit is high enough for fewer, and repeats that.
+    /// Exactly `room` of them must secure their memory each time.
     ///
     /// # Errors
-    /// Where they could not be run.
-    pub fn race(&self, hosts: u64, room: u64, limit_bytes: u64, rounds: u64) -> Result<Tally> {
-        let since = Instant::now();
-        let mut tally = Tally::default();
+    /// The hosts cannot be run.
+    pub fn race(&self, hosts: u64, room: u64, limit_bytes: u64, rounds: u64) -> Result<Stats> {
+        let begin = Instant::now();
+        let mut stats = Stats::default();
         for round in 0..rounds {
             let group = MemoryGroup::create(limit_bytes).map_err(anyhow::Error::msg)?;
-            let before = tally.secured;
+            let before = stats.secured;
             let children: Vec<Child> = (0..hosts)
                 .map(|_| {
                     let mut command = self.command(&group);
@@ -166,7 +145,7 @@ impl Host {
                     command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()
                 })
                 .collect::<std::io::Result<_>>()?;
-            // Whoever succeeded holds its memory until all have answered.
+            // A host that succeeds holds its memory until all hosts have answered.
             let mut held = Vec::new();
             for mut child in children {
                 let mut answers = BufReader::new(child.stderr.take().context("no stderr")?);
@@ -181,168 +160,188 @@ impl Host {
                     stdout: Vec::new(),
                     stderr: answer.into_bytes(),
                 };
-                tally.tried += 1;
-                let place = format!("round {round}");
-                if tally.file(&place, &output) == Answer::Refused {
-                    tally.must_name(&place, &group.limit_file(), &output);
-                }
+                stats.count(&format!("round {round}"), &group.limit_file(), &output);
             }
-            let secured = tally.secured - before;
+            let secured = stats.secured - before;
             if secured != room {
-                tally.differs(format!(
-                    "round {round}: {secured} of {hosts} had their memory"
+                stats.differs(format!(
+                    "round {round}: {secured} of {hosts} secured memory"
                 ));
             }
-            tally.oom_kills += group.oom_kills()?;
+            stats.oom_kills += group.oom_kills()?;
         }
-        tally.elapsed = since.elapsed();
-        Ok(tally)
+        stats.elapsed = begin.elapsed();
+        Ok(stats)
     }
 
-    /// The host in a group that is full of page cache, of a file of the same size as its memory:
-    /// all of it is given back for the asking, so that the memory is secured.
+    /// Runs the host in a group that is full of page cache of a file as large as the memory. The
+    /// kernel reclaims that cache, so the memory must be secured.
     ///
-    /// `folder` must be on a file system with a page cache, which tmpfs has not.
+    /// `folder` must be on a file system with a page cache, so not on tmpfs.
     ///
     /// # Errors
-    /// Where it could not be run, or the group did not fill with page cache.
-    pub fn in_page_cache(&self, cached: Cached, folder: &Path) -> Result<Tally> {
-        let since = Instant::now();
+    /// The host cannot be run, or the group did not fill with page cache.
+    pub fn in_page_cache(&self, cached: Cached, folder: &Path) -> Result<Stats> {
+        let begin = Instant::now();
         let limit_bytes = self.enough_bytes()
             + match cached {
-                // For each 4 KiB written, ext4 and others keep a buffer head of 104 bytes. It goes
-                // with its page, but no file tells of it, so the host does not count on it.
+                // For each 4 KiB written, ext4 and other file systems keep a buffer head of 104
+                // bytes. It is freed with its page, but no file reports it, so the host does not
+                // count on it.
                 Cached::Written => self.bytes() / 32,
                 Cached::Read => 0,
             };
         let group = MemoryGroup::create(limit_bytes).map_err(anyhow::Error::msg)?;
         let file = tempfile::NamedTempFile::new_in(folder)?;
         let size = format!("count={}", self.bytes() / MIB);
-        let dd = |command: &mut Command, words: &[&str], from: &Path, to: &Path| -> Result<()> {
-            let (from, to) = (from.display(), to.display());
-            command.args([format!("if={from}"), format!("of={to}")]);
-            let output = command
-                .args(["bs=1M", "conv=notrunc"])
-                .args(words)
-                .output()?;
-            ensure!(output.status.success(), "dd: {}", stderr(&output));
-            Ok(())
-        };
         let (zero, null) = (Path::new("/dev/zero"), Path::new("/dev/null"));
-        if cached == Cached::Read {
-            // Written outside of the group, and dropped from the cache, so that who reads pays.
-            dd(&mut Command::new("dd"), &[&size], zero, file.path())?;
-            file.as_file().sync_all()?;
-            let words = ["count=0", "iflag=nocache"];
-            dd(&mut Command::new("dd"), &words, file.path(), null)?;
-            dd(&mut group.command("dd"), &[&size], file.path(), null)?;
-        } else {
-            dd(&mut group.command("dd"), &[&size], zero, file.path())?;
+        match cached {
+            Cached::Written => dd(group.command("dd"), &[&size], zero, file.path())?,
+            Cached::Read => {
+                // Written outside of the group and dropped from the cache, so that the group is
+                // charged for the pages that it reads.
+                dd(Command::new("dd"), &[&size], zero, file.path())?;
+                file.as_file().sync_all()?;
+                let drop_cache = ["count=0", "iflag=nocache"];
+                dd(Command::new("dd"), &drop_cache, file.path(), null)?;
+                dd(group.command("dd"), &[&size], file.path(), null)?;
+            }
         }
         let in_use = group.in_use_bytes()?;
         ensure!(
             in_use > self.bytes() / 2 && limit_bytes - in_use < self.needed_bytes(),
             "only {in_use} bytes of page cache are in the group"
         );
-        let mut tally = Tally {
-            tried: 1,
-            ..Tally::default()
-        };
+        let mut stats = Stats::default();
         let output = self.command(&group).output()?;
-        if tally.file("page cache", &output) != Answer::Secured {
-            tally.differs(stderr(&output));
+        if stats.count("page cache", &group.limit_file(), &output) != Answer::Secured {
+            stats.differs(stderr(&output));
         }
-        tally.oom_kills = group.oom_kills()?;
-        tally.elapsed = since.elapsed();
-        Ok(tally)
+        stats.oom_kills = group.oom_kills()?;
+        stats.elapsed = begin.elapsed();
+        Ok(stats)
     }
 }
 
-/// How a group came to its page cache.
+/// Copies from one file to another with dd(1).
+fn dd(mut command: Command, operands: &[&str], from: &Path, to: &Path) -> Result<()> {
+    command.args([
+        format!("if={}", from.display()),
+        format!("of={}", to.display()),
+    ]);
+    command.args(["bs=1M", "conv=notrunc"]).args(operands);
+    let output = command.output()?;
+    ensure!(output.status.success(), "dd: {}", stderr(&output));
+    Ok(())
+}
+
+/// The origin of a group's page cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cached {
-    /// It wrote a file, part of which is still dirty.
+    /// The group wrote a file, and part of it is still dirty.
     Written,
-    /// It read a file.
+    /// The group read a file.
     Read,
 }
 
-/// What one host came to.
+/// The answer of one host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It had its memory.
+    /// It secured its memory.
     Secured,
-    /// It said why not.
+    /// It reported a reason.
     Refused,
     /// A signal ended it.
     Killed,
-    /// None of these, which must not be.
-    Strange,
+    /// It exited in another way, which is a difference.
+    Unexpected,
 }
 
-/// What many hosts came to.
+/// The answers of many hosts.
 #[derive(Clone, Debug, Default)]
-pub struct Tally {
-    /// How many were started.
+pub struct Stats {
+    /// The number of hosts.
     pub tried: u64,
-    /// How many had their memory.
+    /// The number that secured their memory.
     pub secured: u64,
-    /// How many were refused.
+    /// The number that were refused.
     pub refused: u64,
-    /// How many were ended by a signal.
+    /// The number that a signal ended.
     pub killed: u64,
-    /// How many processes of their groups the OOM killer has killed, by its own count.
+    /// The kernel's count of processes in the groups that the OOM killer ended.
     pub oom_kills: u64,
-    /// How long it all took.
+    /// The run time of all hosts.
     pub elapsed: Duration,
-    /// A sentence for each thing that is not as it must be.
+    /// A sentence for each unexpected answer.
     pub differences: Vec<String>,
 }
 
-impl Tally {
-    /// Whether everything was as it must be, and nobody was killed; `Err` says what differs.
+impl Stats {
+    /// Checks that all answers were expected, and that no host was killed.
     ///
     /// # Errors
     /// The differences, in one text.
     pub fn judge(&self) -> Result<(), String> {
-        let mut differences = self.differences.clone();
-        if self.killed + self.oom_kills > 0 {
-            let (killed, oom_kills) = (self.killed, self.oom_kills);
-            differences.push(format!(
-                "{killed} were killed (the kernel's count: {oom_kills})"
-            ));
+        let mut differences = Differences::default();
+        for difference in &self.differences {
+            differences.expect(false, difference.clone());
         }
-        match differences.is_empty() {
-            true => Ok(()),
-            false => Err(differences.join("; ")),
-        }
+        let (killed, oom_kills) = (self.killed, self.oom_kills);
+        let kills = format!("{killed} were killed (the kernel's count: {oom_kills})");
+        differences.expect(killed + oom_kills == 0, kills);
+        differences.into_result()
     }
 
-    /// Counts one host.
-    fn file(&mut self, place: &str, output: &Output) -> Answer {
+    /// Runs a host in a group with this limit. It must be refused below `needed` bytes, and must
+    /// secure its memory from `enough` bytes on.
+    ///
+    /// # Errors
+    /// The host cannot be run.
+    pub fn run(
+        &mut self,
+        limit_bytes: u64,
+        (needed, enough): (u64, u64),
+        command: impl FnOnce(&MemoryGroup) -> Command,
+    ) -> Result<Output> {
+        let group = MemoryGroup::create(limit_bytes).map_err(anyhow::Error::msg)?;
+        let output = command(&group).output().context("cannot start")?;
+        let place = format!("{} KiB", limit_bytes / KIB);
+        match self.count(&place, &group.limit_file(), &output) {
+            Answer::Secured if limit_bytes < needed => {
+                self.differs(format!("{place}: secured below the needed memory"));
+            }
+            Answer::Refused if limit_bytes >= enough => {
+                self.differs(format!("{place}: refused: {}", stderr(&output)));
+            }
+            _ => {}
+        }
+        self.oom_kills += group.oom_kills()?;
+        Ok(output)
+    }
+
+    /// Counts the answer of one host. A refusal must name the file that contains the limit.
+    fn count(&mut self, place: &str, limit_file: &Path, output: &Output) -> Answer {
+        self.tried += 1;
         let (count, answer) = match (output.status.code(), output.status.signal()) {
             (Some(0), _) => (&mut self.secured, Answer::Secured),
             (Some(1), _) => (&mut self.refused, Answer::Refused),
             (_, Some(_)) => (&mut self.killed, Answer::Killed),
             _ => {
                 self.differs(format!("{place}: {}: {}", output.status, stderr(output)));
-                return Answer::Strange;
+                return Answer::Unexpected;
             }
         };
         *count += 1;
+        let (text, file) = (stderr(output), limit_file.display().to_string());
+        let names_limit = text.contains("memory not secured") && text.contains(&file);
+        if answer == Answer::Refused && !names_limit {
+            self.differs(format!("{place}: {file} is not named: {text}"));
+        }
         answer
     }
 
-    /// A refusal must say which file holds the limit.
-    fn must_name(&mut self, place: &str, file: &Path, output: &Output) {
-        let said = stderr(output);
-        if !said.contains("memory not secured") || !said.contains(&file.display().to_string()) {
-            self.differs(format!("{place}: {} is not named: {said}", file.display()));
-        }
-    }
-
-    fn differs(&mut self, how: String) {
-        self.differences.push(how);
+    fn differs(&mut self, how: impl Into<String>) {
+        self.differences.push(how.into());
     }
 }
 
@@ -350,7 +349,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).trim().to_owned()
 }
 
-/// `count` limits from `first` to `last`, both among them, in equal steps of whole KiB.
+/// Returns `count` limits from `first` to `last` inclusive, in equal steps of whole KiB.
 pub fn limits(first: u64, last: u64, count: u64) -> impl Iterator<Item = u64> {
     (0..count).map(move |step| {
         let limit = first + (last - first) * step / (count - 1);
@@ -369,28 +368,30 @@ mod tests {
         assert!(all.is_sorted_by(|one, next| one < next));
     }
 
-    /// One that is killed must never pass for one that is refused.
+    /// A killed host must not count as a refused one.
     #[test]
-    fn a_kill_and_a_strange_exit_are_differences() {
+    fn a_kill_and_an_unexpected_exit_are_differences() {
         for (command, answer, killed) in [
             ("exit 0", Answer::Secured, 0),
-            ("exit 1", Answer::Refused, 0),
+            (
+                "echo memory not secured: /limit >&2; exit 1",
+                Answer::Refused,
+                0,
+            ),
             ("kill -9 $$", Answer::Killed, 1),
-            ("exit 101", Answer::Strange, 0),
+            ("exit 101", Answer::Unexpected, 0),
         ] {
             let output = Command::new("sh").args(["-c", command]).output();
-            let mut tally = Tally::default();
-            assert_eq!(
-                tally.file("here", &output.expect("there is a shell")),
-                answer
-            );
-            assert_eq!(tally.killed, killed, "{command}");
+            let output = output.expect("there is a shell");
+            let mut stats = Stats::default();
+            assert_eq!(stats.count("here", Path::new("/limit"), &output), answer);
+            assert_eq!(stats.killed, killed, "{command}");
             let right = matches!(answer, Answer::Secured | Answer::Refused);
-            assert_eq!(tally.judge().is_ok(), right, "{command}");
+            assert_eq!(stats.judge().is_ok(), right, "{command}");
         }
-        let counted = Tally {
+        let counted = Stats {
             oom_kills: 1,
-            ..Tally::default()
+            ..Stats::default()
         };
         assert!(counted.judge().is_err());
     }

@@ -1,6 +1,6 @@
-//! What is under test: the guests, linked as this project links them and as cargo does by itself,
-//! the indexer host, and the command.
+//! Builds the programs under test: the guests, the hosts, and the command.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -8,26 +8,44 @@ use anyhow::{Context, Result, ensure};
 use cargo_metadata::Message;
 use wasm_prealloc_build::{BuildOptions, Linking, WASM_TARGET, build};
 
-/// The root of the repository.
+/// Returns the root of the repository.
 pub fn repository() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     tests.parent().unwrap_or(tests).to_owned()
 }
 
-/// The guests of this repository as one way of linking makes them.
+/// A guest of this repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// Allocates and writes the memory that its block requests.
+    Stress,
+    /// Does nothing.
+    Minimal,
+}
+
+impl fmt::Display for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stress => "stress",
+            Self::Minimal => "minimal",
+        })
+    }
+}
+
+/// The guests of this repository, linked in one way.
 #[derive(Clone, Debug)]
 pub struct Guests {
-    /// Allocates and writes what its block asks for.
+    /// The module of [`Guest::Stress`].
     pub memory_stress: PathBuf,
-    /// Does nothing.
+    /// The module of [`Guest::Minimal`].
     pub minimal: PathBuf,
 }
 
 impl Guests {
-    /// Builds the guests, where they are not up to date.
+    /// Builds the guests if they are not up to date.
     ///
     /// # Errors
-    /// As [`wasm_prealloc_build::build`].
+    /// The errors of [`wasm_prealloc_build::build`].
     pub fn build(linking: Linking) -> Result<Self> {
         let folder = match linking {
             Linking::Pinned => "target/tests/pinned",
@@ -44,12 +62,20 @@ impl Guests {
             minimal: path("minimal")?,
         })
     }
+
+    /// Returns the module of a guest.
+    pub fn path(&self, guest: Guest) -> &Path {
+        match guest {
+            Guest::Stress => &self.memory_stress,
+            Guest::Minimal => &self.minimal,
+        }
+    }
 }
 
-/// Builds the stress guest as cargo does for debugging, with DWARF, and gives its path.
+/// Builds the stress guest with the dev profile, which includes DWARF. Returns its path.
 ///
 /// # Errors
-/// Where cargo fails; what it says goes to stderr.
+/// Cargo failed. Its messages are on stderr.
 pub fn debug_guest() -> Result<PathBuf> {
     let root = repository();
     let mut command = cargo();
@@ -67,10 +93,10 @@ pub fn debug_guest() -> Result<PathBuf> {
     })
 }
 
-/// Builds the indexer host, where it is not up to date, and gives its path.
+/// Builds the indexer host if it is not up to date. Returns its path.
 ///
 /// # Errors
-/// Where cargo fails; what it says goes to stderr.
+/// Cargo failed. Its messages are on stderr.
 pub fn indexer() -> Result<PathBuf> {
     example("indexer")
 }
@@ -91,21 +117,6 @@ pub fn commit() -> Result<PathBuf> {
     program("--bin", "commit", Profile::Dev)
 }
 
-fn example(name: &str) -> Result<PathBuf> {
-    program("--example", name, Profile::Dev)
-}
-
-fn program(kind: &str, name: &str, profile: Profile) -> Result<PathBuf> {
-    let mut command = cargo();
-    // With `--workspace` the engine has the features that every other build here gives it, and is
-    // not built twice.
-    command.args(["build", "--quiet", "--workspace", kind, name]);
-    if profile == Profile::Release {
-        command.arg("--release");
-    }
-    artifact(command, name, |artifact| artifact.executable)
-}
-
 /// The cargo profile of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
@@ -123,13 +134,27 @@ pub fn command(profile: Profile) -> Result<PathBuf> {
     program("--bin", "wasm-prealloc", profile)
 }
 
+fn example(name: &str) -> Result<PathBuf> {
+    program("--example", name, Profile::Dev)
+}
+
+fn program(kind: &str, name: &str, profile: Profile) -> Result<PathBuf> {
+    let mut command = cargo();
+    // With `--workspace` the engine has the same features as in the other builds, and is built once.
+    command.args(["build", "--quiet", "--workspace", kind, name]);
+    if profile == Profile::Release {
+        command.arg("--release");
+    }
+    artifact(command, name, |artifact| artifact.executable)
+}
+
 fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(repository());
     command
 }
 
-/// Runs a build, and gives the file that it made of a target.
+/// Runs a build. Returns a file of one target.
 fn artifact<File: Into<PathBuf>>(
     mut build: Command,
     target: &str,
@@ -146,13 +171,13 @@ fn artifact<File: Into<PathBuf>>(
         if let Message::CompilerArtifact(artifact) = message?
             && artifact.target.name == target
         {
-            // A library of the same name may come without such a file.
+            // A library of the same name may not have such a file.
             found = file(artifact).or(found);
         }
     }
     let status = child.wait()?;
     ensure!(status.success(), "cargo did not build {target} ({status})");
     Ok(found
-        .with_context(|| format!("cargo named no {target}"))?
+        .with_context(|| format!("cargo reported no {target}"))?
         .into())
 }

@@ -5,11 +5,10 @@ mod full;
 
 use std::io::Write as _;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use comfy_table::{Table, presets::ASCII_MARKDOWN};
-use wasm_prealloc_build::Linking;
-use wasm_prealloc_tests::cells::{Bench, Cell, Guest, Outcome, Setup};
-use wasm_prealloc_tests::{Guests, MemoryGroup, commit, indexer};
+use wasm_prealloc_tests::cells::Cell;
+use wasm_prealloc_tests::{Indexer, MemoryGroup, Outcome, Setup, commit};
 
 const MIB: u64 = 1 << 20;
 
@@ -71,22 +70,15 @@ impl std::error::Error for NoGroup {}
 pub(crate) fn run(opts: &Opts) -> Result<()> {
     // The quickest check comes first.
     drop(MemoryGroup::create(MIB).map_err(NoGroup)?);
-    let scratch = crate::repository().join("target/tests/memory-test");
-    std::fs::create_dir_all(&scratch).with_context(|| scratch.display().to_string())?;
-    let bench = Bench {
-        natural: Guests::build(Linking::Natural)?,
-        pinned: Guests::build(Linking::Pinned)?,
-        indexer: indexer()?,
-        scratch,
-    };
-    let mut wrong = cell_rows(&bench)?;
+    let indexer = Indexer::build("memory-test")?;
+    let mut wrong = cell_rows(&indexer)?;
     if let Some(part) = opts.full {
         let commit = commit()?;
         if part != Part::Chain {
-            wrong += full::limit_rows(&commit, &bench.scratch)?;
+            wrong += full::limit_rows(&commit, &indexer.scratch)?;
         }
         if part != Part::Limits {
-            wrong += full::chain_rows(&bench, &commit)?;
+            wrong += full::chain_rows(&indexer, &commit)?;
         }
     }
     match wrong {
@@ -96,7 +88,7 @@ pub(crate) fn run(opts: &Opts) -> Result<()> {
 }
 
 /// Runs and prints the cells, and returns the number of those that are not as expected.
-fn cell_rows(bench: &Bench) -> Result<usize> {
+fn cell_rows(indexer: &Indexer) -> Result<usize> {
     let mut table = table([
         "setup",
         "memory",
@@ -110,7 +102,7 @@ fn cell_rows(bench: &Bench) -> Result<usize> {
     let mut wrong = 0;
     for cell in Cell::all() {
         eprintln!("running: {cell}");
-        let outcome = bench.run(cell)?;
+        let outcome = cell.run(indexer)?;
         let verdict = cell.judge(&outcome);
         wrong += usize::from(verdict.is_err());
         table.add_row(row(cell, &outcome, &verdict));
@@ -154,18 +146,10 @@ fn verdict_text(verdict: &Result<(), String>) -> String {
 }
 
 fn row(cell: Cell, outcome: &Outcome, verdict: &Result<(), String>) -> [String; 7] {
-    let setup = match cell.setup {
-        Setup::Before => "before",
-        Setup::After => "after",
-    };
-    let guest = match cell.guest {
-        Guest::Stress => "stress",
-        Guest::Minimal => "minimal",
-    };
     [
-        setup.to_owned(),
+        cell.setup.to_string(),
         format!("{} MiB", cell.limit_bytes / MIB),
-        guest.to_owned(),
+        cell.guest.to_string(),
         status(outcome.status),
         outcome
             .peak_bytes

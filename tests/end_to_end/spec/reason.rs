@@ -1,5 +1,5 @@
-//! Why a directive that holds with the original does not hold with the rewritten module. A reason
-//! is told from what was observed, never put down by hand, so that a wrong one cannot be listed.
+//! The reasons why a directive holds with the original and not with the rewritten module. They are
+//! derived from observations, so that the list cannot contain a wrong one.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -7,34 +7,34 @@ use std::fmt;
 use wasm_prealloc::MemoryImportPolicy;
 use wasmtime::Trap;
 
-use super::seen::{Directive, Facts, Outcome, Seen};
+use super::observed::{Directive, Facts, Observed, Outcome};
 
-/// Why a directive does not hold any longer.
+/// The reason why a directive no longer holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
     /// A data segment above the declared minimum is within the memory.
     Data,
     /// An access above the virtual size is within the memory.
     Access,
-    /// Limits that did not match do, because all memories have one size.
+    /// Limits that did not match now match, because all memories have the same size.
     Limits,
-    /// A module that measures a memory and never grows it reads this size in pages.
+    /// A module that only measures a memory reads this size in pages.
     GrownAlready(u64),
-    /// An earlier directive that came out otherwise has left something else behind in an instance
-    /// that this one sees.
-    Since { line: usize, parting: Parting },
-    /// With `--memory-import define`: the memory of a module is not the one that it imported.
+    /// An earlier directive with another outcome changed the state of an instance that this directive
+    /// uses.
+    Since { line: usize, divergence: Divergence },
+    /// With `--memory-import define`: the module has its own memory instead of the imported one.
     OwnMemory,
-    /// With `--memory-import keep`: a module counts between the limits that its import declares,
-    /// and not between those of the memory that it is given.
+    /// With `--memory-import keep`: a module uses the limits that its import declares, instead of
+    /// those of the memory that it imports.
     ImportsLimits,
-    /// None of these, in the words of what was seen.
+    /// None of these, with a description of the observation.
     Unexplained(String),
 }
 
-/// What it was that came out otherwise.
+/// The kind of a directive that had another outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Parting {
+pub(super) enum Divergence {
     Access,
     Data,
     Limits,
@@ -43,7 +43,7 @@ pub(super) enum Parting {
 }
 
 impl Reason {
-    /// How a reason that is none begins.
+    /// The start of the text of [`Reason::Unexplained`].
     pub(super) const UNEXPLAINED: &str = "UNEXPLAINED";
 }
 
@@ -52,25 +52,25 @@ impl fmt::Display for Reason {
         match self {
             Self::Data => f.write_str("a data segment above the declared minimum no longer traps"),
             Self::Access => f.write_str("an access above the virtual size no longer traps"),
-            Self::Limits => {
-                f.write_str("limits that did not match match now: all memories have one size")
-            }
+            Self::Limits => f.write_str(
+                "limits that did not match now match, because all memories have the same size",
+            ),
             Self::GrownAlready(pages) => write!(
                 f,
-                "a memory that is measured and never grown reads as grown already, to {pages} pages"
+                "a memory that the module only measures reads as already grown, to {pages} pages"
             ),
-            Self::Since { line, parting } => write!(
+            Self::Since { line, divergence } => write!(
                 f,
-                "reads what line {line} left behind, where {}",
-                match parting {
-                    Parting::Access => "an access no longer traps",
-                    Parting::Data => "a data segment no longer traps",
-                    Parting::Limits => "limits match now",
-                    Parting::OwnMemory => "a module no longer imports its memory",
-                    Parting::Refused => "the rewriter refuses a module",
+                "reads state that line {line} changed, where {}",
+                match divergence {
+                    Divergence::Access => "an access no longer traps",
+                    Divergence::Data => "a data segment no longer traps",
+                    Divergence::Limits => "limits now match",
+                    Divergence::OwnMemory => "a module no longer imports its memory",
+                    Divergence::Refused => "the rewriter refuses a module",
                 }
             ),
-            Self::OwnMemory => f.write_str("a memory that was imported is the module's own now"),
+            Self::OwnMemory => f.write_str("an imported memory is now the module's own"),
             Self::ImportsLimits => {
                 f.write_str("growth is counted between the limits that the import declares")
             }
@@ -79,14 +79,13 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A directive that held before, beside what came of it afterwards.
+/// A directive that held before, and its outcome with the rewritten modules.
 pub(super) struct Difference<'a> {
     pub(super) before: &'a Directive,
     pub(super) after: &'a Directive,
-    /// What comes of it where limits are declared as the rewritten modules have them, and nothing
-    /// else is changed.
+    /// The outcome if only the limits are changed.
     pub(super) declared: &'a Directive,
-    /// Modules of the rewritten script, by the number of their instantiation.
+    /// The modules of the rewritten script, by the number of their instantiation.
     pub(super) modules: &'a [Facts],
     pub(super) memory_import: MemoryImportPolicy,
 }
@@ -101,23 +100,23 @@ impl Difference<'_> {
         self.modules.get(self.before.number?)
     }
 
-    /// Whether nothing but limits is rewritten in what the directive sees, there being no
-    /// instruction that grows or measures: then what differs must differ likewise where nothing
-    /// but limits is changed, and that is checked.
+    /// Returns true if the modules that the directive uses contain no instruction that grows or
+    /// measures a memory. Then only their limits are rewritten, and the outcome must be the same as
+    /// with the declared limits.
     pub(super) fn only_limits(&self) -> bool {
         self.memory_import != MemoryImportPolicy::Define
             && !self.reached().any(|module| module.has_sites)
     }
 
-    /// Tells the reason, given what has come out otherwise in this script so far.
-    pub(super) fn explain(&self, partings: &Partings) -> Reason {
-        let (Outcome::Held(expected), Outcome::Held(found) | Outcome::Not(found)) =
+    /// Returns the reason. `divergences` are the earlier ones of the script.
+    pub(super) fn explain(&self, divergences: &Divergences) -> Reason {
+        let (Outcome::Held(expected), Outcome::Held(found) | Outcome::Failed(found)) =
             (&self.before.outcome, &self.after.outcome)
         else {
             return self.unexplained("");
         };
         if self.only_limits() && self.declared.outcome != self.after.outcome {
-            return self.unexplained(", and not where only limits are changed");
+            return self.unexplained(", and not if only limits are changed");
         }
         let imports_memory = self.module().is_some_and(|module| module.imports_memory);
         let own_memory = self.memory_import == MemoryImportPolicy::Define
@@ -126,19 +125,19 @@ impl Difference<'_> {
         let counting = self.reached().filter(|module| module.has_sites).count();
         let counts_import = self.module().is_some_and(|m| m.has_sites_in_import);
         match (expected, found) {
-            (Seen::Trapped(Trap::MemoryOutOfBounds), Seen::Instance) => Reason::Data,
-            (Seen::Trapped(Trap::MemoryOutOfBounds), Seen::Values(_)) => Reason::Access,
-            (Seen::Refused(_), Seen::Instance | Seen::Trapped(_)) if own_memory => {
+            (Observed::Trapped(Trap::MemoryOutOfBounds), Observed::Instance) => Reason::Data,
+            (Observed::Trapped(Trap::MemoryOutOfBounds), Observed::Values(_)) => Reason::Access,
+            (Observed::Refused(_), Observed::Instance | Observed::Trapped(_)) if own_memory => {
                 Reason::OwnMemory
             }
-            (Seen::Refused(_), Seen::Instance | Seen::Trapped(_)) if imports_memory => {
+            (Observed::Refused(_), Observed::Instance | Observed::Trapped(_)) if imports_memory => {
                 Reason::Limits
             }
-            (Seen::Instance, _) if own_memory => Reason::OwnMemory,
-            (Seen::Values(_) | Seen::Trapped(_), Seen::Values(_)) if own_memory => {
+            (Observed::Instance, _) if own_memory => Reason::OwnMemory,
+            (Observed::Values(_) | Observed::Trapped(_), Observed::Values(_)) if own_memory => {
                 Reason::OwnMemory
             }
-            (Seen::Values(_), Seen::Values(found)) => {
+            (Observed::Values(_), Observed::Values(found)) => {
                 let pregrown = self.module().map_or(&[][..], |module| &module.pregrown);
                 let read = |pages: &&u64| {
                     [format!("i32 {pages:#x}"), format!("i64 {pages:#x}")].contains(found)
@@ -147,8 +146,8 @@ impl Difference<'_> {
                     Reason::GrownAlready(*pages)
                 } else if counts_import && counting == 1 {
                     Reason::ImportsLimits
-                } else if let Some((line, parting)) = partings.seen_from(&self.before.reach) {
-                    Reason::Since { line, parting }
+                } else if let Some((line, divergence)) = divergences.affecting(&self.before.reach) {
+                    Reason::Since { line, divergence }
                 } else {
                     self.unexplained("")
                 }
@@ -163,32 +162,32 @@ impl Difference<'_> {
     }
 }
 
-/// What has come out otherwise in a script so far, and which instances may have seen it.
+/// The divergences of a script so far, each with the instances that it may have affected, and its line.
 #[derive(Debug, Default)]
-pub(super) struct Partings(Vec<(BTreeSet<usize>, usize, Parting)>);
+pub(super) struct Divergences(Vec<(BTreeSet<usize>, usize, Divergence)>);
 
-impl Partings {
-    pub(super) fn add(&mut self, directive: &Directive, parting: Parting) {
+impl Divergences {
+    pub(super) fn add(&mut self, directive: &Directive, divergence: Divergence) {
         let reach = directive.reach.clone();
-        self.0.push((reach, directive.line, parting));
+        self.0.push((reach, directive.line, divergence));
     }
 
-    /// Adds a directive that came out otherwise for a reason, where it may have left something.
+    /// Adds a directive with another outcome, if it may have changed the state of an instance.
     pub(super) fn add_difference(&mut self, directive: &Directive, reason: &Reason) {
-        let parting = match reason {
-            Reason::Access => Parting::Access,
-            Reason::Data => Parting::Data,
-            Reason::Limits => Parting::Limits,
-            Reason::OwnMemory => Parting::OwnMemory,
+        let divergence = match reason {
+            Reason::Access => Divergence::Access,
+            Reason::Data => Divergence::Data,
+            Reason::Limits => Divergence::Limits,
+            Reason::OwnMemory => Divergence::OwnMemory,
             _ => return,
         };
-        self.add(directive, parting);
+        self.add(directive, divergence);
     }
 
-    /// The last one that can be seen from these instances.
-    fn seen_from(&self, reach: &BTreeSet<usize>) -> Option<(usize, Parting)> {
+    /// Returns the last divergence that may have affected these instances.
+    fn affecting(&self, reach: &BTreeSet<usize>) -> Option<(usize, Divergence)> {
         let mut latest_first = self.0.iter().rev();
-        let seen = latest_first.find(|(others, ..)| !others.is_disjoint(reach));
-        seen.map(|(_, line, parting)| (*line, *parting))
+        let latest = latest_first.find(|(others, ..)| !others.is_disjoint(reach));
+        latest.map(|(_, line, divergence)| (*line, *divergence))
     }
 }

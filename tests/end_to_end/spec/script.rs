@@ -1,5 +1,5 @@
-//! Runs one of the specification's scripts in wasmtime, its modules as a [`World`] makes them, and
-//! says of every directive what came of it. Judges nothing beyond the directive itself.
+//! Runs one of the specification's scripts in wasmtime, with its modules in one [`Variant`]. Returns
+//! the outcome of every directive.
 
 use std::collections::HashMap;
 
@@ -9,23 +9,23 @@ use wasmtime::{Engine, Func, ThrownException, Trap, Val};
 use wast::core::EncodeOptions;
 use wast::{QuoteWat, Wast, WastDirective, WastExecute, WastInvoke, Wat};
 
-use super::seen::{Directive, Outcome, Run, Seen, failure, held_if};
+use super::instances::{Instances, NoInstance, Slot, Variant};
+use super::observed::{Directive, Observed, Outcome, Run, failure, held_if};
 use super::values;
-use super::world::{Absent, Instances, Slot, World};
 
-/// A script that is being run.
+/// A running script.
 struct Script<'e> {
     instances: Instances<'e>,
     definitions: HashMap<Option<String>, Vec<u8>>,
     line: usize,
-    /// The instantiation that the directive makes or uses.
+    /// The number of the instantiation that the directive makes or uses.
     number: Option<usize>,
 }
 
-/// Runs a script from its first directive to its last.
-pub(super) fn run(engine: &Engine, world: World, wast: Wast<'_>, text: &str) -> Run {
+/// Runs all directives of a script.
+pub(super) fn run(engine: &Engine, variant: Variant, wast: Wast<'_>, text: &str) -> Run {
     let mut script = Script {
-        instances: Instances::new(engine, world),
+        instances: Instances::new(engine, variant),
         definitions: HashMap::new(),
         line: 0,
         number: None,
@@ -69,7 +69,7 @@ impl Script<'_> {
         match directive {
             WastDirective::Module(mut module) => {
                 let name = module.name().map(|id| id.name().to_owned());
-                // What cannot be encoded is no module to the engine either.
+                // The engine refuses a module that cannot be encoded.
                 let wasm = module.encode();
                 let (outcome, slot) = self.instantiate(wasm.as_deref().unwrap_or_default());
                 self.instances.install(name, slot);
@@ -81,7 +81,7 @@ impl Script<'_> {
                     Ok(wasm) => {
                         self.definitions.insert(name, wasm.clone());
                         self.definitions.insert(None, wasm);
-                        Outcome::Held(Seen::Instance)
+                        Outcome::Held(Observed::Instance)
                     }
                     Err(error) => unreadable(&error),
                 }
@@ -91,7 +91,9 @@ impl Script<'_> {
             } => {
                 let module = module.map(|id| id.name().to_owned());
                 let Some(wasm) = self.definitions.get(&module).cloned() else {
-                    return Outcome::Not(Seen::Other("there is no such definition".to_owned()));
+                    return Outcome::Failed(Observed::Other(
+                        "there is no such definition".to_owned(),
+                    ));
                 };
                 let (outcome, slot) = self.instantiate(&wasm);
                 self.instances
@@ -105,13 +107,13 @@ impl Script<'_> {
                 };
                 self.instances.register(name, slot.clone(), self.line);
                 match slot.1 {
-                    Ok(_) => Outcome::Held(Seen::Instance),
+                    Ok(_) => Outcome::Held(Observed::Instance),
                     Err(absent) => absent.outcome(),
                 }
             }
             WastDirective::Invoke(invoke) => match self.invoke(invoke) {
-                Ok(Ok(values)) => Outcome::Held(Seen::Values(list(&values))),
-                Ok(Err(error)) => Outcome::Not(failure(&error)),
+                Ok(Ok(values)) => Outcome::Held(Observed::Values(list(&values))),
+                Ok(Err(error)) => Outcome::Failed(failure(&error)),
                 Err(outcome) => outcome,
             },
 
@@ -121,9 +123,9 @@ impl Script<'_> {
                         && values.iter().zip(&results).all(|(value, expected)| {
                             values::matches(&self.instances.store, value, expected)
                         });
-                    held_if(holds, Seen::Values(list(&values)))
+                    held_if(holds, Observed::Values(list(&values)))
                 }
-                Ok(Err(error)) => Outcome::Not(failure(&error)),
+                Ok(Err(error)) => Outcome::Failed(failure(&error)),
                 Err(outcome) => outcome,
             },
             WastDirective::AssertTrap { exec, .. } => self.fails(exec, |error| error.is::<Trap>()),
@@ -136,8 +138,10 @@ impl Script<'_> {
             }
             WastDirective::AssertUnlinkable { mut module, .. } => match module.encode() {
                 Ok(wasm) => match self.instantiate(&wasm).0 {
-                    Ok(()) => Outcome::Not(Seen::Instance),
-                    Err(Outcome::Not(seen @ Seen::Refused(_))) => Outcome::Held(seen),
+                    Ok(()) => Outcome::Failed(Observed::Instance),
+                    Err(Outcome::Failed(observed @ Observed::Refused(_))) => {
+                        Outcome::Held(observed)
+                    }
                     Err(outcome) => outcome,
                 },
                 Err(error) => unreadable(&error),
@@ -147,31 +151,33 @@ impl Script<'_> {
 
             WastDirective::AssertMalformedCustom { .. }
             | WastDirective::AssertInvalidCustom { .. } => {
-                Outcome::Skipped("custom sections are copied, and not judged".to_owned())
+                Outcome::Skipped("custom sections are copied without a check".to_owned())
             }
             WastDirective::AssertSuspension { .. }
             | WastDirective::Thread(_)
             | WastDirective::Wait { .. } => {
-                Outcome::Skipped("this runner knows no threads and no suspension".to_owned())
+                Outcome::Skipped("this runner does not support threads and suspension".to_owned())
             }
         }
     }
 
-    /// A module that must be refused. The rewriter takes every proposal as given, so a module that
-    /// is valid with all of them is none that it must refuse.
+    /// Runs a directive about a module that must be refused. The rewriter supports all proposals, so
+    /// a module that is valid with all of them need not be refused.
     fn is_refused(&self, mut module: QuoteWat<'_>) -> Outcome {
         let Ok(wasm) = module.encode() else {
-            return Outcome::Skipped("refused as text, which is never rewritten".to_owned());
+            return Outcome::Skipped("refused as text, before any rewrite".to_owned());
         };
         if is_valid(&wasm) {
-            return Outcome::Skipped("valid with the proposals of today".to_owned());
+            return Outcome::Skipped("valid with current proposals".to_owned());
         }
-        if !matches!(self.instances.world, World::Rewritten(_)) {
-            return Outcome::Held(Seen::Refused(String::new()));
+        if !matches!(self.instances.variant, Variant::Rewritten(_)) {
+            return Outcome::Held(Observed::Refused(String::new()));
         }
         match rewrite(&wasm, &Options::default()) {
-            Err(error) => Outcome::Held(Seen::Refused(error.to_string())),
-            Ok(_) => Outcome::Not(Seen::Other("an invalid module was rewritten".to_owned())),
+            Err(error) => Outcome::Held(Observed::Refused(error.to_string())),
+            Ok(_) => Outcome::Failed(Observed::Other(
+                "an invalid module was rewritten".to_owned(),
+            )),
         }
     }
 
@@ -184,31 +190,35 @@ impl Script<'_> {
     fn slot(&mut self, name: Option<&str>) -> Result<Slot, Outcome> {
         let slot = self.instances.slot(name);
         self.number = slot.as_ref().map(|(number, _)| *number);
-        slot.ok_or_else(|| Outcome::Not(Seen::Other("there is no such module".to_owned())))
+        slot.ok_or_else(|| Outcome::Failed(Observed::Other("there is no such module".to_owned())))
     }
 
     fn instance(&mut self, name: Option<&str>) -> Result<wasmtime::Instance, Outcome> {
-        self.slot(name)?.1.map_err(Absent::outcome)
+        self.slot(name)?.1.map_err(NoInstance::outcome)
     }
 
-    /// Runs what must fail in a certain way.
-    fn fails(&mut self, exec: WastExecute<'_>, as_told: fn(&wasmtime::Error) -> bool) -> Outcome {
+    /// Runs an action that must fail with a certain error.
+    fn fails(
+        &mut self,
+        exec: WastExecute<'_>,
+        as_expected: fn(&wasmtime::Error) -> bool,
+    ) -> Outcome {
         let result = match exec {
             WastExecute::Wat(mut module) => return self.fails_to_start(&mut module),
             exec => self.execute(exec),
         };
         match result {
-            Ok(Ok(values)) => Outcome::Not(Seen::Values(list(&values))),
+            Ok(Ok(values)) => Outcome::Failed(Observed::Values(list(&values))),
             Ok(Err(error)) => {
-                let seen = match error.is::<ThrownException>() {
+                let observed = match error.is::<ThrownException>() {
                     true => {
-                        // The next call must not find it pending.
+                        // Otherwise the next call finds the exception pending.
                         let _ = self.instances.store.take_pending_exception();
-                        Seen::Other("an exception".to_owned())
+                        Observed::Other("an exception".to_owned())
                     }
                     false => failure(&error),
                 };
-                held_if(as_told(&error), seen)
+                held_if(as_expected(&error), observed)
             }
             Err(outcome) => outcome,
         }
@@ -220,8 +230,8 @@ impl Script<'_> {
             Err(error) => return unreadable(&error),
         };
         match self.instantiate(&wasm).0 {
-            Ok(()) => Outcome::Not(Seen::Instance),
-            Err(Outcome::Not(seen @ Seen::Trapped(_))) => Outcome::Held(seen),
+            Ok(()) => Outcome::Failed(Observed::Instance),
+            Err(Outcome::Failed(observed @ Observed::Trapped(_))) => Outcome::Held(observed),
             Err(outcome) => outcome,
         }
     }
@@ -238,7 +248,7 @@ impl Script<'_> {
                 let found = found.ok_or_else(|| missing(global))?;
                 Ok(Ok(vec![found.get(&mut self.instances.store)]))
             }
-            WastExecute::Wat(_) => Err(Outcome::Not(Seen::Other("a module".to_owned()))),
+            WastExecute::Wat(_) => Err(Outcome::Failed(Observed::Other("a module".to_owned()))),
         }
     }
 
@@ -256,7 +266,7 @@ impl Script<'_> {
             .collect();
         let Some(args) = args else {
             return Err(Outcome::Skipped(
-                "an argument that wasmtime has not".to_owned(),
+                "an argument that wasmtime does not support".to_owned(),
             ));
         };
         let mut results = vec![Val::I32(0); function.ty(&self.instances.store).results().len()];
@@ -267,18 +277,18 @@ impl Script<'_> {
 
 fn unreadable(error: &wast::Error) -> Outcome {
     let words = format!("the text format: {}", error.message());
-    Outcome::Not(Seen::Refused(words))
+    Outcome::Failed(Observed::Refused(words))
 }
 
 fn instantiated(outcome: Result<(), Outcome>) -> Outcome {
     match outcome {
-        Ok(()) => Outcome::Held(Seen::Instance),
+        Ok(()) => Outcome::Held(Observed::Instance),
         Err(outcome) => outcome,
     }
 }
 
 fn missing(name: &str) -> Outcome {
-    Outcome::Not(Seen::Other(format!("`{name}` is not exported")))
+    Outcome::Failed(Observed::Other(format!("`{name}` is not exported")))
 }
 
 fn list(values: &[Val]) -> String {

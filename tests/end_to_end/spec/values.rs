@@ -1,11 +1,11 @@
-//! Values in the specification's scripts: arguments, and patterns that results are matched with.
+//! Values in the specification's scripts: arguments, and patterns for results.
 
 use wasmtime::{AnyRef, ExternRef, Store, Val};
 use wast::core::{AbstractHeapType, HeapType, NanPattern, V128Pattern, WastArgCore, WastRetCore};
 use wast::token::{F32, F64};
 use wast::{WastArg, WastRet};
 
-/// The engine's value of an argument; `None` where it has none such.
+/// Converts an argument to the engine's value. `None` if the engine has no such value.
 pub(super) fn argument(store: &mut Store<()>, arg: &WastArg<'_>) -> Option<Val> {
     let WastArg::Core(arg) = arg else { return None };
     Some(match arg {
@@ -39,7 +39,7 @@ fn null(ty: &HeapType<'_>) -> Option<Val> {
     })
 }
 
-/// A value in words, its bits where it is a number.
+/// Formats a value. Numbers are shown as bits.
 pub(super) fn in_words(value: &Val) -> String {
     match value {
         Val::I32(n) => format!("i32 {n:#x}"),
@@ -59,7 +59,7 @@ fn is_null(value: &Val) -> bool {
     )
 }
 
-/// Whether a result is what a script expects.
+/// Returns true if a result matches a script's pattern.
 pub(super) fn matches(store: &Store<()>, value: &Val, expected: &WastRet<'_>) -> bool {
     match expected {
         WastRet::Core(expected) => matches_core(store, value, expected),
@@ -98,8 +98,8 @@ fn host_data(store: &Store<()>, reference: &wasmtime::Rooted<ExternRef>) -> Opti
     reference.data(store).ok()??.downcast_ref::<u32>().copied()
 }
 
-/// A canonical NaN is quiet and has no payload (core specification, "NaN Propagation"); an
-/// arithmetic one is quiet.
+/// A canonical NaN is quiet and has no payload (core specification, "NaN Propagation"). An
+/// arithmetic NaN is quiet.
 fn f32_matches(bits: u32, expected: &NanPattern<F32>) -> bool {
     match expected {
         NanPattern::CanonicalNan => bits & 0x7fff_ffff == 0x7fc0_0000,

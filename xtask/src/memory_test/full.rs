@@ -6,9 +6,10 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use comfy_table::CellAlignment;
-use wasm_prealloc_tests::cells::{Bench as Cells, Setup};
-use wasm_prealloc_tests::chain::{Bench, Chain, Machine};
-use wasm_prealloc_tests::limits::{Cached, Host, Pages, Tally, limits};
+use wasm_prealloc_tests::chain::Chain;
+use wasm_prealloc_tests::limits::{Cached, Host, Pages, Stats, limits};
+use wasm_prealloc_tests::machines::{Bench, Machine};
+use wasm_prealloc_tests::{Indexer, Setup};
 
 use super::MIB;
 
@@ -32,19 +33,19 @@ pub(super) fn limit_rows(commit: &Path, scratch: &Path) -> Result<usize> {
         "as expected",
     ]);
     let mut wrong = 0;
-    let mut row = |what: &str, host: &Host, tally: Tally| {
-        let verdict = tally.judge();
+    let mut row = |what: &str, host: &Host, stats: Stats| {
+        let verdict = stats.judge();
         wrong += usize::from(verdict.is_err());
         table.add_row([
             what.to_owned(),
             (host.bytes() / MIB).to_string(),
             host.how.to_string(),
-            tally.tried.to_string(),
-            tally.secured.to_string(),
-            tally.refused.to_string(),
-            tally.killed.to_string(),
-            tally.oom_kills.to_string(),
-            tally.elapsed.as_secs().to_string(),
+            stats.tried.to_string(),
+            stats.secured.to_string(),
+            stats.refused.to_string(),
+            stats.killed.to_string(),
+            stats.oom_kills.to_string(),
+            stats.elapsed.as_secs().to_string(),
             super::verdict_text(&verdict),
         ]);
     };
@@ -56,26 +57,26 @@ pub(super) fn limit_rows(commit: &Path, scratch: &Path) -> Result<usize> {
         };
         eprintln!("running: 200 limits, {how}");
         let whole = host(WHOLE);
-        let tally = whole.sweep(limits(64 * MIB, 5120 * MIB, 200))?;
-        row("limits from 64 MiB to 5 GiB", &whole, tally);
+        let stats = whole.sweep(limits(64 * MIB, 5120 * MIB, 200))?;
+        row("limits from 64 MiB to 5 GiB", &whole, stats);
 
         eprintln!("running: 256 limits around the break-even, {how}");
         let quarter = host(QUARTER);
         let around = quarter.limits_around_break_even(256, 16 * KIB)?;
-        let tally = quarter.sweep(around)?;
-        row("limits every 16 KiB around the break-even", &quarter, tally);
+        let stats = quarter.sweep(around)?;
+        row("limits every 16 KiB around the break-even", &quarter, stats);
 
         eprintln!("running: 20 rounds of 4 hosts at once, {how}");
-        let tally = quarter.race(4, 2, 2560 * MIB, 20)?;
-        row("4 at once in 2560 MiB, 20 rounds", &quarter, tally);
+        let stats = quarter.race(4, 2, 2560 * MIB, 20)?;
+        row("4 at once in 2560 MiB, 20 rounds", &quarter, stats);
 
         for (cached, what) in [
             (Cached::Written, "in page cache of a file written"),
             (Cached::Read, "in page cache of a file read"),
         ] {
             eprintln!("running: {what}, {how}");
-            let tally = quarter.in_page_cache(cached, scratch)?;
-            row(what, &quarter, tally);
+            let stats = quarter.in_page_cache(cached, scratch)?;
+            row(what, &quarter, stats);
         }
     }
     for column in table.column_iter_mut().skip(3).take(6) {
@@ -90,14 +91,8 @@ pub(super) fn limit_rows(commit: &Path, scratch: &Path) -> Result<usize> {
 
 /// Runs and prints one chain on many machines, and returns the number of rows that are not as
 /// expected.
-pub(super) fn chain_rows(cells: &Cells, commit: &Path) -> Result<usize> {
-    let bench = Bench {
-        indexer: cells.indexer.clone(),
-        commit: commit.to_owned(),
-        natural: cells.natural.memory_stress.clone(),
-        pinned: cells.pinned.memory_stress.clone(),
-        scratch: cells.scratch.clone(),
-    };
+pub(super) fn chain_rows(indexer: &Indexer, commit: &Path) -> Result<usize> {
+    let bench = Bench { indexer, commit };
     let mut chain = Chain::long();
     let mut machines = Vec::new();
     for setup in [Setup::Before, Setup::After] {

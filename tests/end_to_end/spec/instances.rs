@@ -1,5 +1,4 @@
-//! The modules of a script: what is made of them before they are run, the instances they become,
-//! and who is linked with whom. Knows no directives.
+//! The modules of a script: their variant, their instances, and the links between the instances.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -8,41 +7,41 @@ use wasm_prealloc_fuzzing::declare;
 use wasmparser::MemoryType;
 use wasmtime::{Engine, Instance, Linker, Module, Store};
 
-use super::seen::{Facts, Outcome, Seen, cause, failure};
+use super::observed::{Facts, Observed, Outcome, cause, failure};
 
-/// What is made of a script's modules before they are run.
+/// The variant of a script's modules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum World {
-    /// Nothing.
+pub(super) enum Variant {
+    /// The original modules.
     Original,
-    /// Memories are declared with the limits that a rewrite gives them; all else stays.
+    /// Modules with the limits that a rewrite declares, and otherwise unchanged.
     Declared,
-    /// They are rewritten, and this becomes of the memories that they import.
+    /// Rewritten modules, with this policy for imported memories.
     Rewritten(MemoryImportPolicy),
 }
 
-/// Why there is no instance under a name.
+/// The reason why there is no instance for a name.
 #[derive(Clone, Debug)]
-pub(super) enum Absent {
-    /// The rewriter refuses the module, or one that it imports from, for this reason.
+pub(super) enum NoInstance {
+    /// The rewriter refuses the module, or a module that it imports from.
     Refused(String),
-    /// It could not be instantiated, in this line, for this reason.
+    /// The instantiation in this line failed.
     Failed { line: usize, why: String },
 }
 
-impl Absent {
+impl NoInstance {
     pub(super) fn outcome(self) -> Outcome {
         match self {
             Self::Refused(reason) => Outcome::Skipped(reason),
-            Self::Failed { line, why } => Outcome::Not(Seen::Absent { line, why }),
+            Self::Failed { line, why } => Outcome::Failed(Observed::NoInstance { line, why }),
         }
     }
 }
 
-/// An instance, and the number of its instantiation; or why there is none.
-pub(super) type Slot = (usize, Result<Instance, Absent>);
+/// The number of an instantiation, and the instance or the reason why there is none.
+pub(super) type Slot = (usize, Result<Instance, NoInstance>);
 
-/// What every script may import; the interpreter's `spectest` (specification, "test/core").
+/// The module that every script may import (specification, "test/core").
 const SPECTEST: &str = r#"(module
     (global (export "global_i32") i32 (i32.const 666))
     (global (export "global_i64") i64 (i64.const 666))
@@ -61,32 +60,30 @@ const SPECTEST: &str = r#"(module
 
 const SPECTEST_SHARED: &str = r#"(module (memory (export "shared_memory") 1 2 shared))"#;
 
-/// The instances of a script. They have a store of their own: a pinned memory takes 4 GiB of
-/// address space and a few mappings, and no script makes more than a few hundred of them, so all
-/// can have the size that is the default.
+/// The instances of a script, in their own store. A pinned memory takes 4 GiB of address space and a
+/// few mappings. No script creates more than a few hundred memories, so all can have the default size.
 pub(super) struct Instances<'e> {
-    pub(super) world: World,
+    pub(super) variant: Variant,
     engine: &'e Engine,
     pub(super) store: Store<()>,
     linker: Linker<()>,
-    /// By name; the one without a name is the last one made.
+    /// Instances by name. The key `None` is the last instance.
     named: HashMap<Option<String>, Slot>,
-    /// Names that modules are registered under, and the number of the instantiation.
+    /// The numbers of instantiations by registered name.
     registered: HashMap<String, usize>,
-    /// Names that modules are registered under and that nothing stands behind, or one export of
-    /// such a name.
-    unregistered: HashMap<String, Absent>,
-    /// By the number of an instantiation: it and all that are linked with it, and the module.
+    /// Registered names, and single exports, without an instance.
+    unregistered: HashMap<String, NoInstance>,
+    /// By the number of an instantiation: this one and all instances that are linked with it.
     linked: Vec<BTreeSet<usize>>,
     pub(super) modules: Vec<Facts>,
 }
 
 impl<'e> Instances<'e> {
-    pub(super) fn new(engine: &'e Engine, world: World) -> Self {
+    pub(super) fn new(engine: &'e Engine, variant: Variant) -> Self {
         let mut linker = Linker::new(engine);
         linker.allow_shadowing(true);
         let mut instances = Self {
-            world,
+            variant,
             engine,
             store: Store::new(engine, ()),
             linker,
@@ -109,18 +106,18 @@ impl<'e> Instances<'e> {
         instances
     }
 
-    /// The bytes that are run, and what the rewriter says of them; `Err` where it refuses.
+    /// Returns the bytes to run, and the facts about them. `Err` if the rewriter refuses the module.
     fn prepare(&self, wasm: &[u8]) -> Result<(Vec<u8>, Facts), Outcome> {
         let mut options = Options::default();
-        match self.world {
-            World::Original => return Ok((wasm.to_vec(), Facts::default())),
-            World::Declared => {
+        match self.variant {
+            Variant::Original => return Ok((wasm.to_vec(), Facts::default())),
+            Variant::Declared => {
                 let declared = declare(wasm, |_, ty| fixed(ty, options.pages));
-                // What cannot be read is refused by the engine as it is.
+                // The engine refuses a module that cannot be read.
                 let declared = declared.unwrap_or_else(|_| wasm.to_vec());
                 return Ok((declared, Facts::default()));
             }
-            World::Rewritten(memory_import) => options.memory_import = memory_import,
+            Variant::Rewritten(memory_import) => options.memory_import = memory_import,
         }
         match rewrite(wasm, &options) {
             Ok(rewritten) => {
@@ -132,20 +129,20 @@ impl<'e> Instances<'e> {
                 | Error::Invalid { .. }
                 | Error::NotWasm { .. }
                 | Error::OutputInvalid { .. }),
-            ) => Err(Outcome::Not(Seen::Other(error.to_string()))),
+            ) => Err(Outcome::Failed(Observed::Other(error.to_string()))),
             Err(refusal) => Err(Outcome::Skipped(refused_because(&refusal))),
         }
     }
 
-    /// Instantiates a module that stands in a line.
+    /// Instantiates the module of a line.
     pub(super) fn instantiate(&mut self, wasm: &[u8], line: usize) -> (Result<(), Outcome>, Slot) {
         let number = self.linked.len();
         self.linked.push(BTreeSet::from([number]));
         self.modules.push(Facts::default());
-        let failed = |seen: Seen| {
-            let why = seen.to_string();
-            let absent = Absent::Failed { line, why };
-            (Err(Outcome::Not(seen)), (number, Err(absent)))
+        let failed = |observed: Observed| {
+            let why = observed.to_string();
+            let absent = NoInstance::Failed { line, why };
+            (Err(Outcome::Failed(observed)), (number, Err(absent)))
         };
         let wasm = match self.prepare(wasm) {
             Ok((wasm, facts)) => {
@@ -153,10 +150,10 @@ impl<'e> Instances<'e> {
                 wasm
             }
             Err(Outcome::Skipped(reason)) => {
-                let absent = Absent::Refused(reason.clone());
+                let absent = NoInstance::Refused(reason.clone());
                 return (Err(Outcome::Skipped(reason)), (number, Err(absent)));
             }
-            Err(Outcome::Not(seen) | Outcome::Held(seen)) => return failed(seen),
+            Err(Outcome::Failed(observed) | Outcome::Held(observed)) => return failed(observed),
         };
         let module = match Module::new(self.engine, &wasm) {
             Ok(module) => module,
@@ -165,7 +162,7 @@ impl<'e> Instances<'e> {
         for import in module.imports() {
             let ty = import.ty();
             self.modules[number].imports_memory |= ty.memory().is_some();
-            // The functions and globals that all may import share nothing.
+            // The functions and globals of `spectest` have no shared state.
             let shares = ty.memory().is_some() || ty.table().is_some();
             if let Some(other) = self.registered.get(import.module())
                 && (import.module() != "spectest" || shares)
@@ -192,7 +189,7 @@ impl<'e> Instances<'e> {
         }
     }
 
-    /// An instantiation, and all that it is linked with so far.
+    /// Returns an instantiation and all that are linked with it so far.
     pub(super) fn reach(&self, number: usize) -> BTreeSet<usize> {
         self.linked.get(number).cloned().unwrap_or_default()
     }
@@ -211,7 +208,7 @@ impl<'e> Instances<'e> {
                 .linker
                 .instance(&mut self.store, name, instance)
                 .map(drop)
-                .map_err(|error| Absent::Failed {
+                .map_err(|error| NoInstance::Failed {
                     line,
                     why: cause(&error),
                 }),
@@ -223,13 +220,13 @@ impl<'e> Instances<'e> {
         }
     }
 
-    /// What stands under a name; `None` where nothing was ever put there.
+    /// Returns the instance with a name. `None` if the name was never used.
     pub(super) fn slot(&self, name: Option<&str>) -> Option<Slot> {
         self.named.get(&name.map(str::to_owned)).cloned()
     }
 }
 
-/// A memory's type where its size is fixed at so many pages of 64 KiB.
+/// Returns a memory type with minimum and maximum of `pages` pages of 64 KiB.
 fn fixed(ty: MemoryType, pages: u64) -> MemoryType {
     let pages = (pages << 16) >> ty.page_size_log2.unwrap_or(16);
     MemoryType {
@@ -255,7 +252,7 @@ fn facts(report: &Report, memory_import: MemoryImportPolicy) -> Facts {
     facts
 }
 
-/// A refusal without the place it stands at, so that equal ones can be counted.
+/// Describes a refusal without its place, so that equal refusals can be counted.
 fn refused_because(error: &Error) -> String {
     let why = match error {
         Error::ImportedMemoryGrows { .. } => "growing a memory that is imported".to_owned(),

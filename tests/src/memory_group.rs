@@ -1,4 +1,4 @@
-//! Memory cgroups for child processes, made and removed by the test that needs one.
+//! Memory cgroups for child processes. A test creates a group, and removes it afterwards.
 
 use std::fs;
 use std::io;
@@ -7,16 +7,16 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// The files of one version of the interface.
+/// The file names of one version of the interface.
 #[derive(Clone, Copy, Debug)]
 struct Files {
     version: &'static str,
-    /// Where the interface is mounted.
+    /// The mount point.
     mount: &'static str,
     limit: &'static str,
     usage: &'static str,
     peak: &'static str,
-    /// A file with a line `oom_kill N`.
+    /// The file with the line `oom_kill N`.
     events: &'static str,
 }
 
@@ -38,7 +38,7 @@ const V2: Files = Files {
     events: "memory.events",
 };
 
-/// A memory cgroup with a limit, removed when dropped.
+/// A memory cgroup with a limit. It is removed when dropped.
 #[derive(Debug)]
 pub struct MemoryGroup {
     path: PathBuf,
@@ -46,18 +46,17 @@ pub struct MemoryGroup {
 }
 
 impl MemoryGroup {
-    /// Makes a group that may use `limit_bytes`; where there can be none, says why as a test that
-    /// is skipped does.
+    /// Creates a group with a limit. If this is not possible, prints a `skipped` line with the reason.
     pub fn create_or_skip(limit_bytes: u64) -> Option<Self> {
         Self::create(limit_bytes)
             .map_err(|why| crate::skipped(&why))
             .ok()
     }
 
-    /// Makes a group that may use `limit_bytes`.
+    /// Creates a group with a limit.
     ///
     /// # Errors
-    /// Why this machine, or this user, has no such group to give: a reason to skip a test.
+    /// The reason why the machine or the user cannot create groups: a reason to skip a test.
     pub fn create(limit_bytes: u64) -> Result<Self, String> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let (parent, files) = parent()?;
@@ -65,21 +64,21 @@ impl MemoryGroup {
         let path = parent.join(format!("wasm-prealloc-{}-{number}", std::process::id()));
         fs::create_dir(&path).map_err(|error| {
             format!(
-                "no memory cgroup can be made ({}: {error}); it takes root",
+                "cannot create a memory cgroup ({}: {error}); this needs root",
                 path.display()
             )
         })?;
         let group = Self { path, files };
-        group
-            .set_limit(limit_bytes)
-            .map_err(|error| format!("{} cannot be limited: {error}", group.path.display()))?;
+        group.set_limit(limit_bytes).map_err(|error| {
+            format!("cannot set the limit of {}: {error}", group.path.display())
+        })?;
         Ok(group)
     }
 
-    /// Makes a group below this one, without a limit of its own.
+    /// Creates a group below this one, without a limit.
     ///
     /// # Errors
-    /// Why there can be none. With version 2, a group that holds processes can have no groups
+    /// The kernel refuses it. With version 2, a group that contains processes cannot have groups
     /// below it.
     pub fn create_below(&self) -> Result<Self, String> {
         let path = self.path.join("below");
@@ -92,7 +91,7 @@ impl MemoryGroup {
         Ok(Self { path, files })
     }
 
-    /// The directory that stands for the group.
+    /// Returns the directory of the group.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -100,33 +99,34 @@ impl MemoryGroup {
     /// Changes the limit.
     ///
     /// # Errors
-    /// What the kernel says, for instance EBUSY where more is in use.
+    /// The error of the kernel, for example EBUSY if more memory is in use.
     pub fn set_limit(&self, limit_bytes: u64) -> io::Result<()> {
         fs::write(self.limit_file(), limit_bytes.to_string())
     }
 
-    /// The file that holds the limit.
+    /// Returns the file that contains the limit.
     pub fn limit_file(&self) -> PathBuf {
         self.path.join(self.files.limit)
     }
 
-    /// The version of the interface: `v1` or `v2`.
+    /// Returns the version of the interface: `v1` or `v2`.
     pub fn version(&self) -> &'static str {
         self.files.version
     }
 
-    /// Where the interface is mounted.
+    /// Returns the mount point of the interface.
     pub fn mount(&self) -> &'static str {
         self.files.mount
     }
 
-    /// Shell words that move the shell into the group, to put before a command.
+    /// Returns a shell command that moves the shell into the group, with a trailing `&&`.
     pub fn enter(&self) -> String {
         let procs = self.path.join("cgroup.procs");
         format!("echo $$ > '{}' &&", procs.display())
     }
 
-    /// A command that runs a program in the group: a shell enters it, and becomes the program.
+    /// Returns a command that runs a program in the group: a shell enters the group and executes the
+    /// program in its place.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("sh");
         command
@@ -136,28 +136,31 @@ impl MemoryGroup {
         command
     }
 
-    /// What is in use in the group now, page cache counted, in bytes.
+    /// Returns the current memory usage of the group in bytes, including page cache.
     ///
     /// # Errors
-    /// Where the kernel does not tell.
+    /// The kernel does not report it.
     pub fn in_use_bytes(&self) -> io::Result<u64> {
-        let text = fs::read_to_string(self.path.join(self.files.usage))?;
-        text.trim().parse().map_err(io::Error::other)
+        self.read_bytes(self.files.usage)
     }
 
-    /// The most that was ever in use in the group, in bytes.
+    /// Returns the peak memory usage of the group in bytes.
     ///
     /// # Errors
-    /// Where the kernel does not tell (version 2 before Linux 5.19).
+    /// The kernel does not report it (version 2 before Linux 5.19).
     pub fn peak_bytes(&self) -> io::Result<u64> {
-        let text = fs::read_to_string(self.path.join(self.files.peak))?;
+        self.read_bytes(self.files.peak)
+    }
+
+    fn read_bytes(&self, file: &str) -> io::Result<u64> {
+        let text = fs::read_to_string(self.path.join(file))?;
         text.trim().parse().map_err(io::Error::other)
     }
 
-    /// How many processes of the group the OOM killer has killed.
+    /// Returns the kernel's count of processes of the group that the OOM killer ended.
     ///
     /// # Errors
-    /// Where the kernel does not tell.
+    /// The kernel does not report it.
     pub fn oom_kills(&self) -> io::Result<u64> {
         let text = fs::read_to_string(self.path.join(self.files.events))?;
         let kills = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
@@ -168,20 +171,20 @@ impl MemoryGroup {
 
 impl Drop for MemoryGroup {
     fn drop(&mut self) {
-        // A process that has been waited for can still be on its way out of the group.
+        // A process can still be in the group for a moment after it was waited for.
         for _ in 0..200 {
             if fs::remove_dir(&self.path).is_ok() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        eprintln!("left behind: {}", self.path.display());
+        eprintln!("not removed: {}", self.path.display());
     }
 }
 
-/// Where a group can be made.
+/// Returns a directory in which groups can be created.
 fn parent() -> Result<(PathBuf, Files), String> {
-    // Version 1: below our own group, so that whatever limits us limits the children too.
+    // Version 1: below this process's group, so that its limits apply to the children too.
     let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let own = own.lines().find_map(|line| line.split_once(":memory:"));
     let v1 = Path::new(V1.mount);
@@ -189,14 +192,14 @@ fn parent() -> Result<(PathBuf, Files), String> {
         && v1.join(V1.limit).exists()
     {
         let own = v1.join(path.trim_start_matches('/'));
-        // In a container the path can be that of the host, where it does not exist here.
+        // In a container, the path can be the host's, and does not exist here.
         return Ok((if own.is_dir() { own } else { v1.to_owned() }, V1));
     }
-    // Version 2: a group that holds processes cannot have groups below it, but the root can.
+    // Version 2: a group that contains processes cannot have groups below it, except the root.
     let v2 = Path::new(V2.mount);
     let delegated = fs::read_to_string(v2.join("cgroup.subtree_control")).unwrap_or_default();
     if delegated.split_whitespace().any(|name| name == "memory") {
         return Ok((v2.to_owned(), V2));
     }
-    Err("this machine shows no memory cgroups, of version 1 or 2, below /sys/fs/cgroup".to_owned())
+    Err("there are no memory cgroups of version 1 or 2 below /sys/fs/cgroup".to_owned())
 }

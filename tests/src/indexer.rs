@@ -1,0 +1,173 @@
+//! The indexer host as a process in a memory cgroup, and the database that it writes.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use wasm_prealloc_build::Linking;
+
+use crate::{Guest, Guests, MemoryGroup};
+
+/// How the host prepares the guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setup {
+    /// The module as cargo links it, in memory that is only reserved.
+    Before,
+    /// The pinned module, in memory that is committed at instantiation.
+    After,
+}
+
+impl fmt::Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Before => "before",
+            Self::After => "after",
+        })
+    }
+}
+
+/// The indexer host, and the guests that it runs.
+#[derive(Debug)]
+pub struct Indexer {
+    /// The program.
+    pub program: PathBuf,
+    /// The guests as cargo links them.
+    pub natural: Guests,
+    /// The guests as this project links them.
+    pub pinned: Guests,
+    /// A folder for databases.
+    pub scratch: PathBuf,
+}
+
+/// The outcome of a host.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The exit status as a shell reports it: 128 plus the number of the signal that ended it.
+    pub status: i32,
+    /// The contents of the database afterwards: one line for each value, in the order of heights.
+    pub stored: Vec<String>,
+    /// The state root that the host printed last.
+    pub state_root: Option<String>,
+    /// The peak memory usage of the group, in bytes. `None` if the kernel does not report it.
+    pub peak_bytes: Option<u64>,
+    /// The kernel's count of processes that the OOM killer ended.
+    pub oom_kills: u64,
+    /// The run time of the host.
+    pub elapsed: Duration,
+    /// The host's stderr.
+    pub stderr: String,
+    /// The file that contains the group's limit.
+    pub limit_file: PathBuf,
+}
+
+/// Encodes a block for the stress guest: the size of each allocation in MiB and the number of
+/// allocations, u32 little-endian, in hexadecimal.
+pub fn block(mib_each: u32, allocations: u32) -> String {
+    let bytes = [mib_each.to_le_bytes(), allocations.to_le_bytes()].concat();
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Indexer {
+    /// Builds the host and the guests if they are not up to date. `scratch` is the name of a folder in
+    /// `target/tests`.
+    ///
+    /// # Errors
+    /// A build failed.
+    pub fn build(scratch: &str) -> Result<Self> {
+        let scratch = crate::repository().join("target/tests").join(scratch);
+        fs::create_dir_all(&scratch).with_context(|| scratch.display().to_string())?;
+        Ok(Self {
+            program: crate::indexer()?,
+            natural: Guests::build(Linking::Natural)?,
+            pinned: Guests::build(Linking::Pinned)?,
+            scratch,
+        })
+    }
+
+    /// Returns the path of a database that does not exist yet.
+    ///
+    /// # Errors
+    /// An old database cannot be removed.
+    pub fn new_database(&self) -> Result<PathBuf> {
+        let database = self.scratch.join("index.redb");
+        if database.exists() {
+            fs::remove_file(&database)?;
+        }
+        Ok(database)
+    }
+
+    /// Returns a command that runs a guest in a group. The caller adds the blocks.
+    pub fn command(
+        &self,
+        group: &MemoryGroup,
+        setup: Setup,
+        guest: Guest,
+        database: &Path,
+    ) -> Command {
+        let mut command = group.command(&self.program);
+        match setup {
+            Setup::Before => command.arg(self.natural.path(guest)).arg("--unsecured"),
+            Setup::After => command.arg(self.pinned.path(guest)),
+        };
+        command.arg("--db").arg(database);
+        command
+    }
+
+    /// Runs a command from [`Indexer::command`]. A host that fails is not an error.
+    ///
+    /// # Errors
+    /// The host cannot be started, or its outcome cannot be read.
+    pub fn run(
+        &self,
+        group: &MemoryGroup,
+        mut command: Command,
+        database: &Path,
+    ) -> Result<Outcome> {
+        let begin = Instant::now();
+        let output = command.output().context("cannot start the indexer")?;
+        let elapsed = begin.elapsed();
+        let killed = output.status.signal().map(|signal| 128 + signal);
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        let mut lines = stdout.lines().rev();
+        let state_root = lines.find_map(|line| line.strip_prefix("state root "));
+        Ok(Outcome {
+            status: output.status.code().or(killed).context("no exit status")?,
+            stored: self.stored(database)?,
+            state_root: state_root.map(str::to_owned),
+            peak_bytes: group.peak_bytes().ok(),
+            oom_kills: group.oom_kills()?,
+            elapsed,
+            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            limit_file: group.limit_file(),
+        })
+    }
+
+    /// Reads a database, in the order of heights. A host that was refused may not have created one.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn stored(&self, database: &Path) -> Result<Vec<String>> {
+        if !database.exists() {
+            return Ok(Vec::new());
+        }
+        let mut command = Command::new(&self.program);
+        let output = command.args(["--dump", "--db"]).arg(database).output()?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "cannot read the database: {stderr}"
+        );
+        let stdout = String::from_utf8(output.stdout)?;
+        let mut stored: Vec<String> = stdout.lines().map(str::to_owned).collect();
+        stored.sort_by_key(|line| {
+            let rest = line.strip_prefix("/memory-stress-result/");
+            let height = rest.and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+            height.unwrap_or(u64::MAX)
+        });
+        Ok(stored)
+    }
+}

@@ -1,0 +1,19 @@
+//! A lock for tests that use gigabytes of memory, so that only one of them runs at a time.
+
+use std::fs::File;
+use std::io;
+
+use crate::repository;
+
+/// Waits until no other test holds the lock, in this process or in another. The lock is released when
+/// the file is dropped.
+///
+/// # Errors
+/// The lock file cannot be created or locked.
+pub fn memory_lock() -> io::Result<File> {
+    let folder = repository().join("target/tests");
+    std::fs::create_dir_all(&folder)?;
+    let file = File::create(folder.join("memory.lock"))?;
+    file.lock()?;
+    Ok(file)
+}
