@@ -17,13 +17,13 @@ use crate::sys;
 /// Makes `bytes` of memory from `start` on resident, and keeps their contents.
 ///
 /// For an engine that maps its memories itself: call it after the module is instantiated, so that
-/// data segments are in place. Of `requirements` the number of pages does not apply; the margin, the
-/// lock, the backing and [`lock_memory`](Requirements::lock_memory) do. An engine that unmaps or
-/// resets its memories gives the pages back.
+/// data segments are in place. Of `requirements` the number of pages does not apply; the margin,
+/// the lock, the backing and [`lock_memory`](Requirements::lock_memory) do. An engine that unmaps
+/// or resets its memories gives the pages back.
 ///
-/// The lock is held and limits are checked as for [`SecuredRegion::secure`], so memory that does not
-/// fit is refused without a kill. After a failure, pages that are already resident stay so until
-/// the engine frees them: drop the instance at once.
+/// The lock is held and limits are checked as for [`SecuredRegion::secure`], so memory that does
+/// not fit is refused without a kill. After a failure, pages that are already resident stay so
+/// until the engine frees them: drop the instance at once.
 ///
 /// [`SecuredRegion::secure`]: crate::SecuredRegion::secure
 ///

@@ -19,10 +19,10 @@ const POLL: Duration = Duration::from_millis(10);
 pub struct LockOptions {
     /// A file or directory that exists and that every host on this machine can open for reading.
     ///
-    /// The default is the directory `/`: it exists on read-only systems too, services with a private
-    /// `/tmp` share it, and no file is created. Each container has its own `/`; if several share one
-    /// memory limit, use a path on a shared volume for all of them. On Windows the default is the
-    /// file `wasm-prealloc.lock` in the user's folder for temporary files.
+    /// The default is the directory `/`: it exists on read-only systems too, services with a
+    /// private `/tmp` share it, and no file is created. Each container has its own `/`; if several
+    /// share one memory limit, use a path on a shared volume for all of them. On Windows the
+    /// default is the file `wasm-prealloc.lock` in the user's folder for temporary files.
     pub path: PathBuf,
     /// The longest wait for other committers. A commit of 4 GiB takes half a second on warm memory,
     /// but took 15 s on a virtual machine that used its memory for the first time. The default of

@@ -126,8 +126,8 @@ unsafe fn collapse(
     Ok(whole)
 }
 
-/// Collapses split huge pages again, those that lie in the range as a whole, as far as the kernel
-/// has any. Contents and residency stay, even where it fails.
+/// Collapses split huge pages again, those that lie completely in the range, until the kernel has
+/// no more. Contents and residency stay, even if it fails.
 ///
 /// # Safety
 /// The range is mapped, was once collapsed, and starts at a multiple of a huge page.
@@ -191,7 +191,7 @@ unsafe fn in_chunks(
 /// never touched.
 ///
 /// # Safety
-/// `bytes` from `base` on are such pages, mapped and writable.
+/// `bytes` from `base` on are mapped as pages of the pool, and writable.
 pub(crate) unsafe fn pool_pages(
     base: NonNull<u8>,
     bytes: usize,

@@ -172,7 +172,7 @@ fn commit(
         region
             .map_huge_pages(bytes, log2)
             .map_err(Error::system("mmap(MAP_HUGETLB)", bytes))?;
-        // SAFETY: the range was just mapped as such pages.
+        // SAFETY: the range was just mapped as pages of the pool.
         unsafe { populate::pool_pages(base, bytes, 1 << log2, progress) }?;
         Method::HugePool
     } else {

@@ -39,14 +39,14 @@ pub(crate) unsafe fn zero(base: NonNull<u8>, range: Range<usize>) {
     unsafe { base.add(range.start).write_bytes(0, range.len()) };
 }
 
-/// The cost of a write to a tracked page: the page fault, the scan, the zeros and the protection for
-/// the next block. In units of zeroing one page; measured as 1 to 2 us against 0.064.
+/// The cost of a write to a tracked page: the page fault, the scan, the zeros and the protection
+/// for the next block. In units of zeroing one page; measured as 1 to 2 us against 0.064.
 const TRACKED_PAGE: u64 = 16;
 
 /// The number of consecutive blocks that must not write just below the mark before the mark comes
 /// down. Lowering it costs about 0.13 ms for each MiB, and raising it again by writes to tracked
-/// pages about 0.25 ms; zeroing costs 0.015 ms for each MiB and block. The number is about the ratio
-/// of the two, so that neither mistake costs much.
+/// pages about 0.25 ms; zeroing costs 0.015 ms for each MiB and block. The number is about the
+/// ratio of the last two, so that neither mistake costs much.
 const QUIET_BLOCKS: u32 = 16;
 
 /// The part below the mark that is compared with zero after each block: the top sixty-fourth.
@@ -72,7 +72,7 @@ impl Watermark {
     /// Starts to track a slot that is zero.
     ///
     /// # Safety
-    /// `bytes` from `base` on are whole pages, mapped, the caller's own, and stay mapped for as
+    /// `bytes` from `base` on are whole pages, mapped, owned by the caller, and stay mapped for as
     /// long as this value is used.
     pub(crate) unsafe fn new(
         tracker: Arc<Tracker>,
@@ -117,14 +117,14 @@ impl Watermark {
 
         let raised = raised(mark, bytes, &self.written);
         if raised > mark {
-            // SAFETY: the range is the caller's own.
+            // SAFETY: the caller owns the range.
             unsafe { self.tracker.unwatch(absolute(base, mark..raised)) }?;
             self.mark = raised;
         } else if let Some(end) = dirty_end {
             let lowered = end
                 .next_multiple_of(HUGE_PAGE_BYTES)
                 .clamp(lowest(bytes), mark);
-            // SAFETY: the range is the caller's own, and was not tracked while it was below the
+            // SAFETY: the caller owns the range, and it was not tracked while it was below the
             // mark. All of it is zero by now. Both marks are multiples of a huge page, or the upper
             // one is the slot's end.
             unsafe {
@@ -220,8 +220,8 @@ const PROBE_BYTES: usize = 4096;
 /// Finds the end of the highest part of a range that is not zero.
 ///
 /// # Safety
-/// The range from `base` on is mapped, readable and not written meanwhile. Both ends are multiples
-/// of [`PROBE_BYTES`], and so is the address `base`.
+/// The range from `base` on is mapped and readable, and not written during the call. Both ends are
+/// multiples of [`PROBE_BYTES`], and so is the address `base`.
 unsafe fn last_not_zero(base: NonNull<u8>, range: Range<usize>) -> Option<usize> {
     let mut end = range.end;
     while end > range.start {
@@ -314,7 +314,8 @@ mod tests {
             }
         }
 
-        /// Resets, checks that everything is zero, and returns the number of bytes that were zeroed.
+        /// Resets, checks that everything is zero, and returns the number of bytes that were
+        /// zeroed.
         fn reset(&mut self) -> usize {
             let base = self.region.base();
             // SAFETY: the range is writable and this test's own.

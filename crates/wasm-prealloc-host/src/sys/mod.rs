@@ -1,8 +1,8 @@
 //! The operating system's memory: address space, protection, residency, huge pages, and write
 //! tracking. The operating system is chosen here and nowhere else.
 //!
-//! Every function exists on every operating system. Where the system has no such facility, the
-//! function in `unsupported` returns an error.
+//! Every function exists on every operating system. If a system lacks the facility, the function in
+//! `unsupported` returns an error.
 
 #[cfg(target_os = "linux")]
 mod linux;

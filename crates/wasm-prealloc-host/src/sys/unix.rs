@@ -28,7 +28,7 @@ pub(crate) fn reserve(bytes: usize) -> io::Result<NonNull<u8>> {
 /// Makes a range readable and writable for the first time. It reads as zero.
 ///
 /// # Safety
-/// The range lies in a reservation of the caller's.
+/// The range lies in a reservation that the caller owns.
 pub(crate) unsafe fn make_writable(start: NonNull<u8>, bytes: usize) -> io::Result<()> {
     // SAFETY: the caller's promise.
     unsafe { protect(start, bytes, true) }
@@ -37,7 +37,8 @@ pub(crate) unsafe fn make_writable(start: NonNull<u8>, bytes: usize) -> io::Resu
 /// Makes a range accessible or inaccessible. Its contents stay, and stay resident.
 ///
 /// # Safety
-/// The range lies in a reservation of the caller's. If it becomes inaccessible, it is not in use.
+/// The range lies in a reservation that the caller owns. If it becomes inaccessible, it is not in
+/// use.
 pub(crate) unsafe fn protect(start: NonNull<u8>, bytes: usize, accessible: bool) -> io::Result<()> {
     let access = match accessible {
         true => libc::PROT_READ | libc::PROT_WRITE,
@@ -60,7 +61,7 @@ pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) {
 /// Keeps a range from being swapped out.
 ///
 /// # Safety
-/// The range lies in a reservation of the caller's and is resident.
+/// The range lies in a reservation that the caller owns and is resident.
 pub(crate) unsafe fn lock_memory(start: NonNull<u8>, bytes: usize) -> io::Result<()> {
     // SAFETY: the caller's promise; locking changes no contents.
     result(unsafe { libc::mlock(start.as_ptr().cast(), bytes) })

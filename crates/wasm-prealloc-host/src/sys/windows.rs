@@ -26,7 +26,7 @@ pub(crate) fn reserve(bytes: usize) -> io::Result<NonNull<u8>> {
 /// Commits a range: readable, writable, and counted. It reads as zero.
 ///
 /// # Safety
-/// The range lies in a reservation of the caller's.
+/// The range lies in a reservation that the caller owns.
 pub(crate) unsafe fn make_writable(start: NonNull<u8>, bytes: usize) -> io::Result<()> {
     // SAFETY: the caller's promise.
     let committed =
@@ -40,8 +40,8 @@ pub(crate) unsafe fn make_writable(start: NonNull<u8>, bytes: usize) -> io::Resu
 /// Makes a committed range accessible or inaccessible. Its contents stay.
 ///
 /// # Safety
-/// The range lies in a committed range of the caller's. If it becomes inaccessible, it is not in
-/// use.
+/// The range lies in a committed range that the caller owns. If it becomes inaccessible, it is not
+/// in use.
 pub(crate) unsafe fn protect(start: NonNull<u8>, bytes: usize, accessible: bool) -> io::Result<()> {
     let access = match accessible {
         true => PAGE_READWRITE,
@@ -65,7 +65,7 @@ pub(crate) unsafe fn release(start: NonNull<u8>, _bytes: usize) {
 /// Keeps a range from being paged out.
 ///
 /// # Safety
-/// The range lies in a committed range of the caller's.
+/// The range lies in a committed range that the caller owns.
 pub(crate) unsafe fn lock_memory(start: NonNull<u8>, bytes: usize) -> io::Result<()> {
     // SAFETY: the caller's promise; locking changes no contents.
     result(unsafe { VirtualLock(start.as_ptr().cast(), bytes) })
@@ -100,7 +100,8 @@ pub(crate) fn residency(first: usize, pages: &mut [u8]) -> io::Result<()> {
 
 /// The size of the operating system's page, in bytes.
 pub(crate) fn page_bytes() -> usize {
-    // SAFETY: a structure of numbers and addresses, for which zero is a value. The call fills it in.
+    // SAFETY: a structure of numbers and addresses, for which zero is a value. The call fills it
+    // in.
     let info = unsafe {
         let mut info: SYSTEM_INFO = std::mem::zeroed();
         GetSystemInfo(&mut info);

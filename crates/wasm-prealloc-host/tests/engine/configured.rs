@@ -74,8 +74,8 @@ fn engines_that_would_undo_the_commit_are_refused() {
     }
 }
 
-/// [`WasmtimePool::configure`] turns copy-on-write images off because wasmtime makes an image of the
-/// data segments, and panics if it cannot map it into memory that is not its own.
+/// [`WasmtimePool::configure`] turns copy-on-write images off because wasmtime makes an image of
+/// the data segments, and panics if it cannot map it into memory that is not its own.
 #[test]
 fn copy_on_write_images_make_the_engine_panic() {
     let pool = MemoryPool::builder().pages(16).secure().unwrap();

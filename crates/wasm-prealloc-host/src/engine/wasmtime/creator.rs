@@ -28,7 +28,7 @@ pub(crate) fn take_refusal(error: &wasmtime::Error) -> Option<Error> {
 /// A pool as the creator of an engine's memories.
 pub(crate) struct Creator(pub(crate) MemoryPool);
 
-// SAFETY: each memory is a slot of its own, zeroed, as large as the type says, with the requested
+// SAFETY: each memory has its own slot, zeroed, as large as the type says, with the requested
 // reservation and guard left inaccessible around it. It does not move, and only the engine writes
 // to it while it is lent.
 unsafe impl MemoryCreator for Creator {

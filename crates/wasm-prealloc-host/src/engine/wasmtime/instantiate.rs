@@ -22,9 +22,9 @@ pub trait WasmtimePool {
     ///
     /// This sets the memory creator, on-demand allocation, a reservation of 4 GiB that does not
     /// move, and guards of 32 MiB on both sides. It turns copy-on-write images off: wasmtime maps
-    /// those only into memory of its own, and over committed pages they would undo the commit. Call
-    /// it after other settings that concern memory; [`verify`](WasmtimePool::verify) refuses an
-    /// engine on which one of them was changed back.
+    /// them only into memory that it mapped itself, and over committed pages they would undo the
+    /// commit. Call it after other settings that concern memory; [`verify`](WasmtimePool::verify)
+    /// refuses an engine on which one of them was changed back.
     ///
     /// The heap of the wasm GC proposal comes from the same creator. Under
     /// [`Policy::Declared`](crate::Policy::Declared) it is refused, because it grows; under
@@ -78,8 +78,8 @@ pub trait WasmtimePool {
     /// ```
     ///
     /// # Errors
-    /// [`InstantiateError::Memory`] if the module is not verified, no memory is free, or the pool is
-    /// not secured yet; then nothing of the module has run. [`InstantiateError::Engine`] for
+    /// [`InstantiateError::Memory`] if the module is not verified, no memory is free, or the pool
+    /// is not secured yet; then nothing of the module has run. [`InstantiateError::Engine`] for
     /// everything else.
     fn instantiate<T: 'static>(
         &self,

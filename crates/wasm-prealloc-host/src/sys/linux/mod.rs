@@ -19,7 +19,7 @@ pub(crate) const HAS_HUGE_PAGES: bool = true;
 /// Gives the kernel advice on a range, see madvise(2).
 ///
 /// # Safety
-/// The range is mapped and the caller's own.
+/// The range is mapped, and the caller owns it.
 pub(crate) unsafe fn advise(start: NonNull<u8>, bytes: usize, advice: Advice) -> io::Result<()> {
     let advice = match advice {
         Advice::BasePages => libc::MADV_NOHUGEPAGE,
@@ -34,7 +34,7 @@ pub(crate) unsafe fn advise(start: NonNull<u8>, bytes: usize, advice: Advice) ->
     unix::result(unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) })
 }
 
-/// Returns true if the kernel's transparent huge pages have this size, as far as it says.
+/// Returns true if the kernel's transparent huge pages have this size, or if it does not say.
 pub(crate) fn has_transparent_huge_pages(bytes: usize) -> bool {
     let path = "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size";
     match std::fs::read_to_string(path) {
@@ -48,7 +48,8 @@ pub(crate) fn has_transparent_huge_pages(bytes: usize) -> bool {
 /// the binary logarithm of the huge page's size.
 ///
 /// # Safety
-/// The range lies in a reservation of the caller's, is aligned to such a page, and is not in use.
+/// The range lies in a reservation that the caller owns, is aligned to the huge page, and is not in
+/// use.
 pub(crate) unsafe fn map_huge_pages(start: NonNull<u8>, bytes: usize, log2: u32) -> io::Result<()> {
     // SAFETY: the caller's promise.
     let mapped = unsafe {

@@ -70,7 +70,8 @@ impl Tracker {
     /// Starts to track a range: nothing in it counts as written.
     ///
     /// # Safety
-    /// The range is of whole pages, mapped, the caller's own, and not tracked by another tracker.
+    /// The range is of whole pages, mapped, owned by the caller, and not tracked by another
+    /// tracker.
     pub(crate) unsafe fn watch(&self, range: Range<usize>) -> io::Result<()> {
         if range.is_empty() {
             return Ok(());
@@ -89,7 +90,7 @@ impl Tracker {
     /// Stops tracking a range. Writes to it cost nothing again.
     ///
     /// # Safety
-    /// The range is of whole pages, mapped, and the caller's own.
+    /// The range is of whole pages, mapped, and owned by the caller.
     pub(crate) unsafe fn unwatch(&self, range: Range<usize>) -> io::Result<()> {
         if range.is_empty() {
             return Ok(());
