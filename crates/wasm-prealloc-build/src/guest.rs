@@ -1,5 +1,5 @@
 //! Guests: the packages of a workspace that become modules, and their link by cargo.
-//! The linked module is rewritten in `lib.rs`.
+//! The linked module is rewritten in `build.rs`.
 
 use std::collections::BTreeMap;
 use std::io::BufReader;
@@ -22,12 +22,12 @@ pub enum Linking {
     /// Growth is handled inside the module.
     #[default]
     Pinned,
-    /// As cargo links them by itself, and not rewritten: what a host gets without this crate.
+    /// As cargo links them, and not rewritten: the module that a host gets without this crate.
     Natural,
 }
 
 impl Linking {
-    /// Returns the linker arguments that declare the limits of the finished module.
+    /// Returns the linker arguments that ask for the limits of the finished module.
     ///
     /// Only the last one reaches the linker, so that it still records the size at which growth
     /// starts. See the crate's documentation.

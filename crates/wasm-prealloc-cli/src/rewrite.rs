@@ -170,7 +170,7 @@ fn warnings(out: &mut impl Write, prefix: &str, report: &Report) -> io::Result<(
     warnings.try_for_each(|warning| writeln!(out, "{prefix}warning: {warning}"))
 }
 
-/// Describes how growth is handled, or would be.
+/// Describes the handling of growth.
 pub(crate) fn handling(memory: &Memory, growth: &GrowthHandling) -> String {
     match growth {
         GrowthHandling::None => "nothing to replace".to_owned(),

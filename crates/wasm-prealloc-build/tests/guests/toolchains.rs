@@ -128,8 +128,8 @@ fn a_toolchain_file_of_the_guests_is_honoured_unless_the_user_has_chosen() {
     };
     for (source, expected) in [
         (Some("default"), of_file),
-        (Some("override"), of_file),
-        (Some("config"), of_file),
+        (Some("path-override"), of_file),
+        (Some("toolchain-file"), of_file),
         (Some("cli"), &exported),
         (Some("env"), &exported),
         (None, before_1_29),
