@@ -44,7 +44,7 @@ pub enum Error {
     },
 
     /// The input has a shape that the rewriter does not support.
-    #[error("the rewriter does not support {what} (at offset {offset:#x}){}", what.way_out())]
+    #[error("the rewriter does not support {what} (at offset {offset:#x}){}", what.remedy())]
     Unsupported {
         /// The unsupported shape.
         what: Unsupported,
@@ -242,17 +242,19 @@ impl Error {
 }
 
 /// A shape of module that the rewriter refuses before it changes anything.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unsupported {
     /// A memory whose import shares its names or its type with other imports (the compact import
     /// encoding), so that it cannot be changed alone.
+    #[error("{memory} in a compact group of imports")]
     CompactImport {
         /// The memory.
         memory: MemoryId,
     },
     /// A memory of a component that other modules share, and that is to be defined by the module
     /// that imports it.
+    #[error("defining {memory}, which other parts of the component share,")]
     DefineInComponent {
         /// The memory.
         memory: MemoryId,
@@ -260,27 +262,10 @@ pub enum Unsupported {
 }
 
 impl Unsupported {
-    /// The remedy.
-    fn way_out(&self) -> &'static str {
+    fn remedy(&self) -> &'static str {
         match self {
             Self::CompactImport { .. } => ": link or encode the module without compact imports",
             Self::DefineInComponent { .. } => ": leave out `--memory-import define`",
-        }
-    }
-}
-
-impl std::fmt::Display for Unsupported {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::CompactImport { memory } => {
-                write!(f, "{memory} in a compact group of imports")
-            }
-            Self::DefineInComponent { memory } => {
-                write!(
-                    f,
-                    "defining {memory}, which other parts of the component share,"
-                )
-            }
         }
     }
 }

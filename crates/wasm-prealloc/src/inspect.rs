@@ -146,7 +146,7 @@ fn inspect_module(
             functions: functions
                 .map(|body| info.imported_functions + body.defined)
                 .collect(),
-            rewrite: decisions.map(|decisions| decisions.memories[position].growth()),
+            rewrite: decisions.map(|decisions| decisions.memories[position].growth.clone()),
         }
     });
     Ok(ModuleInspection {

@@ -1,5 +1,5 @@
-//! What a rewrite leaves alone: other sections, other bodies, and where code stands.
-//! That rewritten modules behave is shown by running them, in the workspace's end-to-end tests.
+//! Shows what a rewrite does not change: other sections, other bodies, and code offsets.
+//! The workspace's end-to-end tests run rewritten modules to show that they behave alike.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use std::ops::Range;
 
 use wasm_prealloc::{
-    EmulateFrom, Error, Growth, GrowthHandling, Options, Validate, Warning, rewrite, rewrite_into,
-    verify,
+    EmulateFrom, Error, Growth, GrowthHandling, Options, Rewritten, Validate, Warning, rewrite,
+    rewrite_into, verify,
 };
 use wasmparser::{Parser, Payload, Validator, WasmFeatures};
 
@@ -18,7 +18,12 @@ fn options(growth: Growth) -> Options {
     options
 }
 
-/// Every section: its id, and the range of its content.
+/// A rewrite with default options, which must succeed.
+fn rewritten(module: &[u8]) -> Rewritten<'_> {
+    rewrite(module, &Options::default()).unwrap()
+}
+
+/// The id of every section, and the range of its content.
 fn sections(wasm: &[u8]) -> Vec<(u8, Range<usize>)> {
     let payloads = Parser::new(0)
         .parse_all(wasm)
@@ -29,7 +34,13 @@ fn sections(wasm: &[u8]) -> Vec<(u8, Range<usize>)> {
         .collect()
 }
 
-/// Every function body, as its offset within the code section and its bytes.
+/// The range of the content of the first section with an id.
+fn section(wasm: &[u8], wanted: u8) -> Range<usize> {
+    let mut sections = sections(wasm).into_iter();
+    sections.find(|(id, _)| *id == wanted).unwrap().1
+}
+
+/// The offset of every function body within the code section, and its bytes.
 fn bodies(wasm: &[u8]) -> Vec<(usize, Vec<u8>)> {
     let mut bodies = Vec::new();
     let mut start = 0;
@@ -48,7 +59,7 @@ fn bodies(wasm: &[u8]) -> Vec<(usize, Vec<u8>)> {
     bodies
 }
 
-/// A module of `count` functions that do nothing, behind those in `first`.
+/// A module with the functions in `first`, and `count` more that do nothing.
 fn with_functions(first: &str, count: usize) -> Vec<u8> {
     let mut text = format!("(module (memory 1 9) {first}");
     for _ in 0..count {
@@ -57,7 +68,7 @@ fn with_functions(first: &str, count: usize) -> Vec<u8> {
     wat::parse_str(text + ")").unwrap()
 }
 
-/// A module with every section that it can have, and custom sections between them.
+/// A module with every kind of section, and custom sections between them.
 const FULL: &str = r#"(module
     (@custom "first" (before first) "1")
     (type (func)) (type (func (param i64)))
@@ -83,12 +94,12 @@ const FULL: &str = r#"(module
 #[test]
 fn sections_that_no_edit_names_are_copied_as_they_are() {
     let before = wat::parse_str(FULL).unwrap();
-    let after = rewrite(&before, &Options::default()).unwrap().wasm;
+    let after = rewritten(&before).wasm;
     let (old, new) = (sections(&before), sections(&after));
     let ids = |sections: &[(u8, Range<usize>)]| -> Vec<u8> {
         sections.iter().map(|(id, _)| *id).collect()
     };
-    // At the end: who processed the module, and what it declared before.
+    // Two sections are added at the end: the producers, and the limits before the rewrite.
     assert_eq!(ids(&new), [ids(&old), vec![0, 0]].concat());
     let mut copied = 0;
     for ((id, old), (_, new)) in old.iter().zip(&new) {
@@ -108,7 +119,7 @@ fn sections_that_no_edit_names_are_copied_as_they_are() {
 #[test]
 fn a_replacement_of_the_same_length_moves_no_code() {
     let before = wat::parse_str(FULL).unwrap();
-    let rewritten = rewrite(&before, &Options::default()).unwrap();
+    let rewritten = rewritten(&before);
     assert_eq!(rewritten.report.code_offsets, []);
     let (old, new) = (bodies(&before), bodies(&rewritten.wasm));
     assert_eq!(new.len(), old.len() + 1, "one function is added");
@@ -125,27 +136,23 @@ fn a_longer_replacement_moves_only_its_own_function() {
         "(func (param i32) (result i32) (i32.add (memory.grow (local.get 0)) (memory.size)))",
         200,
     );
-    let rewritten = rewrite(&before, &Options::default()).unwrap();
+    let rewritten = rewritten(&before);
     let offsets = &rewritten.report.code_offsets[0];
     assert_eq!(offsets.relocated, [0]);
     assert_eq!(offsets.shifted_from, None);
     let (old, new) = (bodies(&before), bodies(&rewritten.wasm));
     assert_eq!(new.len(), old.len() + 2, "the growth function and the copy");
     assert_eq!(old[0].1.len(), new[0].1.len());
-    assert_eq!(
-        old[1..],
-        new[1..201],
-        "other functions stand where they stood"
-    );
+    assert_eq!(old[1..], new[1..201], "other functions do not move");
 }
 
 #[test]
-fn a_body_without_room_for_a_call_says_what_it_moves() {
+fn a_body_without_room_for_a_call_is_reported() {
     let before = with_functions(
         "(func) (func (param i32) (result i32) (memory.grow (local.get 0)))",
         200,
     );
-    let rewritten = rewrite(&before, &Options::default()).unwrap();
+    let rewritten = rewritten(&before);
     let offsets = &rewritten.report.code_offsets[0];
     assert!(offsets.relocated.is_empty());
     assert_eq!(offsets.shifted_from, Some(1));
@@ -161,14 +168,14 @@ fn a_function_count_that_widens_is_reported() {
         "(func (drop (memory.grow (i32.const 1))) nop nop nop nop)",
         126,
     );
-    let rewritten = rewrite(&before, &Options::default()).unwrap();
+    let rewritten = rewritten(&before);
     assert_eq!(rewritten.report.code_offsets[0].shifted_from, Some(0));
     let (old, new) = (bodies(&before), bodies(&rewritten.wasm));
     assert_eq!(old[5].0 + 1, new[5].0);
 }
 
 #[test]
-fn every_choice_gives_a_valid_pinned_module_that_a_second_rewrite_leaves_alone() {
+fn every_choice_gives_a_valid_pinned_module_that_a_second_rewrite_does_not_change() {
     let modules = [
         wat::parse_str(FULL).unwrap(),
         with_functions(
@@ -216,37 +223,32 @@ fn every_choice_gives_a_valid_pinned_module_that_a_second_rewrite_leaves_alone()
 }
 
 #[test]
-fn a_rewrite_with_nothing_to_do_gives_the_input_back() {
+fn a_rewrite_with_nothing_to_do_returns_the_input() {
     for text in [
         "(module)",
         "(module (func))",
         "(module (memory 65536 65536))",
     ] {
         let module = wat::parse_str(text).unwrap();
-        let rewritten = rewrite(&module, &Options::default()).unwrap();
+        let rewritten = rewritten(&module);
         assert_eq!(rewritten.wasm, module);
         assert!(matches!(rewritten.wasm, std::borrow::Cow::Borrowed(_)));
     }
     let module = wat::parse_str("(module)").unwrap();
-    let report = rewrite(&module, &Options::default()).unwrap().report;
-    assert_eq!(report.warnings, [Warning::NoMemory]);
+    assert_eq!(rewritten(&module).report.warnings, [Warning::NoMemory]);
 }
 
 #[test]
-fn a_fitting_type_is_used_again() {
+fn a_matching_type_is_used_again() {
     let text = "(module (type (func)) (type (func (param i32) (result i32))) (memory 1)
         (func (type 0) (drop (memory.grow (i32.const 1)))))";
     let before = wat::parse_str(text).unwrap();
-    let after = rewrite(&before, &Options::default()).unwrap().wasm;
-    let types = |wasm: &[u8]| {
-        let (_, range) = sections(wasm).into_iter().find(|(id, _)| *id == 1).unwrap();
-        wasm[range].to_vec()
-    };
-    assert_eq!(types(&before), types(&after));
+    let after = rewritten(&before).wasm;
+    assert_eq!(before[section(&before, 1)], after[section(&after, 1)]);
 }
 
 #[test]
-fn over_long_indices_leave_room_for_the_replacement() {
+fn padded_indices_leave_room_for_the_replacement() {
     // memory.grow with its index 0 in five bytes, in a module whose call needs two.
     let mut before = with_functions(
         "(func (drop (memory.grow (i32.const 1))) nop nop nop nop)",
@@ -256,10 +258,10 @@ fn over_long_indices_leave_room_for_the_replacement() {
         .windows(2)
         .position(|pair| pair == [0x40, 0x00])
         .unwrap();
-    // The four nops behind the drop make the room: grow the index over them.
+    // The index is padded over the four nops after the drop.
     assert_eq!(before[at + 2..at + 7], [0x1a, 1, 1, 1, 1]);
     before[at..at + 7].copy_from_slice(&[0x40, 0x80, 0x80, 0x80, 0x80, 0x00, 0x1a]);
-    let rewritten = rewrite(&before, &Options::default()).unwrap();
+    let rewritten = rewritten(&before);
     assert_eq!(rewritten.report.memories[0].sites.grow, 1);
     assert_eq!(rewritten.report.code_offsets, []);
     let function = 201;
@@ -279,32 +281,29 @@ fn over_long_indices_leave_room_for_the_replacement() {
 }
 
 #[test]
-fn bytes_that_only_look_like_growth_are_left_alone() {
+fn bytes_within_other_instructions_are_not_changed() {
     let text = "(module (memory 1)
         (func (result i32) (i32.const 0x1fc0) (i32.const 0x1fbf) i32.add)
         (func (result i64) (i64.const 0x2040))
         (func (block (loop (nop)))))";
     let module = wat::parse_str(text).unwrap();
-    let rewritten = rewrite(&module, &Options::default()).unwrap();
+    let rewritten = rewritten(&module);
     assert_eq!(rewritten.report.memories[0].growth, GrowthHandling::None);
     assert_eq!(bodies(&module), bodies(&rewritten.wasm));
 }
 
 #[test]
-fn verify_reads_nothing_behind_the_memory_section() {
+fn verify_reads_nothing_after_the_memory_section() {
     let module =
         wat::parse_str("(module (memory 65536 65536) (func (result i32) memory.size))").unwrap();
-    let (_, memory) = sections(&module)
-        .into_iter()
-        .find(|(id, _)| *id == 5)
-        .unwrap();
+    let memory = section(&module, 5);
     verify(&module[..memory.end], 65_536).unwrap();
     let error = verify(&module[..memory.end - 1], 65_536).unwrap_err();
     assert!(error.to_string().contains("malformed"), "{error}");
 }
 
 #[test]
-fn emulation_starts_where_it_is_told_to() {
+fn emulation_starts_at_the_requested_page() {
     let text = r#"(module (memory 65536 65536) (global (export "__heap_base") i32 (i32.const 65537))
         (func (drop (memory.grow (i32.const 1)))))"#;
     let module = wat::parse_str(text).unwrap();
@@ -326,12 +325,9 @@ fn emulation_starts_where_it_is_told_to() {
 }
 
 #[test]
-fn a_doubled_section_is_malformed_and_not_half_read() {
+fn a_repeated_section_is_malformed() {
     let module = wat::parse_str("(module (memory 65536 65536))").unwrap();
-    let (_, memory) = sections(&module)
-        .into_iter()
-        .find(|(id, _)| *id == 5)
-        .unwrap();
+    let memory = section(&module, 5);
     let mut doubled = module.clone();
     doubled.extend_from_slice(&module[memory.start - 2..memory.end]);
     let mut options = Options::default();
@@ -344,18 +340,13 @@ fn a_doubled_section_is_malformed_and_not_half_read() {
     );
 }
 
-/// A body that is added would stand behind the bytes that are no body, and be taken for others.
+/// An added body would follow the bytes that are no body, and its function would get another body.
 #[test]
-fn code_behind_the_last_body_is_malformed() {
+fn code_after_the_last_body_is_malformed() {
     let grows = "(func (result i32) (memory.grow (i32.const 1)))";
     let mut module = with_functions(grows, 3);
-    let sections = sections(&module);
-    let content = |wanted| {
-        let found = sections.iter().find(|(id, _)| *id == wanted);
-        found.unwrap().1.clone()
-    };
-    let (functions, code) = (content(3), content(10));
-    // Both count one function less, and the type of the last is gone too.
+    let (functions, code) = (section(&module, 3), section(&module, 10));
+    // Both sections count one function less, and the type of the last function is removed.
     assert_eq!((module[functions.start], module[code.start]), (4, 4));
     module[code.start] = 3;
     module[functions.start] = 3;
@@ -371,17 +362,16 @@ fn code_behind_the_last_body_is_malformed() {
     );
 }
 
-/// One buffer for several modules holds each time what a rewrite of its own gives, and nothing
-/// where that fails.
+/// A buffer that is used for several modules holds the result of each, and nothing after an error.
 #[test]
 fn a_buffer_can_be_used_again() {
     let large = with_functions("(func (result i32) (memory.grow (i32.const 1)))", 500);
     let small = with_functions("(func (result i32) memory.size)", 1);
-    let pinned = rewrite(&small, &Options::default()).unwrap().wasm;
+    let pinned = rewritten(&small).wasm;
     let mut output = vec![1, 2, 3];
     for module in [&large[..], &small, &pinned, &large] {
         let report = rewrite_into(module, &Options::default(), &mut output).unwrap();
-        let fresh = rewrite(module, &Options::default()).unwrap();
+        let fresh = rewritten(module);
         assert_eq!(output, *fresh.wasm);
         assert_eq!(report, fresh.report);
     }

@@ -5,7 +5,6 @@ use wasmparser::{DataKind, DataSectionReader};
 
 use super::module_info::{ModuleInfo, constant_address};
 use super::sections::id;
-use crate::error::Error;
 
 /// A data segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,11 +27,7 @@ impl DataSegment {
 }
 
 /// Reads the module's data segments, in order.
-pub(crate) fn data_segments(info: &ModuleInfo<'_>) -> Result<Vec<DataSegment>, Error> {
-    read(info).map_err(Error::malformed)
-}
-
-fn read(info: &ModuleInfo<'_>) -> wasmparser::Result<Vec<DataSegment>> {
+pub(crate) fn data_segments(info: &ModuleInfo<'_>) -> wasmparser::Result<Vec<DataSegment>> {
     let Some(section) = info.section(id::DATA) else {
         return Ok(Vec::new());
     };

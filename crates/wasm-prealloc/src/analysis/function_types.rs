@@ -6,7 +6,6 @@ use wasmparser::{CompositeInnerType, FunctionSectionReader, TypeSectionReader, V
 
 use super::module_info::ModuleInfo;
 use super::sections::id;
-use crate::error::Error;
 
 /// Parameters and results.
 type Signature = (Box<[ValType]>, Box<[ValType]>);
@@ -23,37 +22,31 @@ pub(crate) struct FunctionTypes {
 }
 
 impl FunctionTypes {
-    pub(crate) fn read(info: &ModuleInfo<'_>) -> Result<Self, Error> {
+    pub(crate) fn read(info: &ModuleInfo<'_>) -> wasmparser::Result<Self> {
         let mut types = Self::default();
-        types.read_sections(info).map_err(Error::malformed)?;
-        Ok(types)
-    }
-
-    fn read_sections(&mut self, info: &ModuleInfo<'_>) -> wasmparser::Result<()> {
         if let Some(section) = info.section(id::FUNCTION) {
             let functions = FunctionSectionReader::new(section.reader(info.wasm))?;
-            self.functions = functions.into_iter().collect::<Result<_, _>>()?;
+            types.functions = functions.into_iter().collect::<Result<_, _>>()?;
         }
         let Some(section) = info.section(id::TYPE) else {
-            return Ok(());
+            return Ok(types);
         };
         for group in TypeSectionReader::new(section.reader(info.wasm))? {
             for ty in group?.types() {
                 let composite = &ty.composite_type;
                 let CompositeInnerType::Func(func) = &composite.inner else {
-                    self.params.push(None);
+                    types.params.push(None);
                     continue;
                 };
                 if !composite.shared {
                     let signature = (func.params().into(), func.results().into());
-                    self.signatures
-                        .entry(signature)
-                        .or_insert(self.params.len() as u32);
+                    let index = types.params.len() as u32;
+                    types.signatures.entry(signature).or_insert(index);
                 }
-                self.params.push(Some(func.params().len() as u32));
+                types.params.push(Some(func.params().len() as u32));
             }
         }
-        Ok(())
+        Ok(types)
     }
 
     /// The index of a function type with exactly these parameters and results.

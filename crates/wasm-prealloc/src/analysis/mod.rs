@@ -100,7 +100,8 @@ impl Module<'_> {
 
     /// The data segments, in order.
     pub(crate) fn data(&self) -> Result<&[DataSegment], Error> {
-        let data = self.data.get_or_init(|| data_segments(&self.info));
+        let read = || data_segments(&self.info).map_err(Error::malformed);
+        let data = self.data.get_or_init(read);
         data.as_deref().map_err(Error::clone)
     }
 }

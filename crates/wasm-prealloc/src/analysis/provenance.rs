@@ -7,6 +7,8 @@
 //! and for each memory its index, its minimum, and its maximum plus one (0: none), in its own
 //! pages. All numbers are unsigned LEB128.
 
+use std::collections::BTreeMap;
+
 use wasm_encoder::Encode as _;
 use wasmparser::BinaryReader;
 
@@ -31,8 +33,8 @@ pub struct Declared {
 /// The content of a module's section.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Provenance {
-    /// Memory indices with their limits, in index order.
-    memories: Vec<(u32, Declared)>,
+    /// Limits by the index of the memory.
+    memories: BTreeMap<u32, Declared>,
 }
 
 impl Provenance {
@@ -44,13 +46,15 @@ impl Provenance {
     }
 
     fn parse(mut reader: BinaryReader<'_>) -> wasmparser::Result<Self> {
-        let mut memories = Vec::new();
+        let mut memories = BTreeMap::new();
         if reader.read_u8()? == VERSION {
             for _ in 0..reader.read_var_u32()? {
                 let index = reader.read_var_u32()?;
                 let minimum = reader.read_var_u64()?;
                 let maximum = reader.read_var_u64()?.checked_sub(1);
-                memories.push((index, Declared { minimum, maximum }));
+                memories
+                    .entry(index)
+                    .or_insert(Declared { minimum, maximum });
             }
         }
         Ok(Self { memories })
@@ -58,17 +62,13 @@ impl Provenance {
 
     /// The limits that a memory declared before.
     pub(crate) fn declared(&self, memory: u32) -> Option<Declared> {
-        let found = self.memories.iter().find(|(index, _)| *index == memory);
-        found.map(|(_, declared)| *declared)
+        self.memories.get(&memory).copied()
     }
 
     /// Records the limits that a memory declares now, unless an earlier rewrite has recorded its
     /// limits already.
     pub(crate) fn record(&mut self, memory: u32, declared: Declared) {
-        if self.declared(memory).is_none() {
-            self.memories.push((memory, declared));
-            self.memories.sort_by_key(|(index, _)| *index);
-        }
+        self.memories.entry(memory).or_insert(declared);
     }
 
     /// The section's content, including its name.

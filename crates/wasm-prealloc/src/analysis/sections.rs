@@ -13,11 +13,9 @@ pub(crate) mod id {
     pub(crate) const TYPE: u8 = 1;
     pub(crate) const IMPORT: u8 = 2;
     pub(crate) const FUNCTION: u8 = 3;
-    pub(crate) const TABLE: u8 = 4;
     pub(crate) const MEMORY: u8 = 5;
     pub(crate) const GLOBAL: u8 = 6;
     pub(crate) const EXPORT: u8 = 7;
-    pub(crate) const START: u8 = 8;
     pub(crate) const ELEMENT: u8 = 9;
     pub(crate) const CODE: u8 = 10;
     pub(crate) const DATA: u8 = 11;
@@ -28,22 +26,15 @@ pub(crate) mod id {
 /// The position of a section in the order that the format prescribes; `None` for custom sections,
 /// which may be anywhere, and for unknown ids.
 pub(crate) fn rank(section: u8) -> Option<usize> {
-    const ORDER: [u8; 13] = [
-        id::TYPE,
-        id::IMPORT,
-        id::FUNCTION,
-        id::TABLE,
-        id::MEMORY,
-        id::TAG,
-        id::GLOBAL,
-        id::EXPORT,
-        id::START,
-        id::ELEMENT,
-        id::DATA_COUNT,
-        id::CODE,
-        id::DATA,
-    ];
-    ORDER.iter().position(|&known| known == section)
+    Some(match section {
+        // A tag section comes after the memory section, and a data count before the code section.
+        id::TYPE..=id::MEMORY => usize::from(section),
+        id::TAG => 6,
+        id::GLOBAL..=id::ELEMENT => usize::from(section) + 1,
+        id::DATA_COUNT => 11,
+        id::CODE | id::DATA => usize::from(section) + 2,
+        _ => return None,
+    })
 }
 
 /// A section's id and the bytes it occupies.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use wasmparser::{OperatorsReader, VisitOperator, VisitSimdOperator};
+use wasmparser::{Operator, OperatorsReader};
 
 use super::sections::reader;
 
@@ -20,6 +20,18 @@ pub(crate) struct Site {
     pub(crate) memory: u32,
     /// The whole instruction.
     pub(crate) at: Range<usize>,
+}
+
+impl Site {
+    /// Returns the site that an instruction is.
+    pub(crate) fn of(operator: &Operator<'_>, at: Range<usize>) -> Option<Self> {
+        let (kind, memory) = match *operator {
+            Operator::MemorySize { mem } => (SiteKind::Size, mem),
+            Operator::MemoryGrow { mem } => (SiteKind::Grow, mem),
+            _ => return None,
+        };
+        Some(Self { kind, memory, at })
+    }
 }
 
 /// A function body and the sites in it.
@@ -74,52 +86,7 @@ pub(crate) fn read_operator(
 ) -> wasmparser::Result<(usize, Option<Site>)> {
     let start = range.start;
     let mut operators = OperatorsReader::new(reader(wasm, range));
-    let found = operators.visit_operator(&mut SiteVisitor)?;
+    let operator = operators.read()?;
     let end = operators.original_position() as usize;
-    let site = found.map(|(kind, memory)| Site {
-        kind,
-        memory,
-        at: start..end,
-    });
-    Ok((end, site))
-}
-
-/// Recognizes sites without building a value for each instruction, which a reader would do.
-pub(crate) struct SiteVisitor;
-
-macro_rules! visit {
-    ($(@$proposal:ident $op:ident $({ $($arg:ident: $argty:ty),* })? => $visit:ident ($($ann:tt)*))*) => {
-        $(visit!(@one $visit $({ $($arg: $argty),* })?);)*
-    };
-    (@one visit_memory_size { $mem:ident: $ty:ty }) => {
-        fn visit_memory_size(&mut self, $mem: $ty) -> Self::Output {
-            Some((SiteKind::Size, $mem))
-        }
-    };
-    (@one visit_memory_grow { $mem:ident: $ty:ty }) => {
-        fn visit_memory_grow(&mut self, $mem: $ty) -> Self::Output {
-            Some((SiteKind::Grow, $mem))
-        }
-    };
-    (@one $visit:ident $({ $($arg:ident: $argty:ty),* })?) => {
-        fn $visit(&mut self $($(, _: $argty)*)?) -> Self::Output {
-            None
-        }
-    };
-}
-
-impl<'a> VisitOperator<'a> for SiteVisitor {
-    type Output = Option<(SiteKind, u32)>;
-
-    fn simd_visitor(
-        &mut self,
-    ) -> Option<&mut dyn wasmparser::VisitSimdOperator<'a, Output = Self::Output>> {
-        Some(self)
-    }
-
-    wasmparser::for_each_visit_operator!(visit);
-}
-
-impl<'a> VisitSimdOperator<'a> for SiteVisitor {
-    wasmparser::for_each_visit_simd_operator!(visit);
+    Ok((end, Site::of(&operator, start..end)))
 }

@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use wasm_encoder::Function;
 use wasmparser::{FunctionBody, Operator};
 
 use super::code_offsets::CodeOffsets;
@@ -24,8 +25,6 @@ mod opcode {
     pub(super) const NOP: u8 = 0x01;
     pub(super) const END: u8 = 0x0b;
     pub(super) const CALL: u8 = 0x10;
-    pub(super) const RETURN_CALL: u8 = 0x12;
-    pub(super) const LOCAL_GET: u8 = 0x20;
     pub(super) const GLOBAL_GET: u8 = 0x23;
 }
 
@@ -146,7 +145,6 @@ impl BodyPatcher<'_, '_> {
         if !fits {
             if let Some(shortened) = self.take_slack(body, &edits)? {
                 edits.extend(shortened);
-                edits.sort_by_key(|(at, _)| at.start);
                 self.code.offsets.nudged.push(function);
             } else if let Some(call) = self.call_to_copy(body)? {
                 copy = Some(call);
@@ -209,19 +207,18 @@ impl BodyPatcher<'_, '_> {
             return Ok(None);
         }
         let copy = self.info.next_function() + self.code.added.len() as u32;
-        const NO_LOCALS: u8 = 0;
-        let mut bytes = vec![NO_LOCALS];
+        let mut call = Function::new([]);
+        let mut code = call.instructions();
         for param in 0..params {
-            bytes.push(opcode::LOCAL_GET);
-            bytes.extend(leb128(u64::from(param), 1));
+            code.local_get(param);
         }
         // A body that calls in tail position runs in constant stack space, so the frame of this
         // call must not stay below it.
-        bytes.push(match has_tail_call(self.info.wasm, body)? {
-            true => opcode::RETURN_CALL,
-            false => opcode::CALL,
-        });
-        bytes.extend(leb128(u64::from(copy), 1));
+        match has_tail_call(self.info.wasm, body)? {
+            true => code.return_call(copy),
+            false => code.call(copy),
+        };
+        let mut bytes = call.into_raw_body();
         if bytes.len() >= room {
             return Ok(None);
         }

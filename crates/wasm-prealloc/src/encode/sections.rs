@@ -65,6 +65,17 @@ impl ModuleEdits<'_> {
     }
 }
 
+/// The sections that can change, besides custom sections, in their order.
+const CHANGING: [u8; 7] = [
+    id::TYPE,
+    id::IMPORT,
+    id::FUNCTION,
+    id::MEMORY,
+    id::GLOBAL,
+    id::EXPORT,
+    id::CODE,
+];
+
 /// Encodes the edits of a module, and returns the code offsets that change.
 pub(crate) fn encode(
     info: &ModuleInfo<'_>,
@@ -77,46 +88,44 @@ pub(crate) fn encode(
     if edits.is_empty() {
         return Ok((module, offsets));
     }
-    let mut changes = SectionChanges::of(edits);
-    let custom = CustomSections::of(info, provenance, edits);
-    let last = info.sections.iter().rfind(|s| rank(s.id).is_some());
-    let after_last = last.map_or(info.range.start + HEADER_BYTES, |s| s.content.end);
-    for section in &info.sections {
-        // A section that the module lacks goes before the first that must come after it.
-        let here = rank(section.id);
-        if here.is_some() || section.start() >= after_last {
-            for missing in changes.take_missing_before(here) {
-                module.insert(section.start(), missing);
-            }
-        }
-        let content = match changes.take(section.id) {
-            Some(change) => {
+    for id in CHANGING {
+        let change = SectionChange::of(id, edits);
+        match info.section(id) {
+            _ if change.is_empty() => {}
+            None => module.insert(start_of_missing(info, id), change.into_section(id)),
+            Some(section) => {
                 let (count, field) = section.count_field(info.wasm)?;
-                if section.id == id::CODE && change.widens_count(count, &field) {
+                let new_count = leb128(change.new_count(count), field.len());
+                if id == id::CODE && new_count.len() > field.len() {
                     offsets.shifted_from = Some(info.imported_functions);
                 }
-                change.apply(section, count, field)
+                let content = change.into_patch(section, field, new_count);
+                module.nest(section.length.clone(), content);
             }
-            None => custom.patch_of(section),
-        };
-        module.nest(section.length.clone(), content);
+        }
     }
-    for missing in changes.take_missing_before(None) {
-        module.append(missing);
-    }
-    for content in &custom.new {
-        module.append(framed(id::CUSTOM, content));
-    }
+    change_custom_sections(&mut module, info, provenance, edits);
     Ok((module, offsets))
+}
+
+/// The offset at which a section that the module lacks is inserted: before the first section that
+/// must come after it, or after the last that is in order.
+fn start_of_missing(info: &ModuleInfo<'_>, id: u8) -> usize {
+    let mut ranked = info.sections.iter().filter(|s| rank(s.id).is_some());
+    match ranked.clone().find(|s| rank(s.id) > rank(id)) {
+        Some(next) => next.start(),
+        None => ranked
+            .next_back()
+            .map_or(info.range.start + HEADER_BYTES, |last| last.content.end),
+    }
 }
 
 /// The changes of the items of one section.
 #[derive(Debug, Default)]
 struct SectionChange {
-    id: u8,
-    /// Items that are replaced or, by an empty replacement, removed; in order.
+    /// Items that are replaced or, by an empty replacement, removed.
     replaced: Vec<(Range<usize>, Vec<u8>)>,
-    /// Items that are patched, each with the LEB128 before it; in order.
+    /// Items that are patched, each with the LEB128 before it.
     patched: Vec<(Range<usize>, Patch)>,
     /// Items before the first.
     prepended: Vec<Vec<u8>>,
@@ -127,17 +136,45 @@ struct SectionChange {
 }
 
 impl SectionChange {
-    fn new(id: u8) -> Self {
-        Self {
-            id,
-            ..Self::default()
+    fn of(id: u8, edits: &ModuleEdits<'_>) -> Self {
+        let mut change = Self::default();
+        let added = edits.code.added.iter();
+        match id {
+            id::TYPE => change.appended = edits.types.clone(),
+            id::FUNCTION => change.appended = added.map(|f| leb128(f.ty.into(), 1)).collect(),
+            id::GLOBAL => {
+                change.appended = edits.globals.iter().map(|(_, item)| item.clone()).collect();
+            }
+            id::EXPORT => change.appended = edits.exports.iter().map(encode_export).collect(),
+            id::CODE => {
+                change.patched = edits.code.bodies.clone();
+                change.appended = added.map(|f| f.code.clone()).collect();
+            }
+            _ => change.add_memories(id, edits),
         }
+        change
     }
 
-    fn appending(id: u8, appended: Vec<Vec<u8>>) -> Self {
-        Self {
-            appended,
-            ..Self::new(id)
+    /// Adds the changes of memories in the import or memory section.
+    fn add_memories(&mut self, id: u8, edits: &ModuleEdits<'_>) {
+        for edit in &edits.memories {
+            let Some((entry, limits)) = &edit.before.entry else {
+                continue;
+            };
+            let is_import = edit.before.memory.import.is_some();
+            let is_here = is_import == (id == id::IMPORT);
+            match (is_import && edits.define, is_here) {
+                (true, true) => {
+                    self.replaced.push((entry.clone(), Vec::new()));
+                    self.removed += 1;
+                }
+                (true, false) => self.prepended.push(encode_limits(&edit.after)),
+                (false, true) if edit.changes_limits() => {
+                    let limits = (limits.clone(), encode_limits(&edit.after));
+                    self.replaced.push(limits);
+                }
+                (false, _) => {}
+            }
         }
     }
 
@@ -153,153 +190,58 @@ impl SectionChange {
         (u64::from(count) + added as u64).saturating_sub(self.removed as u64)
     }
 
-    fn widens_count(&self, count: u32, field: &Range<usize>) -> bool {
-        leb128(self.new_count(count), field.len()).len() > field.len()
-    }
-
-    /// The changed content of a section whose number of items is `count`, at `field`.
-    fn apply(self, section: &Section, count: u32, field: Range<usize>) -> Patch {
+    /// The changed content of a section; `field` is the LEB128 with its number of items.
+    fn into_patch(self, section: &Section, field: Range<usize>, new_count: Vec<u8>) -> Patch {
         let mut content = Patch::new(section.content.clone());
-        let new_count = self.new_count(count);
-        if new_count != u64::from(count) {
-            content.replace(field.clone(), leb128(new_count, field.len()));
-        }
-        if !self.prepended.is_empty() {
-            content.insert(field.end, self.prepended.concat());
-        }
+        content.replace(field.clone(), new_count);
+        content.insert(field.end, self.prepended.concat());
         for (range, with) in self.replaced {
             content.replace(range, with);
         }
         for (length, patch) in self.patched {
             content.nest(length, patch);
         }
-        if !self.appended.is_empty() {
-            content.append(self.appended.concat());
-        }
+        content.append(self.appended.concat());
         content
     }
 
     /// The whole of a section that the module lacks.
-    fn into_section(self) -> Vec<u8> {
+    fn into_section(self, id: u8) -> Vec<u8> {
         let mut content = leb128(self.new_count(0), 1);
         content.extend(self.prepended.concat());
         content.extend(self.appended.concat());
-        framed(self.id, &content)
+        framed(id, &content)
     }
 }
 
-/// The changes of all sections, in the order of the sections.
-#[derive(Debug)]
-struct SectionChanges(Vec<SectionChange>);
-
-impl SectionChanges {
-    fn of(edits: &ModuleEdits<'_>) -> Self {
-        let (imports, memories) = memory_changes(edits);
-        let added = &edits.code.added;
-        let function_types = added.iter().map(|f| leb128(f.ty.into(), 1)).collect();
-        let globals = edits.globals.iter().map(|(_, item)| item.clone()).collect();
-        let exports = edits.exports.iter().map(encode_export).collect();
-        let changes = vec![
-            SectionChange::appending(id::TYPE, edits.types.clone()),
-            imports,
-            SectionChange::appending(id::FUNCTION, function_types),
-            memories,
-            SectionChange::appending(id::GLOBAL, globals),
-            SectionChange::appending(id::EXPORT, exports),
-            SectionChange {
-                patched: edits.code.bodies.clone(),
-                appended: added.iter().map(|f| f.code.clone()).collect(),
-                ..SectionChange::new(id::CODE)
-            },
-        ];
-        Self(changes.into_iter().filter(|c| !c.is_empty()).collect())
+/// Adds names, this crate's mark and the limits before the rewrite to the custom sections.
+fn change_custom_sections(
+    module: &mut Patch,
+    info: &ModuleInfo<'_>,
+    provenance: &Provenance,
+    edits: &ModuleEdits<'_>,
+) {
+    if let Some((section, patch)) = names::add_names(info, &added_names(info, edits)) {
+        module.nest(section.length.clone(), patch);
     }
-
-    fn take(&mut self, id: u8) -> Option<SectionChange> {
-        let position = self.0.iter().position(|change| change.id == id)?;
-        Some(self.0.remove(position))
+    let mut replace = |name: &str, content: Vec<u8>| match info.custom(name) {
+        Some((section, _)) => {
+            let patch = Patch::whole(section.content.clone(), content);
+            module.nest(section.length.clone(), patch);
+        }
+        None => module.append(framed(id::CUSTOM, &content)),
+    };
+    let producers = info.custom(names::PRODUCERS);
+    if let Some(content) = names::producers(producers.map(|(_, reader)| reader)) {
+        replace(names::PRODUCERS, content);
     }
-
-    /// Takes the sections that belong before the rank `before`, or all that are left.
-    fn take_missing_before(&mut self, before: Option<usize>) -> Vec<Vec<u8>> {
-        let is_before =
-            |change: &SectionChange| before.is_none_or(|before| rank(change.id) < Some(before));
-        let count = self.0.iter().take_while(|change| is_before(change)).count();
-        let missing = self.0.drain(..count);
-        missing.map(SectionChange::into_section).collect()
-    }
-}
-
-/// The changes of the import and memory sections.
-fn memory_changes(edits: &ModuleEdits<'_>) -> (SectionChange, SectionChange) {
-    let mut imports = SectionChange::new(id::IMPORT);
-    let mut memories = SectionChange::new(id::MEMORY);
+    let mut provenance = provenance.clone();
     for edit in &edits.memories {
-        let Some((entry, limits)) = &edit.before.entry else {
-            continue;
-        };
-        let is_import = edit.before.memory.import.is_some();
-        if is_import && edits.define {
-            imports.replaced.push((entry.clone(), Vec::new()));
-            imports.removed += 1;
-            memories.prepended.push(encode_limits(&edit.after));
-        } else if edit.changes_limits() {
-            let section = match is_import {
-                true => &mut imports,
-                false => &mut memories,
-            };
-            let limits = (limits.clone(), encode_limits(&edit.after));
-            section.replaced.push(limits);
-        }
+        let before = &edit.before.memory;
+        let (minimum, maximum) = (before.minimum, before.maximum);
+        provenance.record(before.id.index, Declared { minimum, maximum });
     }
-    (imports, memories)
-}
-
-/// The changes of custom sections, and the custom sections that are added at the end.
-#[derive(Debug, Default)]
-struct CustomSections {
-    changed: Vec<(usize, Patch)>,
-    new: Vec<Vec<u8>>,
-}
-
-impl CustomSections {
-    fn of(info: &ModuleInfo<'_>, provenance: &Provenance, edits: &ModuleEdits<'_>) -> Self {
-        let mut sections = Self::default();
-        if let Some((section, patch)) = names::add_names(info, &added_names(info, edits)) {
-            sections.changed.push((section.start(), patch));
-        }
-        let producers = info.custom(names::PRODUCERS);
-        if let Some(content) = names::producers(producers.map(|(_, reader)| reader)) {
-            sections.replace(info, names::PRODUCERS, content);
-        }
-        let mut provenance = provenance.clone();
-        for edit in &edits.memories {
-            let before = &edit.before.memory;
-            let (minimum, maximum) = (before.minimum, before.maximum);
-            provenance.record(before.id.index, Declared { minimum, maximum });
-        }
-        sections.replace(info, provenance::SECTION, provenance.encode());
-        sections
-    }
-
-    /// Replaces the content of the section with a name, or adds the section.
-    fn replace(&mut self, info: &ModuleInfo<'_>, name: &str, content: Vec<u8>) {
-        match info.custom(name) {
-            Some((section, _)) => {
-                let patch = Patch::whole(section.content.clone(), content);
-                self.changed.push((section.start(), patch));
-            }
-            None => self.new.push(content),
-        }
-    }
-
-    fn patch_of(&self, section: &Section) -> Patch {
-        let mut changed = self.changed.iter();
-        match changed.find(|(start, _)| *start == section.start()) {
-            Some((_, patch)) => patch.clone(),
-            None => Patch::new(section.content.clone()),
-        }
-    }
+    replace(provenance::SECTION, provenance.encode());
 }
 
 /// The names of everything that is added.

@@ -57,8 +57,8 @@ impl Patch {
         self.edits.is_empty()
     }
 
-    /// Replaces a range. Edits are added in ascending order; of two insertions at one offset, the
-    /// first added comes first.
+    /// Replaces a range. Edits are added in any order; of two insertions at one offset, the first
+    /// added comes first.
     pub(crate) fn replace(&mut self, range: Range<usize>, with: Vec<u8>) {
         self.push(Edit::Replace { range, with });
     }
@@ -86,11 +86,17 @@ impl Patch {
 
     fn push(&mut self, edit: Edit) {
         let range = edit.range();
-        let last = self.edits.last().map(Edit::range);
-        let before = last.map_or(self.range.start, |range| range.end);
-        debug_assert!(before <= range.start, "edits ascend and do not overlap");
-        debug_assert!(range.end <= self.range.end, "an edit lies in its range");
-        self.edits.push(edit);
+        let position = self
+            .edits
+            .partition_point(|other| other.range().start <= range.start);
+        let (before, after) = self.edits.split_at(position);
+        let start = before.last().map_or(self.range.start, |e| e.range().end);
+        let end = after.first().map_or(self.range.end, |e| e.range().start);
+        debug_assert!(
+            start <= range.start && range.end <= end,
+            "edits do not overlap"
+        );
+        self.edits.insert(position, edit);
     }
 
     /// The length of the range once the edits are applied.

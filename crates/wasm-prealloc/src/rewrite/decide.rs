@@ -13,69 +13,30 @@ use crate::limits::{MAX_PAGES, Memory, WASM_PAGE_SIZE};
 /// guests compute `size << 16`, which is 0 for one page more.
 const MAX_READABLE_PAGES: u64 = MAX_PAGES - 1;
 
-/// What becomes of a memory's growth. Sizes are in the memory's own pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Decision {
-    /// There is no instruction to replace.
-    Nothing,
-    /// The instructions stay.
-    Keep,
-    /// A global counts the size, from `from` up to `cap`.
-    Emulate {
-        from: u64,
-        cap: u64,
-        global: u32,
-        /// The function that replaces `memory.grow`, if the module grows the memory.
-        function: Option<u32>,
-    },
-    /// A global holds a constant size.
-    Pregrown { pages: u64, global: u32 },
-}
-
 /// A memory and the decision about it.
 #[derive(Debug)]
 pub(crate) struct MemoryPlan<'m> {
     pub(crate) before: &'m MappedMemory,
     /// The memory as the output declares it.
     pub(crate) after: Memory,
-    pub(crate) decision: Decision,
+    pub(crate) growth: GrowthHandling,
     sites: Sites,
     first: FirstSites,
 }
 
 impl MemoryPlan<'_> {
-    /// The handling of the memory's growth, for reports.
-    pub(crate) fn growth(&self) -> GrowthHandling {
-        match self.decision {
-            Decision::Nothing => GrowthHandling::None,
-            Decision::Keep => GrowthHandling::Kept,
-            Decision::Pregrown { pages, global } => GrowthHandling::Pregrown { pages, global },
-            Decision::Emulate {
-                from,
-                cap,
-                global,
-                function,
-            } => GrowthHandling::Emulated {
-                from_pages: from,
-                cap_pages: cap,
-                global,
-                function,
-            },
-        }
-    }
-
     pub(crate) fn report(&self) -> MemoryReport {
         MemoryReport {
             before: self.before.memory.clone(),
             after: self.after.clone(),
-            growth: self.growth(),
+            growth: self.growth.clone(),
             sites: self.sites,
         }
     }
 
     /// The offset of the first `memory.grow`, if a global counts the memory's growth.
     fn counted_growth(&self) -> Option<u64> {
-        let is_emulated = matches!(self.decision, Decision::Emulate { .. });
+        let is_emulated = matches!(self.growth, GrowthHandling::Emulated { .. });
         self.first.grow.filter(|_| is_emulated)
     }
 }
@@ -118,26 +79,21 @@ fn decide_module<'m>(module: &'m Module<'_>, options: &Options) -> Result<Decisi
             first,
             options,
         };
-        let (choice, notice) = subject.choose();
-        let mut decision = subject.decision(choice, next_global)?;
-        match &mut decision {
-            Decision::Nothing | Decision::Keep => {}
-            Decision::Pregrown { .. } => next_global += 1,
-            Decision::Emulate { function, .. } => {
+        let (choice, warning) = subject.choose()?;
+        let growth = subject.growth(choice, next_global, next_function)?;
+        match growth {
+            GrowthHandling::None | GrowthHandling::Kept => {}
+            GrowthHandling::Pregrown { .. } => next_global += 1,
+            GrowthHandling::Emulated { function, .. } => {
                 next_global += 1;
-                if sites.grow > 0 {
-                    *function = Some(next_function);
-                    next_function += 1;
-                }
+                next_function += u32::from(function.is_some());
             }
         }
-        let warning = notice.and_then(|notice| subject.warning(notice));
         decisions.warnings.extend(warning);
-        let after = subject.after(mapped)?;
         decisions.memories.push(MemoryPlan {
             before: mapped,
-            after,
-            decision,
+            after: subject.after(mapped)?,
+            growth,
             sites,
             first,
         });
@@ -172,24 +128,13 @@ enum Start {
     Chosen,
 }
 
-/// A kind of decision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The ways to handle the instructions.
+#[derive(Clone, Copy)]
 enum Choice {
     Nothing,
     Keep,
     Emulate,
     Pregrown,
-    /// Growth is to be emulated, and its start is unknown.
-    NoMinimum,
-}
-
-/// A kind of warning.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Notice {
-    CanOnlyFail,
-    /// Given if the size does wrap.
-    SizeWraps,
-    EmbedderCannotGrow,
 }
 
 /// A memory, and the facts and options that decide what becomes of it.
@@ -205,40 +150,58 @@ struct Subject<'m, 'a> {
 
 impl Subject<'_, '_> {
     /// The table of all cases.
-    fn choose(&self) -> (Choice, Option<Notice>) {
+    fn choose(&self) -> Result<(Choice, Option<Warning>), Error> {
         use Growth::{Auto, Emulate, Keep, Pregrown};
         use Limits::{AtTarget, Growable, Pinned};
-        use Notice::{CanOnlyFail, EmbedderCannotGrow, SizeWraps};
         use Start::Declared;
         use Uses::{Both, Grow, Neither, Size};
 
-        match (
+        let memory = self.memory.id;
+        let can_only_fail = Some(Warning::GrowthCanOnlyFail {
+            memory,
+            sites: self.sites.grow,
+            pinned_before: self.memory.is_pinned(),
+        });
+        let embedder_cannot_grow = Some(Warning::EmbedderCannotGrow { memory });
+        let size_wraps = (self.wraps() && self.memory.minimum > MAX_READABLE_PAGES).then_some(
+            Warning::SizeWraps {
+                memory,
+                sites: self.sites.size,
+            },
+        );
+        let no_minimum = Error::NoNaturalMinimum {
+            memory,
+            pages: self.memory.minimum,
+        };
+
+        let facts = (
             self.options.growth,
             self.uses(),
             self.limits(),
             self.start(),
-        ) {
+        );
+        Ok(match facts {
             (_, Neither, _, _) => (Choice::Nothing, None),
 
-            (Auto, Size, Growable, _) => (Choice::Pregrown, Some(EmbedderCannotGrow)),
+            (Auto, Size, Growable, _) => (Choice::Pregrown, embedder_cannot_grow),
             (Auto, Size, Pinned, _) => (Choice::Pregrown, None),
-            (Auto, Size, AtTarget, _) => (Choice::Keep, Some(SizeWraps)),
-            (Auto, Grow | Both, AtTarget, Declared) => (Choice::Keep, Some(CanOnlyFail)),
+            (Auto, Size, AtTarget, _) => (Choice::Keep, size_wraps),
+            (Auto, Grow | Both, AtTarget, Declared) => (Choice::Keep, can_only_fail),
 
-            (Emulate, _, AtTarget, Declared) => (Choice::NoMinimum, None),
+            (Emulate, _, AtTarget, Declared) => return Err(no_minimum),
             (Emulate, Size, _, _) => (Choice::Emulate, None),
 
-            (Auto | Emulate, Grow | Both, Pinned, Declared) => (Choice::Emulate, Some(CanOnlyFail)),
+            (Auto | Emulate, Grow | Both, Pinned, Declared) => (Choice::Emulate, can_only_fail),
             (Auto | Emulate, Grow | Both, _, _) => (Choice::Emulate, None),
 
-            (Pregrown, Grow, _, _) => (Choice::Keep, Some(CanOnlyFail)),
-            (Pregrown, Both, _, _) => (Choice::Pregrown, Some(CanOnlyFail)),
-            (Pregrown, Size, Growable, _) => (Choice::Pregrown, Some(EmbedderCannotGrow)),
+            (Pregrown, Grow, _, _) => (Choice::Keep, can_only_fail),
+            (Pregrown, Both, _, _) => (Choice::Pregrown, can_only_fail),
+            (Pregrown, Size, Growable, _) => (Choice::Pregrown, embedder_cannot_grow),
             (Pregrown, Size, Pinned | AtTarget, _) => (Choice::Pregrown, None),
 
-            (Keep, Grow | Both, _, _) => (Choice::Keep, Some(CanOnlyFail)),
+            (Keep, Grow | Both, _, _) => (Choice::Keep, can_only_fail),
             (Keep, Size, _, _) => (Choice::Keep, None),
-        }
+        })
     }
 
     fn uses(&self) -> Uses {
@@ -267,12 +230,12 @@ impl Subject<'_, '_> {
         }
     }
 
-    /// Computes the sizes that a choice needs. `global` is the index that the next global gets.
-    fn decision(&self, choice: Choice, global: u32) -> Result<Decision, Error> {
+    /// Computes the sizes that a choice needs. `global` and `function` are the next indices.
+    fn growth(&self, choice: Choice, global: u32, function: u32) -> Result<GrowthHandling, Error> {
         let cap = self.cap();
         Ok(match choice {
-            Choice::Nothing => Decision::Nothing,
-            Choice::Keep => Decision::Keep,
+            Choice::Nothing => GrowthHandling::None,
+            Choice::Keep => GrowthHandling::Kept,
             Choice::Pregrown => {
                 let most = if self.wraps() {
                     MAX_READABLE_PAGES
@@ -280,22 +243,16 @@ impl Subject<'_, '_> {
                     cap
                 };
                 let pages = cap.min(most);
-                Decision::Pregrown { pages, global }
+                GrowthHandling::Pregrown { pages, global }
             }
             Choice::Emulate => {
                 self.check_sole_counter()?;
-                Decision::Emulate {
-                    from: self.emulated_start()?,
-                    cap,
+                GrowthHandling::Emulated {
+                    from_pages: self.emulated_start()?,
+                    cap_pages: cap,
                     global,
-                    function: None,
+                    function: (self.sites.grow > 0).then_some(function),
                 }
-            }
-            Choice::NoMinimum => {
-                return Err(Error::NoNaturalMinimum {
-                    memory: self.memory.id,
-                    pages: self.memory.minimum,
-                });
             }
         })
     }
@@ -309,23 +266,6 @@ impl Subject<'_, '_> {
     /// Returns true if a size in bytes can wrap to 0 in 32 bits.
     fn wraps(&self) -> bool {
         !self.memory.memory64 && self.memory.page_log2() == WASM_PAGE_SIZE.ilog2()
-    }
-
-    fn warning(&self, notice: Notice) -> Option<Warning> {
-        let memory = self.memory.id;
-        Some(match notice {
-            Notice::CanOnlyFail => Warning::GrowthCanOnlyFail {
-                memory,
-                sites: self.sites.grow,
-                pinned_before: self.memory.is_pinned(),
-            },
-            Notice::SizeWraps if self.wraps() && self.memory.minimum > MAX_READABLE_PAGES => {
-                let sites = self.sites.size;
-                Warning::SizeWraps { memory, sites }
-            }
-            Notice::SizeWraps => return None,
-            Notice::EmbedderCannotGrow => Warning::EmbedderCannotGrow { memory },
-        })
     }
 
     /// The memory as the output declares it.

@@ -41,11 +41,6 @@ impl Default for Options {
 
 /// The handling of the instructions that grow and measure a memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "kebab-case")
-)]
 pub enum Growth {
     /// `emulate` if the module grows its memory, `pregrown` if it only measures it.
     #[default]
@@ -79,11 +74,6 @@ pub enum EmulateFrom {
 
 /// The handling of memories that a module imports. Their limits are pinned in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "kebab-case")
-)]
 pub enum MemoryImportPolicy {
     /// Refuse the module if it grows such a memory, because other modules may grow it too.
     #[default]
@@ -98,11 +88,6 @@ pub enum MemoryImportPolicy {
 
 /// The amount of validation before a result is returned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize),
-    serde(rename_all = "kebab-case")
-)]
 pub enum Validate {
     /// The whole input, so that an invalid one is refused, and all parts of the output that changed.
     /// The rest of the output is compared with the input, byte for byte.
@@ -121,7 +106,7 @@ pub struct UnknownValue {
     expected: &'static str,
 }
 
-/// Implements `Display` and `FromStr` with one table of words.
+/// Implements `Display`, `FromStr` and `Serialize` with one table of words.
 macro_rules! words {
     ($ty:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
         impl $ty {
@@ -132,6 +117,13 @@ macro_rules! words {
         impl fmt::Display for $ty {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(match self { $(Self::$variant => $word),+ })
+            }
+        }
+
+        #[cfg(feature = "serde")]
+        impl serde::Serialize for $ty {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
             }
         }
 

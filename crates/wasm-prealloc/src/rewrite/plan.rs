@@ -3,9 +3,9 @@
 use wasm_encoder::ValType;
 use wasmparser::ExternalKind;
 
-use super::decide::{Decision, Decisions, MemoryPlan, decide};
+use super::decide::{Decisions, MemoryPlan, decide};
 use super::options::{MemoryImportPolicy, Options};
-use super::report::{Report, Warning};
+use super::report::{GrowthHandling, Report, Warning};
 use super::validate::ChangedBodies;
 use crate::analysis::component::Node;
 use crate::analysis::function_types::FunctionTypes;
@@ -111,7 +111,7 @@ impl<'m> ModulePlanner<'m, '_> {
         }
         let mut planner = ModulePlanner {
             info: &module.info,
-            types: FunctionTypes::read(&module.info)?,
+            types: FunctionTypes::read(&module.info).map_err(Error::malformed)?,
             edits: ModuleEdits::default(),
             replacements: Vec::new(),
         };
@@ -145,25 +145,25 @@ impl<'m> ModulePlanner<'m, '_> {
             self.edits.globals.push((memory.id.index, item));
         };
         let mut replacements = Replacements::default();
-        match plan.decision {
-            Decision::Nothing | Decision::Keep => {}
-            Decision::Pregrown { pages, global } => {
+        match plan.growth {
+            GrowthHandling::None | GrowthHandling::Kept => {}
+            GrowthHandling::Pregrown { pages, global } => {
                 add_global(pages, false);
                 replacements.size = Some(global);
             }
-            Decision::Emulate {
-                from,
-                cap,
+            GrowthHandling::Emulated {
+                from_pages,
+                cap_pages,
                 global,
                 function,
             } => {
-                add_global(from, true);
+                add_global(from_pages, true);
                 replacements.size = Some(global);
                 replacements.grow = function;
                 if function.is_some() {
                     let address = address_type(memory);
                     let ty = self.signature(&[address], &[address]);
-                    let code = grow_body(memory, global, cap);
+                    let code = grow_body(memory, global, cap_pages);
                     let origin = Origin::Grow(memory.id.index);
                     let added = self.edits.code.add(self.info, ty, code, origin);
                     debug_assert_eq!(Some(added), function, "these functions are added first");

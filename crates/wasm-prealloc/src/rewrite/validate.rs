@@ -5,8 +5,8 @@
 //! To validate the whole output it is therefore enough to validate the whole input, and to compare
 //! the bodies that must not change. That is one pass over the code instead of two.
 
-use std::collections::VecDeque;
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::sync::{Mutex, PoisonError};
 
 use wasmparser::{
@@ -42,10 +42,10 @@ type Pending<'a> = (FuncToValidate<ValidatorResources>, FunctionBody<'a>);
 /// there are threads.
 pub(crate) fn validate_all(wasm: &[u8]) -> wasmparser::Result<()> {
     let mut validator = validator();
-    let mut pending: VecDeque<Pending<'_>> = VecDeque::new();
+    let mut pending: Vec<Pending<'_>> = Vec::new();
     for payload in Parser::new(0).parse_all(wasm) {
         if let ValidPayload::Func(function, body) = validator.payload(&payload?)? {
-            pending.push_back((function, body));
+            pending.push((function, body));
         }
     }
     validate_functions(pending)
@@ -54,40 +54,42 @@ pub(crate) fn validate_all(wasm: &[u8]) -> wasmparser::Result<()> {
 /// The amount of code that is validated faster than a thread is started.
 const BYTES_A_THREAD: usize = 256 << 10;
 
-fn validate_functions(pending: VecDeque<Pending<'_>>) -> wasmparser::Result<()> {
+fn validate_functions(pending: Vec<Pending<'_>>) -> wasmparser::Result<()> {
     let bytes: usize = pending.iter().map(|(_, body)| body.as_bytes().len()).sum();
     let threads = match cfg!(target_family = "wasm") {
         true => 1,
         false => std::thread::available_parallelism().map_or(1, usize::from),
     };
     let threads = threads.min(bytes / BYTES_A_THREAD).max(1);
-    let queue = Mutex::new(Queue {
-        pending,
-        first_error: None,
-    });
+    let queue = Mutex::new(pending.into_iter());
     let work = || {
+        const BATCH: usize = 64;
         let mut allocations = FuncValidatorAllocations::default();
-        while let Some(batch) = next_batch(&queue) {
+        loop {
+            let mut pending = queue.lock().unwrap_or_else(PoisonError::into_inner);
+            let batch: Vec<_> = pending.by_ref().take(BATCH).collect();
+            drop(pending);
+            if batch.is_empty() {
+                return Ok(());
+            }
             for (function, body) in batch {
-                if let Err(error) = validate_body(function, &body, &mut allocations) {
-                    report(&queue, error);
-                    return;
-                }
+                validate_body(function, &body, &mut allocations)?;
             }
         }
     };
-    if threads == 1 {
-        work();
-    } else {
-        std::thread::scope(|scope| {
-            for _ in 1..threads {
-                scope.spawn(work);
-            }
-            work();
-        });
-    }
-    let queue = queue.into_inner().unwrap_or_else(PoisonError::into_inner);
-    queue.first_error.map_or(Ok(()), Err)
+    let results = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut results = vec![work()];
+        for other in others {
+            results.push(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        }
+        results
+    });
+    // Batches are taken in order, and each thread stops at the first error in its batch. So the
+    // first error of the module is among those found.
+    let errors = results.into_iter().filter_map(Result::err);
+    let first = errors.min_by_key(BinaryReaderError::offset);
+    first.map_or(Ok(()), Err)
 }
 
 fn validate_body(
@@ -99,33 +101,6 @@ fn validate_body(
     function.validate(body)?;
     *allocations = function.into_allocations();
     Ok(())
-}
-
-/// The state that the threads share.
-struct Queue<'a> {
-    pending: VecDeque<Pending<'a>>,
-    /// The error at the lowest offset so far.
-    first_error: Option<BinaryReaderError>,
-}
-
-/// Takes some functions from the queue; `None` if it is empty.
-fn next_batch<'a>(queue: &Mutex<Queue<'a>>) -> Option<Vec<Pending<'a>>> {
-    const FUNCTIONS: usize = 64;
-    let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
-    let count = queue.pending.len().min(FUNCTIONS);
-    let batch: Vec<_> = queue.pending.drain(..count).collect();
-    (!batch.is_empty()).then_some(batch)
-}
-
-/// Records an error, and empties the queue. Batches are taken in order, and those that were taken
-/// are finished, so the first error of the module is among those recorded.
-fn report(queue: &Mutex<Queue<'_>>, error: BinaryReaderError) {
-    let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
-    queue.pending.clear();
-    let first = queue.first_error.as_ref();
-    if first.is_none_or(|first| error.offset() < first.offset()) {
-        queue.first_error = Some(error);
-    }
 }
 
 /// Validates the parts of an output that may have changed: its sections, and the changed bodies.
@@ -291,8 +266,7 @@ enum BodyState {
 /// Gives the state of each body of an output, in order.
 struct BodyStates<'t> {
     modules: std::slice::Iter<'t, ChangedBodies>,
-    known: u32,
-    changed: &'t [u32],
+    module: Option<&'t ChangedBodies>,
     next: u32,
 }
 
@@ -300,8 +274,7 @@ impl<'t> BodyStates<'t> {
     fn new(modules: &'t [ChangedBodies]) -> Self {
         Self {
             modules: modules.iter(),
-            known: 0,
-            changed: &[],
+            module: None,
             next: 0,
         }
     }
@@ -312,10 +285,8 @@ impl<'t> BodyStates<'t> {
             encoding: Encoding::Module,
             ..
         } = payload
-            && let Some(module) = self.modules.next()
         {
-            self.known = module.known;
-            self.changed = &module.bodies;
+            self.module = self.modules.next();
             self.next = 0;
         }
     }
@@ -324,13 +295,10 @@ impl<'t> BodyStates<'t> {
     fn next(&mut self) -> BodyState {
         let index = self.next;
         self.next += 1;
-        match self.changed.split_first() {
-            _ if index >= self.known => BodyState::Added,
-            Some((first, rest)) if *first == index => {
-                self.changed = rest;
-                BodyState::Changed
-            }
-            _ => BodyState::Unchanged,
+        match self.module {
+            Some(module) if module.bodies.binary_search(&index).is_ok() => BodyState::Changed,
+            Some(module) if index < module.known => BodyState::Unchanged,
+            _ => BodyState::Added,
         }
     }
 }

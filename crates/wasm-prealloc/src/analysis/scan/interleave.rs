@@ -25,31 +25,29 @@ impl CandidateBody {
     /// Returns the offset of the first instruction, if it can be a site.
     fn start(&mut self, code: &[u8]) -> Option<usize> {
         let body = FunctionBody::new(reader(code, self.body.content.clone()));
-        match body.get_binary_reader_for_operators() {
-            Ok(operators) => self.open(operators.original_position() as usize),
-            Err(error) => self.fail(error),
-        }
+        let operators = body.get_binary_reader_for_operators();
+        self.settle(operators.map(|operators| operators.original_position() as usize))
     }
 
     /// Decodes the instruction at an offset, and returns the offset after it if there may be sites
     /// from there on.
     fn decode(&mut self, code: &[u8], at: usize) -> Option<usize> {
-        match read_operator(code, at..self.body.content.end) {
-            Ok((next, site)) => {
-                self.body.sites.extend(site);
-                self.open(next)
+        let read = read_operator(code, at..self.body.content.end);
+        let next = read.map(|(next, site)| {
+            self.body.sites.extend(site);
+            next
+        });
+        self.settle(next)
+    }
+
+    fn settle(&mut self, next: wasmparser::Result<usize>) -> Option<usize> {
+        match next {
+            Ok(at) => (at <= self.last).then_some(at),
+            Err(error) => {
+                self.error = Some(error);
+                None
             }
-            Err(error) => self.fail(error),
         }
-    }
-
-    fn open(&self, at: usize) -> Option<usize> {
-        (at <= self.last).then_some(at)
-    }
-
-    fn fail(&mut self, error: BinaryReaderError) -> Option<usize> {
-        self.error = Some(error);
-        None
     }
 }
 
@@ -75,7 +73,7 @@ pub(crate) fn find_sites(code: &[u8], candidates: &mut [CandidateBody]) {
                 .as_mut()
                 .and_then(|body| match operator_len(code, *at) {
                     0 if *at <= body.last => body.decode(code, *at),
-                    _ => body.open(*at),
+                    _ => body.settle(Ok(*at)),
                 });
             (*at, *lane) = match (open, lane.take()) {
                 (Some(at), body) => (at, body),

@@ -98,7 +98,7 @@ mod tests {
 
     use super::*;
     use crate::analysis::sections::{reader, to_range};
-    use crate::analysis::site::{Site, SiteVisitor};
+    use crate::analysis::site::Site;
     use crate::leb128::leb128;
 
     /// Instructions of every shape. Many hold the bytes that the search looks for.
@@ -161,10 +161,9 @@ mod tests {
         let mut operators = body.get_operators_reader()?;
         while !operators.eof() {
             let start = operators.original_position() as usize;
-            if let Some((kind, memory)) = operators.visit_operator(&mut SiteVisitor)? {
-                let at = start..operators.original_position() as usize;
-                sites.push(Site { kind, memory, at });
-            }
+            let operator = operators.read()?;
+            let at = start..operators.original_position() as usize;
+            sites.extend(Site::of(&operator, at));
         }
         Ok(sites)
     }

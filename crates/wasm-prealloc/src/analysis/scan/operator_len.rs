@@ -1,104 +1,59 @@
-//! The lengths of common instructions, looked up in a table. Nothing is validated.
+//! The lengths of common instructions, from one table of opcodes. Nothing is validated.
 
-/// The shape of the operands of an instruction.
+/// The operands of an opcode.
 #[derive(Clone, Copy)]
-enum Shape {
-    /// Any other, and `memory.size` and `memory.grow`.
-    Rare,
-    Nothing,
-    Number,
-    TwoNumbers,
-    /// Two numbers. Flags in the first announce more.
-    MemoryArgument,
-    /// A number, or a reference type of two parts that begins like one.
-    BlockType,
-    FourBytes,
-    EightBytes,
+#[repr(align(4))]
+struct Operands {
+    /// The length of the whole instruction, if its operands are no LEB128 numbers. 0 for rare
+    /// opcodes, and for `memory.size` and `memory.grow`.
+    bytes: u8,
+    /// The number of LEB128 numbers.
+    numbers: u8,
+    /// The largest second byte. One above it makes an instruction rare.
+    most: u8,
 }
 
-impl Shape {
-    const ALL: [Self; 8] = [
-        Self::Rare,
-        Self::Nothing,
-        Self::Number,
-        Self::TwoNumbers,
-        Self::MemoryArgument,
-        Self::BlockType,
-        Self::FourBytes,
-        Self::EightBytes,
-    ];
-
+impl Operands {
     const fn of(opcode: usize) -> Self {
-        match opcode {
+        /// A larger block type can have two parts.
+        const MOST_BLOCK_TYPE: u8 = 0x5f;
+        /// Flags in a larger alignment announce more operands.
+        const MOST_ALIGNMENT: u8 = 0x0f;
+
+        let (bytes, numbers, most) = match opcode {
             // unreachable, nop; else; end; return; drop, select; comparisons and arithmetic;
             // ref.is_null
-            0x00 | 0x01 | 0x05 | 0x0b | 0x0f | 0x1a | 0x1b | 0x45..=0xc4 | 0xd1 => Self::Nothing,
+            0x00 | 0x01 | 0x05 | 0x0b | 0x0f | 0x1a | 0x1b | 0x45..=0xc4 | 0xd1 => (1, 0, 0xff),
+            // f32.const, f64.const
+            0x43 => (5, 0, 0xff),
+            0x44 => (9, 0, 0xff),
             // block, loop, if
-            0x02..=0x04 => Self::BlockType,
+            0x02..=0x04 => (0, 1, MOST_BLOCK_TYPE),
             // throw; br, br_if; call, return_call; locals, globals, tables; i32.const, i64.const;
             // ref.func
-            0x08 | 0x0c | 0x0d | 0x10 | 0x12 | 0x20..=0x26 | 0x41 | 0x42 | 0xd2 => Self::Number,
+            0x08 | 0x0c | 0x0d | 0x10 | 0x12 | 0x20..=0x26 | 0x41 | 0x42 | 0xd2 => (0, 1, 0xff),
             // call_indirect, return_call_indirect
-            0x11 | 0x13 => Self::TwoNumbers,
+            0x11 | 0x13 => (0, 2, 0xff),
             // loads and stores
-            0x28..=0x3e => Self::MemoryArgument,
-            // f32.const
-            0x43 => Self::FourBytes,
-            // f64.const
-            0x44 => Self::EightBytes,
-            _ => Self::Rare,
-        }
-    }
-
-    /// The length of an instruction, or 0 if the table cannot tell. `second` is bits 4 to 6 of its
-    /// second byte; `continued` has a bit for each of its first eight bytes, set where a LEB128
-    /// continues after that byte.
-    const fn length(self, second: usize, continued: usize) -> u8 {
-        let numbers = match self {
-            Self::Rare => return 0,
-            Self::Nothing => 0,
-            Self::Number => 1,
-            Self::TwoNumbers => 2,
-            Self::MemoryArgument if second > 0 || continued & 2 != 0 => return 0,
-            Self::MemoryArgument => 2,
-            Self::BlockType if second == 6 => return 0,
-            Self::BlockType => 1,
-            Self::FourBytes => return 5,
-            Self::EightBytes => return 9,
+            0x28..=0x3e => (0, 2, MOST_ALIGNMENT),
+            _ => (0, 0, 0xff),
         };
-        let mut length = 1;
-        let mut ended = 0;
-        while ended < numbers && length < WORD {
-            ended += (continued >> length & 1 == 0) as usize;
-            length += 1;
+        Self {
+            bytes,
+            numbers,
+            most,
         }
-        if ended == numbers { length as u8 } else { 0 }
     }
 }
 
-/// The number of bytes that are read together.
-const WORD: usize = size_of::<u64>();
-
-/// The start of each opcode's shape in [`LENGTHS`].
-static SHAPES: [u16; 256] = {
-    let mut shapes = [0; 256];
+static OPERANDS: [Operands; 256] = {
+    let mut operands = [Operands::of(0); 256];
     let mut opcode = 0;
-    while opcode < shapes.len() {
-        shapes[opcode] = (Shape::of(opcode) as u16) << 11;
+    while opcode < operands.len() {
+        operands[opcode] = Operands::of(opcode);
         opcode += 1;
     }
-    shapes
-};
-
-/// Lengths by shape (bits 11 to 13), second byte (8 to 10) and continuations (0 to 7).
-static LENGTHS: [u8; Shape::ALL.len() << 11] = {
-    let mut lengths = [0; Shape::ALL.len() << 11];
-    let mut i = 0;
-    while i < lengths.len() {
-        lengths[i] = Shape::ALL[i >> 11].length(i >> 8 & 7, i & 0xff);
-        i += 1;
-    }
-    lengths
+    operands
 };
 
 /// Returns the length of the instruction at an offset if it is a common one. Returns 0 for
@@ -108,19 +63,38 @@ static LENGTHS: [u8; Shape::ALL.len() << 11] = {
 /// No branch depends on the instruction, because the processor would predict it wrongly.
 #[inline(always)]
 pub(super) fn operator_len(code: &[u8], at: usize) -> usize {
+    const WORD: usize = size_of::<u64>();
     const HIGHEST_BITS: u64 = 0x8080_8080_8080_8080;
-    /// Gathers the lowest bits of the eight bytes, in order, in the highest byte.
-    const GATHER: u64 = 0x0102_0408_1020_4080;
+
     let bytes = code.get(at..at.wrapping_add(WORD));
     let Some(bytes) = bytes.and_then(<[u8]>::first_chunk) else {
         return 0;
     };
     let word = u64::from_le_bytes(*bytes);
-    let continued = ((word & HIGHEST_BITS) >> 7).wrapping_mul(GATHER) >> 56;
-    let second = word >> 4 & 0x700;
-    let shape = u64::from(SHAPES[word as usize & 0xff]);
-    let place = (shape | second | continued) as usize;
-    usize::from(LENGTHS[place & (LENGTHS.len() - 1)])
+    let Operands {
+        bytes,
+        numbers,
+        most,
+    } = OPERANDS[word as usize & 0xff];
+    // The highest bit of each byte after the opcode at which a LEB128 ends.
+    let ends = !word & HIGHEST_BITS & !0xff;
+    let end = if numbers == 2 {
+        ends & ends.wrapping_sub(1)
+    } else {
+        ends
+    };
+    let numbers_end = if end == 0 {
+        0
+    } else {
+        end.trailing_zeros() / 8 + 1
+    };
+    let length = if numbers == 0 {
+        bytes.into()
+    } else {
+        numbers_end
+    };
+    let is_common = (word >> 8) as u8 <= most;
+    length as usize * usize::from(is_common)
 }
 
 #[cfg(test)]
@@ -185,9 +159,9 @@ mod tests {
           )"#;
         let mut wasm = wat::parse_str(text).unwrap();
         // The last instructions have eight bytes after their start, too.
-        wasm.extend([0; WORD]);
+        wasm.extend([0; 8]);
         let (mut known, mut rare) = (0, BTreeSet::new());
-        for payload in Parser::new(0).parse_all(&wasm[..wasm.len() - WORD]) {
+        for payload in Parser::new(0).parse_all(&wasm[..wasm.len() - 8]) {
             let Payload::CodeSectionEntry(body) = payload.unwrap() else {
                 continue;
             };
