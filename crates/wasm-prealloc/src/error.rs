@@ -65,8 +65,8 @@ pub enum Error {
 
     /// The memory's minimum is larger than the requested size.
     #[error(
-        "{memory} at offset {offset:#x} declares a minimum that is more than the {pages} pages \
-         asked for: choose `--pages {least}` or more"
+        "{memory} at offset {offset:#x} declares a minimum of more than the requested {pages} \
+         pages: choose `--pages {least}` or more"
     )]
     MinimumExceedsTarget {
         /// The memory.
@@ -82,9 +82,9 @@ pub enum Error {
     /// Emulation was requested, but the memory is pinned already, and its natural minimum is
     /// unknown.
     #[error(
-        "{memory} is pinned at {pages} pages already, so where its growth would start is not \
-         declared: choose `--emulate-from heap-base` (right for allocators that only grow the \
-         memory, as Rust's) or `--emulate-from N` pages"
+        "{memory} is pinned at {pages} pages already, so the start of its growth is unknown: choose \
+         `--emulate-from heap-base` (for allocators that only grow the memory, like Rust's) or \
+         `--emulate-from N` pages"
     )]
     NoNaturalMinimum {
         /// The memory.
@@ -97,8 +97,8 @@ pub enum Error {
     #[error(
         "{memory}, imported as {import}, is grown by the module (`memory.grow` at offset \
          {offset:#x}): two modules that count the growth of one memory would hand out the same \
-         pages twice; choose `--memory-import keep` where nothing else grows it, \
-         `--memory-import define` to give the module a memory of its own, or `--growth keep`"
+         pages twice; choose `--memory-import keep` if nothing else grows it, `--memory-import \
+         define` to let the module define the memory itself, or `--growth keep`"
     )]
     ImportedMemoryGrows {
         /// The memory.
@@ -112,8 +112,8 @@ pub enum Error {
     /// Several core modules of a component grow memory, and one of them imports it.
     #[error(
         "{memory}, imported as {import}, is grown (`memory.grow` at offset \
-         {offset:#x}), and core module {other} of the component grows memory too: two that count \
-         the growth of one memory would hand out the same pages twice; choose `--growth keep`"
+         {offset:#x}), and core module {other} of the component grows memory too: two modules \
+         that count the growth of one memory would hand out the same pages twice; choose `--growth keep`"
     )]
     ComponentSharesMemory {
         /// The memory of the module that imports it.

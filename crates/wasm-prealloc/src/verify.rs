@@ -76,12 +76,12 @@ impl fmt::Display for Violation {
             ViolationKind::WrongSize if let Some(log2) = memory.page_size_log2 => write!(
                 f,
                 "declares a size of {minimum} pages of 2^{log2} bytes; expected {expected} pages \
-                 of 64 KiB: link the module anew"
+                 of 64 KiB: link the module again"
             ),
             ViolationKind::WrongSize if minimum > *expected => write!(
                 f,
                 "declares a size of {minimum}; expected {expected} pages: a memory is never made \
-                 smaller, so expect `--pages {minimum}` or link the module anew"
+                 smaller, so expect `--pages {minimum}` or link the module again"
             ),
             ViolationKind::WrongSize => write!(
                 f,
@@ -94,9 +94,8 @@ impl fmt::Display for Violation {
             } => write!(
                 f,
                 "is pinned, and {sites} `memory.grow` can only fail, the first at offset \
-                 {first_offset:#x}: rewrite the module as it was before it was pinned, or with \
-                 `wasm-prealloc rewrite --emulate-from heap-base` where its allocator only grows \
-                 the memory"
+                 {first_offset:#x}: rewrite the original module instead, or use `wasm-prealloc \
+                 rewrite --emulate-from heap-base` if the allocator only grows the memory"
             ),
         }
     }

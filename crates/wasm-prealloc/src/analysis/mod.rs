@@ -24,9 +24,8 @@ use site::Body;
 /// A core module or component whose structure has been read.
 ///
 /// The functions [`verify`](crate::verify()), [`inspect`](crate::inspect()) and
-/// [`rewrite`](crate::rewrite()) each read their input anew. To ask several of these questions
-/// about one input, make an `Analysis`: it reads the bytes once, and its methods give the same
-/// answers.
+/// [`rewrite`](crate::rewrite()) each read their input. To use several of them on one input, make an
+/// `Analysis`: it reads the bytes once, and its methods return the same results.
 ///
 /// ```
 /// use wasm_prealloc::{Analysis, Options};

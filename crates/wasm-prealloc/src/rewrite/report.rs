@@ -135,7 +135,7 @@ impl fmt::Display for Warning {
             } => write!(
                 f,
                 "{memory} was pinned before, so its {sites} `memory.grow` can only fail; \
-                 `--emulate-from heap-base` helps where the allocator only grows the memory"
+                 `--emulate-from heap-base` helps if the allocator only grows the memory"
             ),
             Self::GrowthCanOnlyFail { memory, sites, .. } => write!(
                 f,
@@ -144,14 +144,14 @@ impl fmt::Display for Warning {
             ),
             Self::SizeWraps { memory, sites } => write!(
                 f,
-                "{memory}: {sites} `memory.size` give {MAX_PAGES}, and its size in bytes wraps \
-                 to 0 in 32 bits; `--growth pregrown` makes them give {}",
+                "{memory}: {sites} `memory.size` return {MAX_PAGES}, and the size in bytes wraps \
+                 to 0 in 32 bits; with `--growth pregrown` they return {}",
                 MAX_PAGES - 1
             ),
             Self::EmbedderCannotGrow { memory } => write!(
                 f,
-                "{memory} is measured but never grown by the module itself: it reads as \
-                 grown already, and an embedder that calls the memory's `grow` is refused"
+                "the module measures {memory} and never grows it: its size reads as already \
+                 grown, and an embedder's call of the memory's `grow` is refused"
             ),
         }
     }
