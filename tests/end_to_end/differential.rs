@@ -56,31 +56,26 @@ fn generated_modules_behave_as_their_rewrites() {
     if !all {
         return;
     }
-    assert!(total.cases >= 20_000, "too few cases: {total}");
-    assert!(total.walrus >= 5_000, "too few with walrus: {total}");
-    for kind in [
-        "committed",
-        "pinned before",
-        "rewritten in a component too",
-        "with 64-bit memories",
-        "with garbage-collected types",
-        "with custom page sizes",
-        "with exceptions",
-        "with several memories",
-        "with tail calls",
-        "with vectors",
+    let cases = total.get("cases");
+    for (kind, least) in [
+        ("", 20_000),
+        (" compared with walrus", 5_000),
+        (" in which memory grew", cases.div_ceil(4)),
+        (" to the end", cases.div_ceil(2)),
+        (" committed", 500),
+        (" pinned before", 500),
+        (" rewritten in a component too", 500),
+        (" with 64-bit memories", 500),
+        (" with garbage-collected types", 500),
+        (" with custom page sizes", 500),
+        (" with exceptions", 500),
+        (" with several memories", 500),
+        (" with tail calls", 500),
+        (" with vectors", 500),
     ] {
-        let cases = total.kinds.get(kind).copied().unwrap_or_default();
-        assert!(cases >= 500, "{cases} cases {kind}: {total}");
+        let count = total.get(&format!("cases{kind}"));
+        assert!(count >= least, "{count} cases{kind}:\n{total}");
     }
-    assert!(
-        total.grew * 4 >= total.cases,
-        "memory grew in too few: {total}"
-    );
-    assert!(
-        total.to_the_end * 2 >= total.cases,
-        "too few to the end: {total}"
-    );
 }
 
 #[test]

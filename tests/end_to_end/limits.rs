@@ -122,7 +122,7 @@ fn unshared(group: &MemoryGroup, before: &str, arguments: &[&str]) -> Option<Out
         .args(["-m", "sh", "-c", &format!("{before} true")])
         .output();
     if !probe.is_ok_and(|output| output.status.success()) {
-        skipped("a child cannot have mounts of its own here");
+        skipped("a child cannot have a mount namespace here");
         return None;
     }
     let enter = format!(
@@ -251,22 +251,24 @@ fn page_cache_of_the_group_makes_room() {
 
 #[test]
 fn ulimit_v_is_named_as_the_address_space() {
-    let _lock = memory_lock().unwrap();
-    let output = commit("ulimit -v 300000 &&", &["--pages", "8192"]);
-    let text = refused(&output);
-    assert!(text.contains("RLIMIT_AS"), "{text}");
-    assert!(text.contains("limit: AddressSpace"), "{text}");
-    assert_advice_works(&text, "ulimit -v ", &["--pages", "8192"]);
+    ulimit_is_named("ulimit -v ", ["RLIMIT_AS", "limit: AddressSpace"]);
 }
 
 #[test]
 fn ulimit_d_is_named_as_the_data_segment() {
+    ulimit_is_named("ulimit -d ", ["RLIMIT_DATA", "limit: DataSegment"]);
+}
+
+#[track_caller]
+fn ulimit_is_named(ulimit: &str, names: [&str; 2]) {
     let _lock = memory_lock().unwrap();
-    let output = commit("ulimit -d 300000 &&", &["--pages", "8192"]);
-    let text = refused(&output);
-    assert!(text.contains("RLIMIT_DATA"), "{text}");
-    assert!(text.contains("limit: DataSegment"), "{text}");
-    assert_advice_works(&text, "ulimit -d ", &["--pages", "8192"]);
+    let pages = ["--pages", "8192"];
+    let text = refused(&commit(&format!("{ulimit}300000 &&"), &pages));
+    assert!(names.iter().all(|name| text.contains(name)), "{text}");
+    // Follows the advice of the message, with room for differences between runs.
+    let kib = advised(&text, ulimit) + 4096;
+    let output = commit(&format!("{ulimit}{kib} &&"), &pages);
+    assert_eq!(output.status.code(), Some(SECURED), "{}", stderr(&output));
 }
 
 /// Locked memory counts against a limit, unless the process has CAP_IPC_LOCK.
@@ -352,12 +354,4 @@ fn advised(text: &str, command: &str) -> u64 {
     let (_, rest) = text.split_once(&format!(": {command}")).unwrap();
     let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().unwrap()
-}
-
-/// Follows the advice of a message, with room for differences between runs.
-#[track_caller]
-fn assert_advice_works(text: &str, command: &str, arguments: &[&str]) {
-    let kib = advised(text, command) + 4096;
-    let output = commit(&format!("{command}{kib} &&"), arguments);
-    assert_eq!(output.status.code(), Some(SECURED), "{}", stderr(&output));
 }

@@ -53,9 +53,6 @@ impl Cell {
     }
 
     /// Runs the cell: a process in a memory cgroup. A host that fails is not an error.
-    ///
-    /// # Errors
-    /// The host cannot be run, or its outcome cannot be read.
     pub fn run(self, indexer: &Indexer) -> Result<Outcome> {
         let group = MemoryGroup::create(self.limit_bytes).map_err(anyhow::Error::msg)?;
         let database = indexer.new_database()?;
@@ -64,10 +61,7 @@ impl Cell {
         indexer.run(&group, command, &database)
     }
 
-    /// Compares an outcome with the expectation.
-    ///
-    /// # Errors
-    /// A sentence for each difference.
+    /// Compares an outcome with the expectation. The error is a sentence for each difference.
     pub fn judge(self, outcome: &Outcome) -> Result<(), String> {
         let mut differences = Differences::default();
         let mut expect = |holds: bool, expectation: String| differences.expect(holds, expectation);

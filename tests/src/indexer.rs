@@ -12,7 +12,7 @@ use wasm_prealloc_build::Linking;
 
 use crate::{Guest, Guests, MemoryGroup};
 
-/// How the host prepares the guest's memory.
+/// The host's treatment of the guest's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setup {
     /// The module as cargo links it, in memory that is only reserved.
@@ -74,9 +74,6 @@ pub fn block(mib_each: u32, allocations: u32) -> String {
 impl Indexer {
     /// Builds the host and the guests if they are not up to date. `scratch` is the name of a folder in
     /// `target/tests`.
-    ///
-    /// # Errors
-    /// A build failed.
     pub fn build(scratch: &str) -> Result<Self> {
         let scratch = crate::repository().join("target/tests").join(scratch);
         fs::create_dir_all(&scratch).with_context(|| scratch.display().to_string())?;
@@ -89,9 +86,6 @@ impl Indexer {
     }
 
     /// Returns the path of a database that does not exist yet.
-    ///
-    /// # Errors
-    /// An old database cannot be removed.
     pub fn new_database(&self) -> Result<PathBuf> {
         let database = self.scratch.join("index.redb");
         if database.exists() {
@@ -118,9 +112,6 @@ impl Indexer {
     }
 
     /// Runs a command from [`Indexer::command`]. A host that fails is not an error.
-    ///
-    /// # Errors
-    /// The host cannot be started, or its outcome cannot be read.
     pub fn run(
         &self,
         group: &MemoryGroup,
@@ -147,9 +138,6 @@ impl Indexer {
     }
 
     /// Reads a database, in the order of heights. A host that was refused may not have created one.
-    ///
-    /// # Errors
-    /// The database cannot be read.
     pub fn stored(&self, database: &Path) -> Result<Vec<String>> {
         if !database.exists() {
             return Ok(Vec::new());

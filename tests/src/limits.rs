@@ -85,9 +85,6 @@ impl Host {
     }
 
     /// Runs the host at each limit. Some of the limits must be too low, and some high enough.
-    ///
-    /// # Errors
-    /// The host cannot be run.
     pub fn sweep(&self, limits: impl IntoIterator<Item = u64>) -> Result<Stats> {
         let begin = Instant::now();
         let mut stats = Stats::default();
@@ -104,9 +101,6 @@ impl Host {
 
     /// Returns `count` limits in steps of `step_bytes`. Half of them are below the lowest limit that
     /// is high enough, and half are above.
-    ///
-    /// # Errors
-    /// The host cannot be run.
     pub fn limits_around_break_even(
         &self,
         count: u64,
@@ -129,9 +123,6 @@ impl Host {
 
     /// Starts `hosts` at once, in a group whose limit is high enough for fewer, and repeats that.
     /// Exactly `room` of them must secure their memory each time.
-    ///
-    /// # Errors
-    /// The hosts cannot be run.
     pub fn race(&self, hosts: u64, room: u64, limit_bytes: u64, rounds: u64) -> Result<Stats> {
         let begin = Instant::now();
         let mut stats = Stats::default();
@@ -178,9 +169,6 @@ impl Host {
     /// kernel reclaims that cache, so the memory must be secured.
     ///
     /// `folder` must be on a file system with a page cache, so not on tmpfs.
-    ///
-    /// # Errors
-    /// The host cannot be run, or the group did not fill with page cache.
     pub fn in_page_cache(&self, cached: Cached, folder: &Path) -> Result<Stats> {
         let begin = Instant::now();
         let limit_bytes = self.enough_bytes()
@@ -277,10 +265,8 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Checks that all answers were expected, and that no host was killed.
-    ///
-    /// # Errors
-    /// The differences, in one text.
+    /// Checks that all answers were expected, and that no host was killed. The error is the list of
+    /// differences.
     pub fn judge(&self) -> Result<(), String> {
         let mut differences = Differences::default();
         for difference in &self.differences {
@@ -294,9 +280,6 @@ impl Stats {
 
     /// Runs a host in a group with this limit. It must be refused below `needed` bytes, and must
     /// secure its memory from `enough` bytes on.
-    ///
-    /// # Errors
-    /// The host cannot be run.
     pub fn run(
         &mut self,
         limit_bytes: u64,

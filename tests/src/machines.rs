@@ -84,10 +84,8 @@ impl Machine {
         }
     }
 
-    /// Compares an outcome with the expectation. The first state root becomes the chain's.
-    ///
-    /// # Errors
-    /// A sentence for each difference.
+    /// Compares an outcome with the expectation. The error is a sentence for each difference.
+    /// The first state root becomes the chain's.
     pub fn judge(self, chain: &mut Chain, outcome: &Outcome) -> Result<(), String> {
         let mut differences = Differences::default();
         let mut expect = |holds: bool, expectation: String| differences.expect(holds, expectation);
@@ -168,9 +166,6 @@ pub struct Bench<'a> {
 
 impl Bench<'_> {
     /// Runs a chain on one host: a process in a memory cgroup. A host that fails is not an error.
-    ///
-    /// # Errors
-    /// The host cannot be run, or its outcome cannot be read.
     pub fn run(&self, chain: &Chain, machine: Machine) -> Result<Outcome> {
         let group = MemoryGroup::create(machine.limit_bytes).map_err(anyhow::Error::msg)?;
         let database = self.indexer.new_database()?;

@@ -53,10 +53,8 @@ impl MemoryGroup {
             .ok()
     }
 
-    /// Creates a group with a limit.
-    ///
-    /// # Errors
-    /// The reason why the machine or the user cannot create groups: a reason to skip a test.
+    /// Creates a group with a limit. The error is the reason why the machine or the user cannot create
+    /// groups, which is a reason to skip a test.
     pub fn create(limit_bytes: u64) -> Result<Self, String> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let (parent, files) = parent()?;
@@ -76,10 +74,7 @@ impl MemoryGroup {
     }
 
     /// Creates a group below this one, without a limit.
-    ///
-    /// # Errors
-    /// The kernel refuses it. With version 2, a group that contains processes cannot have groups
-    /// below it.
+    /// With version 2, a group that contains processes cannot have groups below it.
     pub fn create_below(&self) -> Result<Self, String> {
         let path = self.path.join("below");
         let failed = |error: io::Error| format!("no group below {}: {error}", self.path.display());
@@ -97,9 +92,7 @@ impl MemoryGroup {
     }
 
     /// Changes the limit.
-    ///
-    /// # Errors
-    /// The error of the kernel, for example EBUSY if more memory is in use.
+    /// The kernel refuses it, for example with EBUSY if more memory is in use.
     pub fn set_limit(&self, limit_bytes: u64) -> io::Result<()> {
         fs::write(self.limit_file(), limit_bytes.to_string())
     }
@@ -137,17 +130,12 @@ impl MemoryGroup {
     }
 
     /// Returns the current memory usage of the group in bytes, including page cache.
-    ///
-    /// # Errors
-    /// The kernel does not report it.
     pub fn in_use_bytes(&self) -> io::Result<u64> {
         self.read_bytes(self.files.usage)
     }
 
     /// Returns the peak memory usage of the group in bytes.
-    ///
-    /// # Errors
-    /// The kernel does not report it (version 2 before Linux 5.19).
+    /// Version 2 does not report it before Linux 5.19.
     pub fn peak_bytes(&self) -> io::Result<u64> {
         self.read_bytes(self.files.peak)
     }
@@ -158,9 +146,6 @@ impl MemoryGroup {
     }
 
     /// Returns the kernel's count of processes of the group that the OOM killer ended.
-    ///
-    /// # Errors
-    /// The kernel does not report it.
     pub fn oom_kills(&self) -> io::Result<u64> {
         let text = fs::read_to_string(self.path.join(self.files.events))?;
         let kills = text.lines().find_map(|line| line.strip_prefix("oom_kill "));

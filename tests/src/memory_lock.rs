@@ -7,9 +7,6 @@ use crate::repository;
 
 /// Waits until no other test holds the lock, in this process or in another. The lock is released when
 /// the file is dropped.
-///
-/// # Errors
-/// The lock file cannot be created or locked.
 pub fn memory_lock() -> io::Result<File> {
     let folder = repository().join("target/tests");
     std::fs::create_dir_all(&folder)?;

@@ -43,9 +43,6 @@ pub struct Guests {
 
 impl Guests {
     /// Builds the guests if they are not up to date.
-    ///
-    /// # Errors
-    /// The errors of [`wasm_prealloc_build::build`].
     pub fn build(linking: Linking) -> Result<Self> {
         let folder = match linking {
             Linking::Pinned => "target/tests/pinned",
@@ -73,9 +70,6 @@ impl Guests {
 }
 
 /// Builds the stress guest with the dev profile, which includes DWARF. Returns its path.
-///
-/// # Errors
-/// Cargo failed. Its messages are on stderr.
 pub fn debug_guest() -> Result<PathBuf> {
     let root = repository();
     let mut command = cargo();
@@ -94,25 +88,16 @@ pub fn debug_guest() -> Result<PathBuf> {
 }
 
 /// Builds the indexer host if it is not up to date. Returns its path.
-///
-/// # Errors
-/// Cargo failed. Its messages are on stderr.
 pub fn indexer() -> Result<PathBuf> {
     example("indexer")
 }
 
 /// Builds the host with wasmi if it is not up to date. Returns its path.
-///
-/// # Errors
-/// As [`indexer`].
 pub fn any_engine() -> Result<PathBuf> {
     example("any_engine")
 }
 
 /// Builds the host that only secures memory if it is not up to date. Returns its path.
-///
-/// # Errors
-/// As [`indexer`].
 pub fn commit() -> Result<PathBuf> {
     program("--bin", "commit", Profile::Dev)
 }
@@ -127,9 +112,6 @@ pub enum Profile {
 }
 
 /// Builds the `wasm-prealloc` command if it is not up to date. Returns its path.
-///
-/// # Errors
-/// As [`indexer`].
 pub fn command(profile: Profile) -> Result<PathBuf> {
     program("--bin", "wasm-prealloc", profile)
 }

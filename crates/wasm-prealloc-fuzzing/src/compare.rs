@@ -1,24 +1,16 @@
 //! Makes the same calls on two modules, and compares the results and the state afterwards.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use wasmtime::{Module, Trap, Val, ValType};
+use wasmtime::{Memory, Module, Trap, Val, ValType};
 
-use crate::Stats;
 use crate::run::{Growth, Outcome, Running};
+use crate::stats::{End, Stats};
 
 /// The number of calls in a sequence.
 const CALLS: usize = 6;
 
 /// The name for the exported function that makes all memories resident.
 pub(crate) const COMMIT: &str = "commit all memory";
-
-/// The end of a comparison that found no difference.
-pub(crate) enum End {
-    Agreed,
-    OutOfBounds,
-    /// A stack or the garbage-collected heap was full.
-    Full,
-}
 
 /// Returns the end of the comparison if the two modules may differ from this outcome on.
 fn allowed_end(outcome: &Outcome) -> Option<End> {
@@ -60,18 +52,6 @@ pub(crate) fn compare(
     let mut functions = before.functions();
     functions.retain(|(_, params)| params.iter().all(|ty| param(ty, &mut random).is_some()));
     let commits = rewritten.get_export(COMMIT).is_some();
-    let sizes = |running: &mut Running| -> Vec<u64> {
-        let memories = running.memories();
-        memories
-            .iter()
-            .map(|(_, memory)| memory.size(&running.store))
-            .collect()
-    };
-    let smallest: Vec<u64> = {
-        let memories = before.memories();
-        let types = memories.iter().map(|(_, m)| m.ty(&before.store));
-        types.map(|ty| ty.minimum()).collect()
-    };
     let mut made = 0;
     let end = loop {
         if made == CALLS || functions.is_empty() {
@@ -97,7 +77,7 @@ pub(crate) fn compare(
             "{}: {expected:?} in the original, {found:?} in the rewritten",
             the_call()
         );
-        stats.calls += 1;
+        stats.count("calls", 1);
         if commits && made == CALLS / 2 {
             let outcome = after.call(COMMIT, &[]).context("committing")?;
             ensure!(
@@ -107,7 +87,12 @@ pub(crate) fn compare(
         }
         same_state(&mut before, &mut after, made == CALLS).with_context(the_call)?;
     };
-    stats.grew += u64::from(sizes(&mut before) != smallest);
+    let (memories, store) = (before.memories(), &before.store);
+    let grew = |(_, memory): &(String, Memory)| memory.size(store) > memory.ty(store).minimum();
+    stats.count(
+        "cases in which memory grew",
+        memories.iter().any(grew).into(),
+    );
     Ok(end)
 }
 
@@ -137,7 +122,7 @@ fn same_state(before: &mut Running, after: &mut Running, last: bool) -> Result<(
     let theirs = after.globals_and_tables();
     for (name, expected) in before.globals_and_tables() {
         let found = theirs.iter().find(|(other, _)| *other == name);
-        let found = found.map(|(_, seen)| *seen);
+        let found = found.map(|(_, observed)| *observed);
         ensure!(
             found == Some(expected),
             "`{name}`: {expected:?} in the original, {found:?} in the rewritten"

@@ -10,10 +10,11 @@ use wasm_prealloc::{EmulateFrom, Error, MemoryImportPolicy, Options, rewrite, ve
 use wasmparser::{MemoryType, Validator, WasmFeatures};
 use wasmtime::Module;
 
-use crate::compare::{COMMIT, End, compare};
+use crate::compare::{COMMIT, compare};
 use crate::declare::{Memories, declare};
 use crate::run::{Growth, compile};
-use crate::{Generated, Stats, walrus_rewrite};
+use crate::stats::{End, Stats};
+use crate::{Generated, walrus_rewrite};
 
 /// The size of a WebAssembly page, in bytes.
 const PAGE: u64 = 65_536;
@@ -27,7 +28,7 @@ const SEQUENCES: u64 = 3;
 /// # Errors
 /// A difference, with its place and the text of the module.
 pub fn check(generated: &Generated, stats: &mut Stats) -> Result<()> {
-    stats.modules += 1;
+    stats.count("modules", 1);
     check_each(generated, stats).with_context(|| {
         let text = wasmprinter::print_bytes(&generated.wasm);
         let pages = generated.pages;
@@ -241,7 +242,8 @@ fn check_one(
     let ours = match rewrite(wasm, options) {
         Ok(rewritten) => rewritten.wasm.into_owned(),
         Err(error) => {
-            stats.count_refusal(refusal(&error).ok_or(error)?);
+            let reason = refusal(&error).ok_or(error)?;
+            stats.count(&format!("refused: {reason}"), 1);
             return Ok(());
         }
     };
@@ -254,39 +256,31 @@ fn check_one(
     let again = rewrite(&ours, &second).context("the result cannot be rewritten")?;
     ensure!(again.wasm == ours, "a second rewrite changes something");
     match in_component(wasm, &ours, options).context("in a component")? {
-        None => stats.count_kind("rewritten in a component too", SEQUENCES),
-        Some(refusal) => stats.count_refusal(format!("in a component: {refusal}")),
+        None => stats.count("cases rewritten in a component too", SEQUENCES),
+        Some(reason) => stats.count(&format!("refused in a component: {reason}"), 1),
     }
 
     let mut kinds = kinds.to_vec();
     kinds.extend(options.export_commit.as_ref().map(|_| "committed"));
-    let bytes = options.pages * PAGE;
+    let mut compare_with = |reference: &[u8], stats: &mut Stats| {
+        let (reference, ours) = (compiled.module(reference)?, compiled.module(&ours)?);
+        let growth = Growth::UpTo(options.pages * PAGE);
+        let mut to_the_end = true;
+        for sequence in 0..SEQUENCES {
+            let seed = calls.wrapping_add(sequence);
+            let end = compare(&reference, growth, &ours, seed, stats)
+                .with_context(|| format!("sequence {sequence}"))?;
+            stats.count_case(end, &kinds);
+            to_the_end &= end == End::Agreed;
+        }
+        anyhow::Ok(to_the_end)
+    };
     let limits: Option<Vec<MemoryType>> = memories
         .types
         .iter()
         .zip(&memories.sites)
         .map(|(ty, sites)| reference(ty, *sites, memories.heap_base, options))
         .collect();
-    let mut compare_with = |reference: &[u8], stats: &mut Stats| {
-        let (reference, ours) = (compiled.module(reference)?, compiled.module(&ours)?);
-        let mut survived = true;
-        for sequence in 0..SEQUENCES {
-            let seed = calls.wrapping_add(sequence);
-            let end = compare(&reference, Growth::UpTo(bytes), &ours, seed, stats)
-                .with_context(|| format!("sequence {sequence}"))?;
-            stats.cases += 1;
-            for kind in &kinds {
-                stats.count_kind(kind, 1);
-            }
-            match end {
-                End::Agreed => stats.to_the_end += 1,
-                End::OutOfBounds => stats.out_of_bounds += 1,
-                End::Full => stats.full += 1,
-            }
-            survived &= matches!(end, End::Agreed);
-        }
-        anyhow::Ok(survived)
-    };
     // If the reference stopped early, the rewrite on walrus is not compared: it cannot show which
     // access is out of bounds in the original.
     let mut may_run = true;
@@ -300,7 +294,7 @@ fn check_one(
         && options.pages < 1000
         && let Ok(theirs) = walrus_rewrite(wasm, options.pages, options.growth)
     {
-        stats.walrus += SEQUENCES;
+        stats.count("cases compared with walrus", SEQUENCES);
         compare_with(&theirs, stats).context("compared with walrus")?;
     }
     Ok(())

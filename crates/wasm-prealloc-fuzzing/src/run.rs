@@ -4,8 +4,8 @@ use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result, anyhow};
 use wasmtime::{
-    Config, Engine, Extern, ExternType, Func, GcHeapOutOfMemory, Instance, Memory, Module,
-    OptLevel, ResourceLimiter, Store, ThrownException, Trap, Val, ValType,
+    Config, Engine, Extern, ExternType, GcHeapOutOfMemory, Instance, Memory, Module, OptLevel,
+    ResourceLimiter, Store, ThrownException, Trap, Val, ValType,
 };
 
 /// A limit for the growth of memories.
@@ -39,7 +39,7 @@ impl ResourceLimiter for Growth {
 /// The outcome of a call or of an instantiation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    Values(Vec<Seen>),
+    Values(Vec<Observed>),
     Trapped(Trap),
     /// An uncaught exception.
     Threw,
@@ -49,7 +49,7 @@ pub(crate) enum Outcome {
 
 /// The part of a value that must be the same in two instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seen {
+pub(crate) enum Observed {
     /// The type and the bits of a number.
     Bits(&'static str, u128),
     Reference {
@@ -57,7 +57,7 @@ pub(crate) enum Seen {
     },
 }
 
-impl Seen {
+impl Observed {
     fn of(value: &Val) -> Self {
         match value {
             Val::I32(n) => Self::Bits("i32", u128::from(n.cast_unsigned())),
@@ -78,7 +78,7 @@ impl Seen {
 pub(crate) struct Running {
     pub(crate) store: Store<Growth>,
     instance: Instance,
-    imported: Vec<(String, String, Memory)>,
+    imported: Vec<(String, Memory)>,
 }
 
 fn engine() -> &'static Engine {
@@ -137,7 +137,7 @@ impl Running {
             };
             let memory = Memory::new(&mut store, ty).map_err(|error| anyhow!("{error:?}"))?;
             imports.push(Extern::Memory(memory));
-            imported.push((import.module().into(), import.name().into(), memory));
+            imported.push((format!("{}.{}", import.module(), import.name()), memory));
         }
         match Instance::new(&mut store, module, &imports) {
             Ok(instance) => Ok(Ok(Self {
@@ -149,14 +149,19 @@ impl Running {
         }
     }
 
+    /// Returns the names and the items of all exports.
+    fn exports(&mut self) -> Vec<(String, Extern)> {
+        let exports = self.instance.exports(&mut self.store);
+        exports
+            .map(|export| (export.name().to_owned(), export.into_extern()))
+            .collect()
+    }
+
     /// Returns every exported function with the types of its parameters.
     pub(crate) fn functions(&mut self) -> Vec<(String, Vec<ValType>)> {
-        let exports = self.instance.exports(&mut self.store);
-        let functions: Vec<(String, Func)> = exports
-            .filter_map(|export| Some((export.name().to_owned(), export.into_func()?)))
-            .collect();
+        let exports = self.exports().into_iter();
+        let functions = exports.filter_map(|(name, item)| Some((name, item.into_func()?)));
         functions
-            .into_iter()
             .map(|(name, function)| (name, function.ty(&self.store).params().collect()))
             .collect()
     }
@@ -168,43 +173,34 @@ impl Running {
             .with_context(|| format!("no function `{name}` is exported"))?;
         let mut results = vec![Val::I32(0); function.ty(&self.store).results().len()];
         Ok(match function.call(&mut self.store, params, &mut results) {
-            Ok(()) => Outcome::Values(results.iter().map(Seen::of).collect()),
+            Ok(()) => Outcome::Values(results.iter().map(Observed::of).collect()),
             Err(error) => failure(&mut self.store, &error)?,
         })
     }
 
     /// Returns the exported and the imported memories, with their names.
     pub(crate) fn memories(&mut self) -> Vec<(String, Memory)> {
-        let exports = self.instance.exports(&mut self.store);
-        let mut memories: Vec<(String, Memory)> = exports
-            .filter_map(|export| Some((export.name().to_owned(), export.into_memory()?)))
-            .collect();
-        for (module, name, memory) in &self.imported {
-            memories.push((format!("{module}.{name}"), *memory));
-        }
-        memories
+        let exports = self.exports().into_iter();
+        let exported = exports.filter_map(|(name, item)| Some((name, item.into_memory()?)));
+        let imported = self.imported.iter().cloned();
+        exported.chain(imported).collect()
     }
 
     /// Returns the values of all exported globals and the sizes of all exported tables.
-    pub(crate) fn globals_and_tables(&mut self) -> Vec<(String, Seen)> {
-        let exports = self.instance.exports(&mut self.store);
-        let externs: Vec<(String, Extern)> = exports
-            .map(|export| (export.name().to_owned(), export.into_extern()))
-            .collect();
-        let mut seen = Vec::new();
-        for (name, item) in externs {
-            match item {
-                Extern::Global(global) => {
-                    let value = global.get(&mut self.store);
-                    seen.push((name, Seen::of(&value)));
-                }
-                Extern::Table(table) => {
-                    let size = u128::from(table.size(&self.store));
-                    seen.push((name, Seen::Bits("elements", size)));
-                }
-                _ => {}
-            }
+    pub(crate) fn globals_and_tables(&mut self) -> Vec<(String, Observed)> {
+        let mut observed = Vec::new();
+        for (name, item) in self.exports() {
+            observed.push((
+                name,
+                match item {
+                    Extern::Global(global) => Observed::of(&global.get(&mut self.store)),
+                    Extern::Table(table) => {
+                        Observed::Bits("elements", table.size(&self.store).into())
+                    }
+                    _ => continue,
+                },
+            ));
         }
-        seen
+        observed
     }
 }

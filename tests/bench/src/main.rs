@@ -1,7 +1,7 @@
 //! `cargo xtask bench` starts this program. It measures everything in one run, prints the ratios
 //! first, and with `--write` writes the result to `docs/benchmarks.md`.
 //!
-//! Each measurement is a process of its own, so that the allocator and the peak memory of one do not
+//! Each measurement is a separate process, so that the allocator and the peak memory of one do not
 //! influence another. The contenders take turns, so that other load on the machine affects all of
 //! them alike.
 

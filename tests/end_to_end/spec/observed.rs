@@ -97,9 +97,9 @@ pub(super) fn failure(error: &wasmtime::Error) -> Observed {
     }
 }
 
-pub(super) fn held_if(holds: bool, observed: Observed) -> Outcome {
-    match holds {
-        true => Outcome::Held(observed),
-        false => Outcome::Failed(observed),
+/// An observation instead of the expected one.
+impl From<Observed> for Outcome {
+    fn from(observed: Observed) -> Self {
+        Self::Failed(observed)
     }
 }

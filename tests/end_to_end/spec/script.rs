@@ -5,12 +5,12 @@ use std::collections::HashMap;
 
 use wasm_prealloc::{Options, rewrite};
 use wasmparser::{Validator, WasmFeatures};
-use wasmtime::{Engine, Func, ThrownException, Trap, Val};
+use wasmtime::{Engine, ThrownException, Trap, Val};
 use wast::core::EncodeOptions;
 use wast::{QuoteWat, Wast, WastDirective, WastExecute, WastInvoke, Wat};
 
 use super::instances::{Instances, NoInstance, Slot, Variant};
-use super::observed::{Directive, Observed, Outcome, Run, failure, held_if};
+use super::observed::{Directive, Observed, Outcome, Run, failure};
 use super::values;
 
 /// A running script.
@@ -43,6 +43,7 @@ pub(super) fn run(engine: &Engine, variant: Variant, wast: Wast<'_>, text: &str)
                 | WastDirective::Invoke(_)
         );
         let outcome = script.directive(directive);
+        let outcome = outcome.map_or_else(|outcome| outcome, Outcome::Held);
         let reach = script.number.map(|number| script.instances.reach(number));
         directives.push(Directive {
             line: script.line,
@@ -65,119 +66,102 @@ fn is_valid(wasm: &[u8]) -> bool {
 }
 
 impl Script<'_> {
-    fn directive(&mut self, directive: WastDirective<'_>) -> Outcome {
-        match directive {
+    /// Runs a directive. Returns what was observed if it holds.
+    fn directive(&mut self, directive: WastDirective<'_>) -> Result<Observed, Outcome> {
+        Ok(match directive {
             WastDirective::Module(mut module) => {
                 let name = module.name().map(|id| id.name().to_owned());
                 // The engine refuses a module that cannot be encoded.
                 let wasm = module.encode();
                 let (outcome, slot) = self.instantiate(wasm.as_deref().unwrap_or_default());
                 self.instances.install(name, slot);
-                wasm.map_or_else(|error| unreadable(&error), |_| instantiated(outcome))
+                wasm?;
+                outcome?;
+                Observed::Instance
             }
             WastDirective::ModuleDefinition(mut module) => {
+                let wasm = module.encode()?;
                 let name = module.name().map(|id| id.name().to_owned());
-                match module.encode() {
-                    Ok(wasm) => {
-                        self.definitions.insert(name, wasm.clone());
-                        self.definitions.insert(None, wasm);
-                        Outcome::Held(Observed::Instance)
-                    }
-                    Err(error) => unreadable(&error),
-                }
+                self.definitions.insert(name, wasm.clone());
+                self.definitions.insert(None, wasm);
+                Observed::Instance
             }
             WastDirective::ModuleInstance {
                 instance, module, ..
             } => {
                 let module = module.map(|id| id.name().to_owned());
-                let Some(wasm) = self.definitions.get(&module).cloned() else {
-                    return Outcome::Failed(Observed::Other(
-                        "there is no such definition".to_owned(),
-                    ));
-                };
+                let wasm = self.definitions.get(&module).cloned();
+                let wasm = wasm.ok_or_else(|| other("there is no such definition"))?;
                 let (outcome, slot) = self.instantiate(&wasm);
                 self.instances
                     .install(instance.map(|id| id.name().to_owned()), slot);
-                instantiated(outcome)
+                outcome?;
+                Observed::Instance
             }
             WastDirective::Register { name, module, .. } => {
-                let slot = match self.slot(module.map(|id| id.name())) {
-                    Ok(slot) => slot,
-                    Err(outcome) => return outcome,
-                };
+                let slot = self.slot(module.map(|id| id.name()))?;
                 self.instances.register(name, slot.clone(), self.line);
-                match slot.1 {
-                    Ok(_) => Outcome::Held(Observed::Instance),
-                    Err(absent) => absent.outcome(),
-                }
+                slot.1.map_err(NoInstance::outcome)?;
+                Observed::Instance
             }
-            WastDirective::Invoke(invoke) => match self.invoke(invoke) {
-                Ok(Ok(values)) => Outcome::Held(Observed::Values(list(&values))),
-                Ok(Err(error)) => Outcome::Failed(failure(&error)),
-                Err(outcome) => outcome,
-            },
-
-            WastDirective::AssertReturn { exec, results, .. } => match self.execute(exec) {
-                Ok(Ok(values)) => {
-                    let holds = values.len() == results.len()
-                        && values.iter().zip(&results).all(|(value, expected)| {
-                            values::matches(&self.instances.store, value, expected)
-                        });
-                    held_if(holds, Observed::Values(list(&values)))
-                }
-                Ok(Err(error)) => Outcome::Failed(failure(&error)),
-                Err(outcome) => outcome,
-            },
-            WastDirective::AssertTrap { exec, .. } => self.fails(exec, |error| error.is::<Trap>()),
-            WastDirective::AssertExhaustion { call, .. } => self
-                .fails(WastExecute::Invoke(call), |error| {
-                    error.downcast_ref() == Some(&Trap::StackOverflow)
-                }),
+            WastDirective::Invoke(invoke) => {
+                let values = self.invoke(invoke)?.map_err(|error| failure(&error))?;
+                Observed::Values(list(&values))
+            }
+            WastDirective::AssertReturn { exec, results, .. } => {
+                let values = self.execute(exec)?.map_err(|error| failure(&error))?;
+                let mut pairs = values.iter().zip(&results);
+                let store = &self.instances.store;
+                let holds = values.len() == results.len()
+                    && pairs.all(|(value, expected)| values::matches(store, value, expected));
+                holds_if(holds, Observed::Values(list(&values)))?
+            }
+            WastDirective::AssertTrap { exec, .. } => {
+                self.fails(exec, |error| error.is::<Trap>())?
+            }
+            WastDirective::AssertExhaustion { call, .. } => {
+                let exec = WastExecute::Invoke(call);
+                let overflow = Some(&Trap::StackOverflow);
+                self.fails(exec, |error| error.downcast_ref() == overflow)?
+            }
             WastDirective::AssertException { exec, .. } => {
-                self.fails(exec, |error| error.is::<ThrownException>())
+                self.fails(exec, |error| error.is::<ThrownException>())?
             }
-            WastDirective::AssertUnlinkable { mut module, .. } => match module.encode() {
-                Ok(wasm) => match self.instantiate(&wasm).0 {
-                    Ok(()) => Outcome::Failed(Observed::Instance),
-                    Err(Outcome::Failed(observed @ Observed::Refused(_))) => {
-                        Outcome::Held(observed)
-                    }
-                    Err(outcome) => outcome,
-                },
-                Err(error) => unreadable(&error),
-            },
+            WastDirective::AssertUnlinkable { mut module, .. } => {
+                match self.instantiate(&module.encode()?).0 {
+                    Err(Outcome::Failed(observed @ Observed::Refused(_))) => observed,
+                    outcome => return outcome.and(Err(Observed::Instance.into())),
+                }
+            }
             WastDirective::AssertMalformed { module, .. }
-            | WastDirective::AssertInvalid { module, .. } => self.is_refused(module),
-
+            | WastDirective::AssertInvalid { module, .. } => self.is_refused(module)?,
             WastDirective::AssertMalformedCustom { .. }
             | WastDirective::AssertInvalidCustom { .. } => {
-                Outcome::Skipped("custom sections are copied without a check".to_owned())
+                return skip("custom sections are copied without a check");
             }
             WastDirective::AssertSuspension { .. }
             | WastDirective::Thread(_)
             | WastDirective::Wait { .. } => {
-                Outcome::Skipped("this runner does not support threads and suspension".to_owned())
+                return skip("this runner does not support threads and suspension");
             }
-        }
+        })
     }
 
     /// Runs a directive about a module that must be refused. The rewriter supports all proposals, so
     /// a module that is valid with all of them need not be refused.
-    fn is_refused(&self, mut module: QuoteWat<'_>) -> Outcome {
+    fn is_refused(&self, mut module: QuoteWat<'_>) -> Result<Observed, Outcome> {
         let Ok(wasm) = module.encode() else {
-            return Outcome::Skipped("refused as text, before any rewrite".to_owned());
+            return skip("refused as text, before any rewrite");
         };
         if is_valid(&wasm) {
-            return Outcome::Skipped("valid with current proposals".to_owned());
+            return skip("valid with current proposals");
         }
         if !matches!(self.instances.variant, Variant::Rewritten(_)) {
-            return Outcome::Held(Observed::Refused(String::new()));
+            return Ok(Observed::Refused(String::new()));
         }
         match rewrite(&wasm, &Options::default()) {
-            Err(error) => Outcome::Held(Observed::Refused(error.to_string())),
-            Ok(_) => Outcome::Failed(Observed::Other(
-                "an invalid module was rewritten".to_owned(),
-            )),
+            Err(error) => Ok(Observed::Refused(error.to_string())),
+            Ok(_) => Err(other("an invalid module was rewritten")),
         }
     }
 
@@ -190,7 +174,7 @@ impl Script<'_> {
     fn slot(&mut self, name: Option<&str>) -> Result<Slot, Outcome> {
         let slot = self.instances.slot(name);
         self.number = slot.as_ref().map(|(number, _)| *number);
-        slot.ok_or_else(|| Outcome::Failed(Observed::Other("there is no such module".to_owned())))
+        slot.ok_or_else(|| other("there is no such module"))
     }
 
     fn instance(&mut self, name: Option<&str>) -> Result<wasmtime::Instance, Outcome> {
@@ -201,38 +185,28 @@ impl Script<'_> {
     fn fails(
         &mut self,
         exec: WastExecute<'_>,
-        as_expected: fn(&wasmtime::Error) -> bool,
-    ) -> Outcome {
-        let result = match exec {
-            WastExecute::Wat(mut module) => return self.fails_to_start(&mut module),
-            exec => self.execute(exec),
-        };
-        match result {
-            Ok(Ok(values)) => Outcome::Failed(Observed::Values(list(&values))),
-            Ok(Err(error)) => {
-                let observed = match error.is::<ThrownException>() {
-                    true => {
-                        // Otherwise the next call finds the exception pending.
-                        let _ = self.instances.store.take_pending_exception();
-                        Observed::Other("an exception".to_owned())
-                    }
-                    false => failure(&error),
-                };
-                held_if(as_expected(&error), observed)
+        as_expected: impl FnOnce(&wasmtime::Error) -> bool,
+    ) -> Result<Observed, Outcome> {
+        if let WastExecute::Wat(mut module) = exec {
+            return self.fails_to_start(&mut module);
+        }
+        match self.execute(exec)? {
+            Ok(values) => Err(Observed::Values(list(&values)).into()),
+            Err(error) if error.is::<ThrownException>() => {
+                // Otherwise the next call finds the exception pending.
+                let _ = self.instances.store.take_pending_exception();
+                let observed = Observed::Other("an exception".to_owned());
+                holds_if(as_expected(&error), observed)
             }
-            Err(outcome) => outcome,
+            Err(error) => holds_if(as_expected(&error), failure(&error)),
         }
     }
 
-    fn fails_to_start(&mut self, module: &mut Wat<'_>) -> Outcome {
-        let wasm = match EncodeOptions::default().encode_wat(module) {
-            Ok(wasm) => wasm,
-            Err(error) => return unreadable(&error),
-        };
+    fn fails_to_start(&mut self, module: &mut Wat<'_>) -> Result<Observed, Outcome> {
+        let wasm = EncodeOptions::default().encode_wat(module)?;
         match self.instantiate(&wasm).0 {
-            Ok(()) => Outcome::Failed(Observed::Instance),
-            Err(Outcome::Failed(observed @ Observed::Trapped(_))) => Outcome::Held(observed),
-            Err(outcome) => outcome,
+            Err(Outcome::Failed(observed @ Observed::Trapped(_))) => Ok(observed),
+            outcome => outcome.and(Err(Observed::Instance.into())),
         }
     }
 
@@ -248,7 +222,7 @@ impl Script<'_> {
                 let found = found.ok_or_else(|| missing(global))?;
                 Ok(Ok(vec![found.get(&mut self.instances.store)]))
             }
-            WastExecute::Wat(_) => Err(Outcome::Failed(Observed::Other("a module".to_owned()))),
+            WastExecute::Wat(_) => Err(other("a module")),
         }
     }
 
@@ -257,41 +231,47 @@ impl Script<'_> {
         invoke: WastInvoke<'_>,
     ) -> Result<Result<Vec<Val>, wasmtime::Error>, Outcome> {
         let instance = self.instance(invoke.module.map(|id| id.name()))?;
-        let function: Option<Func> = instance.get_func(&mut self.instances.store, invoke.name);
+        let store = &mut self.instances.store;
+        let function = instance.get_func(&mut *store, invoke.name);
         let function = function.ok_or_else(|| missing(invoke.name))?;
-        let args: Option<Vec<Val>> = invoke
-            .args
-            .iter()
-            .map(|arg| values::argument(&mut self.instances.store, arg))
-            .collect();
+        let args = invoke.args.iter();
+        let args: Option<Vec<Val>> = args.map(|arg| values::argument(store, arg)).collect();
         let Some(args) = args else {
-            return Err(Outcome::Skipped(
-                "an argument that wasmtime does not support".to_owned(),
-            ));
+            return skip("an argument that wasmtime does not support");
         };
-        let mut results = vec![Val::I32(0); function.ty(&self.instances.store).results().len()];
-        let called = function.call(&mut self.instances.store, &args, &mut results);
+        let mut results = vec![Val::I32(0); function.ty(&*store).results().len()];
+        let called = function.call(store, &args, &mut results);
         Ok(called.map(|()| results))
     }
 }
 
-fn unreadable(error: &wast::Error) -> Outcome {
-    let words = format!("the text format: {}", error.message());
-    Outcome::Failed(Observed::Refused(words))
-}
-
-fn instantiated(outcome: Result<(), Outcome>) -> Outcome {
-    match outcome {
-        Ok(()) => Outcome::Held(Observed::Instance),
-        Err(outcome) => outcome,
+/// The encoder refuses a module in the text format.
+impl From<wast::Error> for Outcome {
+    fn from(error: wast::Error) -> Self {
+        Observed::Refused(format!("the text format: {}", error.message())).into()
     }
 }
 
+fn holds_if(holds: bool, observed: Observed) -> Result<Observed, Outcome> {
+    match holds {
+        true => Ok(observed),
+        false => Err(observed.into()),
+    }
+}
+
+fn skip<T>(reason: &str) -> Result<T, Outcome> {
+    Err(Outcome::Skipped(reason.to_owned()))
+}
+
+fn other(observed: &str) -> Outcome {
+    Observed::Other(observed.to_owned()).into()
+}
+
 fn missing(name: &str) -> Outcome {
-    Outcome::Failed(Observed::Other(format!("`{name}` is not exported")))
+    other(&format!("`{name}` is not exported"))
 }
 
 fn list(values: &[Val]) -> String {
-    let words: Vec<String> = values.iter().map(values::in_words).collect();
-    words.join(", ")
+    let texts: Vec<String> = values.iter().map(values::in_words).collect();
+    texts.join(", ")
 }

@@ -32,79 +32,50 @@ const PINNED: &str = "65536 65536";
 /// Sizes in MiB that the guest writes, each with its number of rounds.
 const SIZES: [(usize, usize); 5] = [(0, 300), (1, 200), (10, 60), (100, 20), (1000, 5)];
 
-struct Contender {
-    config: Config,
-    limits: &'static str,
-    step: u32,
-    pool: Option<MemoryPool>,
-    /// True if memory is secured for each block.
-    anew: bool,
+fn guest(contender: &str) -> Result<Vec<u8>> {
+    let (limits, step) = match contender {
+        "declared" | "anew" => (PINNED, "16"),
+        "commit-maximum-by-page" => (NATURAL, "1"),
+        _ => (NATURAL, "16"),
+    };
+    let text = GUEST.replace("LIMITS", limits).replace("STEP", step);
+    Ok(wat::parse_str(text)?)
 }
 
-impl Contender {
-    fn new(name: &str) -> Result<Contender> {
-        let mut contender = Contender {
-            config: Config::new(),
-            limits: NATURAL,
-            step: 16,
-            pool: None,
-            anew: false,
-        };
-        match name {
-            "on-demand" => {}
-            "pooling" => contender.pooling(PoolingAllocationConfig::default()),
-            "pooling-tuned" | "pooling-tuned-scan" => {
-                let mut pooling = PoolingAllocationConfig::default();
+/// Configures an engine for a contender. Returns the pool if the contender uses one.
+fn configure(contender: &str, config: &mut Config) -> Result<Option<MemoryPool>> {
+    let policy = match contender {
+        "declared" => Policy::Declared,
+        "commit-maximum" | "commit-maximum-by-page" => Policy::CommitMaximum,
+        "on-demand" => return Ok(None),
+        "pooling" | "pooling-tuned" | "pooling-tuned-scan" => {
+            let mut pooling = PoolingAllocationConfig::default();
+            pooling.total_memories(1).max_memory_size(4 * GIB);
+            if contender != "pooling" {
                 pooling.linear_memory_keep_resident(4 * GIB);
-                if name.ends_with("scan") {
-                    pooling.pagemap_scan(Enabled::Yes);
-                }
-                contender.pooling(pooling);
             }
-            "declared" => contender.secured(Policy::Declared, PINNED)?,
-            "commit-maximum" => contender.secured(Policy::CommitMaximum, NATURAL)?,
-            "commit-maximum-by-page" => {
-                contender.step = 1;
-                contender.secured(Policy::CommitMaximum, NATURAL)?;
+            if contender.ends_with("scan") {
+                pooling.pagemap_scan(Enabled::Yes);
             }
-            "anew" => {
-                contender.anew = true;
-                contender.limits = PINNED;
-            }
-            other => bail!("no contender {other:?}"),
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling));
+            return Ok(None);
         }
-        Ok(contender)
-    }
-
-    fn pooling(&mut self, mut pooling: PoolingAllocationConfig) {
-        pooling.total_memories(1).max_memory_size(4 * GIB);
-        let strategy = InstanceAllocationStrategy::Pooling(pooling);
-        self.config.allocation_strategy(strategy);
-    }
-
-    fn secured(&mut self, policy: Policy, limits: &'static str) -> Result<()> {
-        let pool = MemoryPool::builder().policy(policy).secure()?;
-        pool.configure(&mut self.config);
-        self.pool = Some(pool);
-        self.limits = limits;
-        Ok(())
-    }
-
-    fn guest(&self) -> String {
-        GUEST
-            .replace("LIMITS", self.limits)
-            .replace("STEP", &self.step.to_string())
-    }
+        other => bail!("no contender {other:?}"),
+    };
+    let pool = MemoryPool::builder().policy(policy).secure()?;
+    pool.configure(config);
+    Ok(Some(pool))
 }
 
-pub(super) fn measure(name: &str) -> Result<Vec<Row>> {
-    let contender = Contender::new(name)?;
-    let guest = wat::parse_str(contender.guest())?;
-    if contender.anew {
+pub(super) fn measure(contender: &str) -> Result<Vec<Row>> {
+    let guest = guest(contender)?;
+    if contender == "anew" {
         return anew(&guest);
     }
-    let host = Host::new(&contender.config, &guest)?;
-    if let Some(pool) = &contender.pool {
+    let mut config = Config::new();
+    let pool = configure(contender, &mut config)?;
+    let host = Host::new(&config, &guest)?;
+    if let Some(pool) = &pool {
         pool.verify(&host.module)?;
     }
     let mut rows = Vec::new();

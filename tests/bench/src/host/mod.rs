@@ -48,7 +48,7 @@ pub(crate) fn measure_one(part: &str, contender: &str) -> Result<Vec<Row>> {
     }
 }
 
-/// Measures every contender, each in a process of its own. The contenders take turns.
+/// Measures every contender, each in a separate process. The contenders take turns.
 pub(crate) fn measure(rounds: usize) -> Result<Measured> {
     let parts = SECURE.iter().map(|contender| ("secure", *contender));
     let parts = parts.chain(BLOCK.iter().map(|(contender, _)| ("block", *contender)));

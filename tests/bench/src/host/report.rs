@@ -33,7 +33,7 @@ impl Measured {
             text,
             "\n## The host: ratios\n\n{}\n\n\
              Ratios are of CPU time. Times are medians of {} rounds. In each round the contenders \
-             take turns, each in a process of its own. The resets in (c) are compared with the \
+             take turns, each in a separate process. The resets in (c) are compared with the \
              work that they cannot avoid: zeroing the written memory, and with a watermark also \
              one scan for written pages.\n\n\
              ## The host: (a) making 4 GiB resident\n\n{}\n\n\

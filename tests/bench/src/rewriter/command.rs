@@ -61,7 +61,7 @@ pub(super) fn compare(module: &Module, rounds: usize) -> Result<Comparison> {
             seconds.push(begin.elapsed().as_secs_f64());
         }
     }
-    // Watching a process takes CPU time, so it has runs of its own.
+    // Reading the peak takes CPU time, so it is done in separate runs.
     let mut costs = [Cost::default(); 3];
     for (contender, (cost, seconds)) in costs.iter_mut().zip(seconds).enumerate() {
         cost.seconds = median(seconds);

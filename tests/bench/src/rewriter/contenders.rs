@@ -26,29 +26,16 @@ pub(crate) enum Contender {
 }
 
 impl Contender {
-    /// The name in the table of totals.
-    pub(super) fn title(self) -> &'static str {
+    /// The names in the table of totals and in the table of modules.
+    pub(super) fn names(self) -> (&'static str, &'static str) {
         match self {
-            Self::Memcpy => "memcpy, warm",
-            Self::Changed => "rewrite_into, `Validate::Changed`, warm",
-            Self::ChangedFresh => "rewrite, `Validate::Changed`",
-            Self::Full => "rewrite, `Validate::Full`",
-            Self::Wasmparser => "wasmparser, validation only",
-            Self::WasmEncoder => "wasm-encoder, re-encode",
-            Self::Walrus => "walrus, parse and emit",
-        }
-    }
-
-    /// The name in the table of modules.
-    pub(super) fn column(self) -> &'static str {
-        match self {
-            Self::Memcpy => "memcpy",
-            Self::Changed => "changed",
-            Self::ChangedFresh => "fresh",
-            Self::Full => "full",
-            Self::Wasmparser => "wasmparser",
-            Self::WasmEncoder => "wasm-encoder",
-            Self::Walrus => "walrus",
+            Self::Memcpy => ("memcpy, warm", "memcpy"),
+            Self::Changed => ("rewrite_into, `Validate::Changed`, warm", "changed"),
+            Self::ChangedFresh => ("rewrite, `Validate::Changed`", "fresh"),
+            Self::Full => ("rewrite, `Validate::Full`", "full"),
+            Self::Wasmparser => ("wasmparser, validation only", "wasmparser"),
+            Self::WasmEncoder => ("wasm-encoder, re-encode", "wasm-encoder"),
+            Self::Walrus => ("walrus, parse and emit", "walrus"),
         }
     }
 

@@ -52,7 +52,7 @@ impl Measured {
              wall-clock time.\n\n\
              ## The rewriter: totals\n\n{}\n\n\
              {} modules, {:.1} MB. Times are medians of {} rounds. In each round the contenders \
-             take turns, and each measurement is a process of its own. Throughput is the sum of \
+             take turns, and each measurement is a separate process. Throughput is the sum of \
              all bytes divided by the sum of all times. Memory is the peak of resident memory \
              minus the peak before the process read the module, as a multiple of the module's \
              size: the module itself counts as 1. Only modules of at least 1 MiB count for \
@@ -170,7 +170,7 @@ impl Measured {
             if let Some(total) = self.total(*contender) {
                 let ours = ours.map_or(f64::NAN, |ours| ours.cpu_seconds);
                 table.add_row([
-                    contender.title().to_owned(),
+                    contender.names().0.to_owned(),
                     format!("{:.0}", self.bytes() / MB / total.cpu_seconds),
                     format!("{:.0}", self.bytes() / MB / total.seconds),
                     format!("{:.3}", ours / total.cpu_seconds),
@@ -185,7 +185,7 @@ impl Measured {
 
     fn by_module(&self) -> String {
         let mut header = vec!["module", "bytes", "functions", "grow", "size"];
-        header.extend(self.contenders.iter().map(|contender| contender.column()));
+        header.extend(self.contenders.iter().map(|contender| contender.names().1));
         let mut table = table(&header);
         for (module, costs) in self.modules.iter().zip(&self.costs) {
             let mut row = vec![
