@@ -64,36 +64,32 @@ impl Cell {
     /// Compares an outcome with the expectation. The error is a sentence for each difference.
     pub fn judge(self, outcome: &Outcome) -> Result<(), String> {
         let mut differences = Differences::default();
-        let mut expect = |holds: bool, expectation: String| differences.expect(holds, expectation);
         let enough = self.limit_bytes >= ENOUGH_BYTES;
         let status = match (self.setup, self.guest, enough) {
             (_, _, true) | (Setup::Before, Guest::Minimal, false) => 0,
             (Setup::Before, Guest::Stress, false) => 137,
             (Setup::After, _, false) => 1,
         };
-        expect(
+        differences.expect(
             outcome.status == status,
             format!("the exit status must be {status}"),
         );
         let stores = self.guest == Guest::Stress && enough;
         let stored: &[&str] = if stores { &[SUCCESS] } else { &[] };
-        expect(
+        differences.expect(
             outcome.stored == stored,
             format!("the stored values must be {stored:?}"),
         );
         if let (Setup::After, Some(peak)) = (self.setup, outcome.peak_bytes) {
             match enough {
-                true => expect(peak >= 4096 * MIB, "4 GiB must be resident".to_owned()),
-                false => expect(
-                    peak < LITTLE_BYTES / 2,
-                    "no memory may be committed".to_owned(),
-                ),
+                true => differences.expect(peak >= 4096 * MIB, "4 GiB must be resident"),
+                false => differences.expect(peak < LITTLE_BYTES / 2, "no memory may be committed"),
             }
         }
         if self.setup == Setup::After && !enough {
             let limit = outcome.limit_file.display().to_string();
             let names_limit = outcome.stderr.contains(&limit);
-            expect(names_limit, format!("the error must name {limit}"));
+            differences.expect(names_limit, format!("the error must name {limit}"));
         }
         differences.into_result()
     }

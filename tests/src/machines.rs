@@ -88,12 +88,11 @@ impl Machine {
     /// The first state root becomes the chain's.
     pub fn judge(self, chain: &mut Chain, outcome: &Outcome) -> Result<(), String> {
         let mut differences = Differences::default();
-        let mut expect = |holds: bool, expectation: String| differences.expect(holds, expectation);
         let stored = &outcome.stored;
         let agree = |(height, line): (usize, &String)| chain.agrees(height, line);
-        expect(
+        differences.expect(
             stored.len() <= chain.blocks.len() && stored.iter().enumerate().all(agree),
-            "the stored values must be those of the chain's first blocks".to_owned(),
+            "the stored values must be those of the chain's first blocks",
         );
         let end = self.end(chain, outcome.status);
         let (status, kills) = match end {
@@ -101,34 +100,34 @@ impl Machine {
             End::Killed => (137, 1),
             End::Refused => (1, 0),
         };
-        expect(
+        differences.expect(
             outcome.status == status,
             format!("the exit status must be {status}: {}", outcome.stderr),
         );
-        expect(
+        differences.expect(
             outcome.oom_kills == kills,
             format!("the kernel must count {kills} kills"),
         );
         match end {
             End::Complete => {
                 let all = stored.len() == chain.blocks.len();
-                expect(all, "every block must be stored".to_owned());
+                differences.expect(all, "every block must be stored");
                 // A missing state root differs from every state root.
                 let root = outcome.state_root.clone().unwrap_or_default();
                 let first = chain.state_root.get_or_insert(root);
-                expect(
+                differences.expect(
                     outcome.state_root.as_ref() == Some(first),
                     format!("the state root must be {first:?}"),
                 );
             }
-            End::Killed => expect(
+            End::Killed => differences.expect(
                 stored.len() < chain.blocks.len(),
-                "it must be killed before the last block".to_owned(),
+                "it must be killed before the last block",
             ),
             End::Refused => {
-                expect(stored.is_empty(), "no block may be stored".to_owned());
+                differences.expect(stored.is_empty(), "no block may be stored");
                 let limit = outcome.limit_file.display().to_string();
-                expect(
+                differences.expect(
                     outcome.stderr.contains(&limit),
                     format!("the error must name {limit}: {}", outcome.stderr),
                 );

@@ -2,10 +2,9 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
-use cargo_metadata::Message;
+use anyhow::{Context as _, Result};
+use escargot::CargoBuild;
 use wasm_prealloc_build::{BuildOptions, Linking, WASM_TARGET, build};
 
 /// Returns the root of the repository.
@@ -72,19 +71,18 @@ impl Guests {
 /// Builds the stress guest with the dev profile, which includes DWARF. Returns its path.
 pub fn debug_guest() -> Result<PathBuf> {
     let root = repository();
-    let mut command = cargo();
-    command
-        .args(["build", "--quiet", "--package", "memory-stress"])
-        .args(["--target", WASM_TARGET, "--manifest-path"])
-        .arg(root.join("wasm-modules/Cargo.toml"))
-        .arg("--target-dir")
-        .arg(root.join("target/tests/debug"));
-    artifact(command, "memory_stress", |artifact| {
-        artifact
-            .filenames
-            .into_iter()
-            .find(|file| file.extension() == Some("wasm"))
-    })
+    let target_dir = root.join("target/tests/debug");
+    let build = CargoBuild::new()
+        .manifest_path(root.join("wasm-modules/Cargo.toml"))
+        .package("memory-stress")
+        .target(WASM_TARGET)
+        .target_dir(&target_dir);
+    for message in build.exec()? {
+        message?;
+    }
+    Ok(target_dir
+        .join(WASM_TARGET)
+        .join("debug/memory_stress.wasm"))
 }
 
 /// Builds the indexer host if it is not up to date. Returns its path.
@@ -99,7 +97,7 @@ pub fn any_engine() -> Result<PathBuf> {
 
 /// Builds the host that only secures memory if it is not up to date. Returns its path.
 pub fn commit() -> Result<PathBuf> {
-    program("--bin", "commit", Profile::Dev)
+    program(CargoBuild::new().bin("commit"))
 }
 
 /// The cargo profile of a program.
@@ -113,53 +111,20 @@ pub enum Profile {
 
 /// Builds the `wasm-prealloc` command if it is not up to date. Returns its path.
 pub fn command(profile: Profile) -> Result<PathBuf> {
-    program("--bin", "wasm-prealloc", profile)
+    let build = CargoBuild::new().bin("wasm-prealloc");
+    program(match profile {
+        Profile::Dev => build,
+        Profile::Release => build.release(),
+    })
 }
 
 fn example(name: &str) -> Result<PathBuf> {
-    program("--example", name, Profile::Dev)
+    program(CargoBuild::new().example(name))
 }
 
-fn program(kind: &str, name: &str, profile: Profile) -> Result<PathBuf> {
-    let mut command = cargo();
+fn program(build: CargoBuild) -> Result<PathBuf> {
     // With `--workspace` the engine has the same features as in the other builds, and is built once.
-    command.args(["build", "--quiet", "--workspace", kind, name]);
-    if profile == Profile::Release {
-        command.arg("--release");
-    }
-    artifact(command, name, |artifact| artifact.executable)
-}
-
-fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(repository());
-    command
-}
-
-/// Runs a build. Returns a file of one target.
-fn artifact<File: Into<PathBuf>>(
-    mut build: Command,
-    target: &str,
-    file: impl Fn(cargo_metadata::Artifact) -> Option<File>,
-) -> Result<PathBuf> {
-    let mut child = build
-        .arg("--message-format=json-render-diagnostics")
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot start cargo")?;
-    let stdout = child.stdout.take().context("cargo has no stdout")?;
-    let mut found = None;
-    for message in Message::parse_stream(std::io::BufReader::new(stdout)) {
-        if let Message::CompilerArtifact(artifact) = message?
-            && artifact.target.name == target
-        {
-            // A library of the same name may not have such a file.
-            found = file(artifact).or(found);
-        }
-    }
-    let status = child.wait()?;
-    ensure!(status.success(), "cargo did not build {target} ({status})");
-    Ok(found
-        .with_context(|| format!("cargo reported no {target}"))?
-        .into())
+    let manifest = repository().join("Cargo.toml");
+    let program = build.manifest_path(manifest).arg("--workspace").run()?;
+    Ok(program.path().to_owned())
 }

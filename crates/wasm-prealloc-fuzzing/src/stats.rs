@@ -1,4 +1,4 @@
-//! Counts of what the differential test has checked.
+//! Counts of checked modules and cases.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,7 +31,8 @@ impl Stats {
         self.0.get(name).copied().unwrap_or_default()
     }
 
-    pub(crate) fn count(&mut self, name: &str, by: u64) {
+    /// Increases a count.
+    pub fn count(&mut self, name: &str, by: u64) {
         *self.0.entry(name.to_owned()).or_default() += by;
     }
 
