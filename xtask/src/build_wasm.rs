@@ -15,6 +15,9 @@ const SHA256_PREFIX: usize = 12;
 
 #[derive(Debug, Default, clap::Args)]
 #[command(after_help = "\
+The guests are built with the toolchain that rustup chooses for wasm-modules/, so that folder may
+have a rust-toolchain.toml. `cargo +TOOLCHAIN xtask` and RUSTUP_TOOLCHAIN take precedence.
+
 Examples:
   cargo xtask build-wasm
   cargo xtask build-wasm -p memory-stress --out-dir /tmp/wasm
