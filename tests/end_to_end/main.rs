@@ -7,6 +7,7 @@ mod any_engine;
 mod chain;
 mod differential;
 mod growth;
+mod indexer;
 mod limits;
 mod malformed;
 mod offsets;
@@ -14,10 +15,3 @@ mod preflight;
 mod running;
 mod shapes;
 mod stress;
-
-use std::sync::LazyLock;
-
-use wasm_prealloc_tests::Indexer;
-
-/// The indexer host and its guests.
-static INDEXER: LazyLock<Indexer> = LazyLock::new(|| Indexer::build("end-to-end").unwrap());

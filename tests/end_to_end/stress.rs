@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use wasm_prealloc::{Growth, Options, rewrite};
 use wasm_prealloc_tests::{block, memory_lock, repository, skipped};
 
-use crate::INDEXER;
+use crate::indexer::INDEXER;
 
 /// Blocks, each with the value that the guest stores.
 const BLOCKS: [(u32, u32, &str); 3] = [

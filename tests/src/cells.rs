@@ -6,7 +6,9 @@ use std::fmt;
 use anyhow::Result;
 
 use crate::differences::Differences;
-use crate::{Guest, Indexer, MemoryGroup, Outcome, Setup, block};
+use crate::indexer::{Indexer, Outcome, Setup, block};
+use crate::memory_group::MemoryGroup;
+use crate::programs::Guest;
 
 const MIB: u64 = 1 << 20;
 

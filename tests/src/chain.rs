@@ -1,6 +1,6 @@
 //! A chain of blocks for the stress guest, and the values that it must store.
 
-use crate::block;
+use crate::indexer::block;
 
 const MIB: u64 = 1 << 20;
 pub(crate) const GUEST_BYTES: u64 = 4096 * MIB;

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use wasm_prealloc_build::Linking;
 
-use crate::{Guest, Guests, MemoryGroup};
+use crate::memory_group::MemoryGroup;
+use crate::programs::{self, Guest, Guests, repository};
 
 /// The host's treatment of the guest's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,10 +76,10 @@ impl Indexer {
     /// Builds the host and the guests if they are not up to date. `scratch` is the name of a folder in
     /// `target/tests`.
     pub fn build(scratch: &str) -> Result<Self> {
-        let scratch = crate::repository().join("target/tests").join(scratch);
+        let scratch = repository().join("target/tests").join(scratch);
         fs::create_dir_all(&scratch).with_context(|| scratch.display().to_string())?;
         Ok(Self {
-            program: crate::indexer()?,
+            program: programs::indexer()?,
             natural: Guests::build(Linking::Natural)?,
             pinned: Guests::build(Linking::Pinned)?,
             scratch,

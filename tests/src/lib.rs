@@ -13,6 +13,7 @@ pub mod machines;
 mod memory_group;
 mod memory_lock;
 mod programs;
+mod skip;
 
 pub use indexer::{Indexer, Outcome, Setup, block};
 pub use memory_group::MemoryGroup;
@@ -20,11 +21,4 @@ pub use memory_lock::memory_lock;
 pub use programs::{
     Guest, Guests, Profile, any_engine, command, commit, debug_guest, indexer, repository,
 };
-
-/// Prints that a test did not run, and the reason. Test harnesses hide what a passing test prints
-/// with `println!`, so this writes to stderr directly.
-pub fn skipped(why: &str) {
-    use std::io::Write as _;
-    // Without a stderr there is no other place to report to.
-    let _ = writeln!(std::io::stderr(), "skipped: {why}");
-}
+pub use skip::skipped;

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::MemoryGroup;
 use crate::differences::Differences;
+use crate::memory_group::MemoryGroup;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;

@@ -12,7 +12,9 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::chain::{Block, Chain, GUEST_BYTES};
 use crate::differences::Differences;
-use crate::{Guest, Indexer, MemoryGroup, Outcome, Setup};
+use crate::indexer::{Indexer, Outcome, Setup};
+use crate::memory_group::MemoryGroup;
+use crate::programs::Guest;
 
 const MIB: u64 = 1 << 20;
 

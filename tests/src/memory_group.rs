@@ -7,6 +7,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crate::skip::skipped;
+
 /// The file names of one version of the interface.
 #[derive(Clone, Copy, Debug)]
 struct Files {
@@ -48,9 +50,7 @@ pub struct MemoryGroup {
 impl MemoryGroup {
     /// Creates a group with a limit. If this is not possible, prints a `skipped` line with the reason.
     pub fn create_or_skip(limit_bytes: u64) -> Option<Self> {
-        Self::create(limit_bytes)
-            .map_err(|why| crate::skipped(&why))
-            .ok()
+        Self::create(limit_bytes).map_err(|why| skipped(&why)).ok()
     }
 
     /// Creates a group with a limit. The error is the reason why the machine or the user cannot create

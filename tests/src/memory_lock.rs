@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use crate::repository;
+use crate::programs::repository;
 
 /// Waits until no other test holds the lock, in this process or in another. The lock is released when
 /// the file is dropped.

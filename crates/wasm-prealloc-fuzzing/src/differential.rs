@@ -12,9 +12,10 @@ use wasmtime::Module;
 
 use crate::compare::{COMMIT, compare};
 use crate::declare::{Memories, declare};
+use crate::generate::Generated;
 use crate::run::{Growth, compile};
 use crate::stats::{End, Stats};
-use crate::{Generated, walrus_rewrite};
+use crate::walrus_rewrite::walrus_rewrite;
 
 /// The size of a WebAssembly page, in bytes.
 const PAGE: u64 = 65_536;

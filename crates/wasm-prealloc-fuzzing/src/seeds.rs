@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arbitrary::Unstructured;
 
-use crate::Generated;
+use crate::generate::Generated;
 
 /// Returns enough random bytes for one module.
 #[must_use]

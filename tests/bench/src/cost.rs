@@ -5,6 +5,9 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+/// A size in MiB, and the cost of the work at that size.
+pub(crate) type Row = (usize, Cost);
+
 /// The cost of one piece of work, or the median of several.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Cost {

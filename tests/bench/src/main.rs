@@ -5,19 +5,18 @@
 //! influence another. The contenders take turns, so that other load on the machine affects all of
 //! them alike.
 
+mod child;
 mod cost;
 mod host;
 mod rewriter;
 mod tables;
 
-use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
-use serde::de::DeserializeOwned;
 
 /// Measure the rewriter and the host beside their alternatives
 ///
@@ -88,26 +87,6 @@ fn main() -> Result<()> {
         Some(Part::WalrusFile { input, output }) => rewriter::walrus_file(input, output),
         None => bench(&cli),
     }
-}
-
-/// Starts this program again for one measurement, and reads the JSON that it prints.
-fn measure_in_child<T: DeserializeOwned>(arguments: [&OsStr; 3]) -> Result<T> {
-    let output = this_program()?
-        .args(arguments)
-        .stderr(Stdio::inherit())
-        .output()
-        .context("starting a measurement")?;
-    ensure!(
-        output.status.success(),
-        "{arguments:?} failed ({})",
-        output.status
-    );
-    serde_json::from_slice(&output.stdout).context("reading a measurement")
-}
-
-fn this_program() -> Result<Command> {
-    let path = std::env::current_exe().context("finding this program")?;
-    Ok(Command::new(path))
 }
 
 fn bench(cli: &Cli) -> Result<()> {

@@ -7,8 +7,8 @@ use wasmtime::{
     PoolingAllocationConfig, Store, TypedFunc,
 };
 
-use super::{GIB, Row};
-use crate::cost::Cost;
+use super::memory::GIB;
+use crate::cost::{Cost, Row};
 
 /// A guest with a small memory, as linkers make it. It grows the memory by `STEP` pages at a time
 /// (16 pages are 1 MiB), as allocators do, and writes all of it.

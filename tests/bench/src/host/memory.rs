@@ -1,5 +1,7 @@
 //! Memory that the contenders without the library use.
 
+pub(super) const MIB: usize = 1 << 20;
+pub(super) const GIB: usize = 1 << 30;
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Zeroed memory that is not resident yet, aligned to huge pages.

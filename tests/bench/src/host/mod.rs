@@ -11,32 +11,11 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 
-use crate::cost::Cost;
-use crate::measure_in_child;
+use crate::child::measure_in_child;
+use crate::cost::{Cost, Row};
 
 pub(crate) use report::Measured;
-
-const MIB: usize = 1 << 20;
-const GIB: usize = 1 << 30;
-
-/// A size in MiB, and the cost of the work at that size.
-type Row = (usize, Cost);
-
-const SECURE: [&str; 5] = ["ours", "bare", "touch", "memset", "pattern"];
-const BLOCK: [(&str, &str); 8] = [
-    ("on-demand", "wasmtime, on demand"),
-    ("pooling", "wasmtime, pooling"),
-    ("pooling-tuned", "wasmtime, pooling, 4 GiB kept resident"),
-    ("pooling-tuned-scan", "the same, with PAGEMAP_SCAN"),
-    ("commit-maximum", "ours, `CommitMaximum`"),
-    (
-        "commit-maximum-by-page",
-        "the same, the guest grows page by page",
-    ),
-    ("declared", "ours, `Declared`"),
-    ("anew", "memory secured again for each block"),
-];
-const RESET: [&str; 5] = ["high-water", "watermark", "everything", "memset", "scan"];
+use report::{BLOCK, RESET, SECURE};
 
 /// Measures one contender in this process.
 pub(crate) fn measure_one(part: &str, contender: &str) -> Result<Vec<Row>> {

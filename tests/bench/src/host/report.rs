@@ -3,11 +3,25 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{BLOCK, RESET, SECURE};
 use crate::cost::Cost;
 use crate::tables::Goal::{AtLeast, AtMost};
 use crate::tables::{Ratios, right_from, table};
 
+pub(super) const SECURE: [&str; 5] = ["ours", "bare", "touch", "memset", "pattern"];
+pub(super) const BLOCK: [(&str, &str); 8] = [
+    ("on-demand", "wasmtime, on demand"),
+    ("pooling", "wasmtime, pooling"),
+    ("pooling-tuned", "wasmtime, pooling, 4 GiB kept resident"),
+    ("pooling-tuned-scan", "the same, with PAGEMAP_SCAN"),
+    ("commit-maximum", "ours, `CommitMaximum`"),
+    (
+        "commit-maximum-by-page",
+        "the same, the guest grows page by page",
+    ),
+    ("declared", "ours, `Declared`"),
+    ("anew", "memory secured again for each block"),
+];
+pub(super) const RESET: [&str; 5] = ["high-water", "watermark", "everything", "memset", "scan"];
 const BLOCK_SIZES: [usize; 5] = [0, 1, 10, 100, 1000];
 const RESET_SIZES: [usize; 5] = [0, 10, 100, 1000, 4096];
 

@@ -4,9 +4,8 @@ use anyhow::{Result, bail};
 use wasm_prealloc_host::bare::{Tracked, collapse};
 use wasm_prealloc_host::{DEFAULT_PAGES, MemoryPool, Policy, Tracking, WASM_PAGE_BYTES};
 
-use super::memory::Memory;
-use super::{GIB, MIB, Row};
-use crate::cost::Cost;
+use super::memory::{GIB, MIB, Memory};
+use crate::cost::{Cost, Row};
 
 const BYTES: usize = 4 * GIB;
 const ROUNDS: usize = 25;

@@ -4,9 +4,8 @@ use anyhow::{Result, bail};
 use wasm_prealloc_host::bare::collapse;
 use wasm_prealloc_host::{Requirements, SecuredRegion};
 
-use super::memory::Memory;
-use super::{GIB, MIB, Row};
-use crate::cost::Cost;
+use super::memory::{GIB, MIB, Memory};
+use crate::cost::{Cost, Row};
 
 const BYTES: usize = 4 * GIB;
 const ROUNDS: usize = 3;

@@ -10,8 +10,8 @@ use wasm_prealloc_build::AtomicFile;
 use wasm_prealloc_tests::{Profile, command, repository};
 
 use super::corpus::Module;
+use crate::child::this_program;
 use crate::cost::{Cost, median, peak_bytes};
-use crate::this_program;
 
 /// The time between two readings of a running process's peak memory.
 const POLL: Duration = Duration::from_micros(200);

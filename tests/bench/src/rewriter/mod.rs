@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use clap::ValueEnum as _;
 
+use crate::child::measure_in_child;
 use crate::cost::{Cost, peak_bytes};
-use crate::measure_in_child;
 
 pub(crate) use command::walrus_file;
 pub(crate) use contenders::Contender;
