@@ -1,8 +1,8 @@
 //! Steps through bodies that may hold a site, several at a time.
 //!
 //! The start of an instruction is known only once the one before it has been measured, so a walk
-//! through one body waits for memory most of the time. Bodies do not wait for each other: walking
-//! through four in turn takes half the time.
+//! through one body waits for memory most of the time. Walking through several bodies in turn hides
+//! the wait, because they do not depend on each other.
 
 use wasmparser::{BinaryReaderError, FunctionBody};
 
@@ -22,24 +22,29 @@ pub(crate) struct CandidateBody {
 }
 
 impl CandidateBody {
-    /// Returns the offset of the first instruction, if it can be a site.
+    /// Returns the offset of the first instruction, if there may be sites.
     fn start(&mut self, code: &[u8]) -> Option<usize> {
         let body = FunctionBody::new(reader(code, self.body.content.clone()));
         let operators = body.get_binary_reader_for_operators();
         self.settle(operators.map(|operators| operators.original_position() as usize))
     }
 
-    /// Decodes the instruction at an offset, and returns the offset after it if there may be sites
-    /// from there on.
-    fn decode(&mut self, code: &[u8], at: usize) -> Option<usize> {
-        let read = read_operator(code, at..self.body.content.end);
-        let next = read.map(|(next, site)| {
-            self.body.sites.extend(site);
-            next
-        });
-        self.settle(next)
+    /// Decodes rare instructions from an offset on. Returns the offset of the next common one if there
+    /// may be sites from there on.
+    fn advance(&mut self, code: &[u8], at: usize) -> Option<usize> {
+        let mut at = self.settle(Ok(at))?;
+        while operator_len(code, at) == 0 {
+            let read = read_operator(code, at..self.body.content.end);
+            let next = read.map(|(next, site)| {
+                self.body.sites.extend(site);
+                next
+            });
+            at = self.settle(next)?;
+        }
+        Some(at)
     }
 
+    /// Ends the walk after the last match, or at an error.
     fn settle(&mut self, next: wasmparser::Result<usize>) -> Option<usize> {
         match next {
             Ok(at) => (at <= self.last).then_some(at),
@@ -54,8 +59,8 @@ impl CandidateBody {
 /// The number of bodies that are walked through in turn.
 const LANES: usize = 4;
 
-/// The number of steps between two looks at each lane. A lane that needs the parser waits for the
-/// others, and one that has passed its last candidate walks on for nothing.
+/// The number of steps between two checks of each lane. In between, a lane waits at a rare
+/// instruction, and takes useless steps after the last match of its body.
 const STEPS: usize = 8;
 
 /// An offset at which every instruction has the length 0.
@@ -69,19 +74,13 @@ pub(crate) fn find_sites(code: &[u8], candidates: &mut [CandidateBody]) {
     let mut lanes: [Option<&mut CandidateBody>; LANES] = Default::default();
     loop {
         for (at, lane) in offsets.iter_mut().zip(&mut lanes) {
-            let open = lane
-                .as_mut()
-                .and_then(|body| match operator_len(code, *at) {
-                    0 if *at <= body.last => body.decode(code, *at),
-                    _ => body.settle(Ok(*at)),
-                });
-            (*at, *lane) = match (open, lane.take()) {
-                (Some(at), body) => (at, body),
-                (None, _) => match next() {
-                    Some((at, body)) => (at, Some(body)),
-                    None => (NOWHERE, None),
-                },
-            };
+            match lane.as_mut().and_then(|body| body.advance(code, *at)) {
+                Some(open) => *at = open,
+                None => {
+                    let (start, body) = next().unzip();
+                    (*at, *lane) = (start.unwrap_or(NOWHERE), body);
+                }
+            }
         }
         if lanes.iter().all(Option::is_none) {
             return;
