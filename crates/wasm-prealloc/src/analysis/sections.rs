@@ -149,7 +149,9 @@ pub(crate) fn sections(
     })
 }
 
-fn read_section(reader: &mut BinaryReader<'_>) -> wasmparser::Result<Section> {
+/// Reads an id, a length and content of that length. Custom sections with subsections use the same
+/// form for them.
+pub(crate) fn read_section(reader: &mut BinaryReader<'_>) -> wasmparser::Result<Section> {
     let id = reader.read_u8()?;
     let length = reader.original_position() as usize;
     let content = to_range(&reader.read_reader()?.range());

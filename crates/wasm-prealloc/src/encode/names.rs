@@ -2,21 +2,18 @@
 //!
 //! Both sections are information only. One that cannot be read is left unchanged.
 
-use std::ops::Range;
-
 use wasm_encoder::Encode as _;
 use wasmparser::{BinaryReader, ProducersSectionReader};
 
 use super::splice::Patch;
 use crate::analysis::module_info::ModuleInfo;
-use crate::analysis::sections::{Section, to_range};
+use crate::analysis::sections::{Section, read_section};
 use crate::leb128::leb128;
 
 /// Subsections of the name section (core specification, "Name Section").
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Subsection {
-    Functions = 1,
-    Globals = 7,
+mod id {
+    pub(super) const FUNCTIONS: u8 = 1;
+    pub(super) const GLOBALS: u8 = 7;
 }
 
 /// Names to be added, in ascending order of their indices.
@@ -26,29 +23,35 @@ pub(crate) struct Names {
     pub(crate) globals: Vec<(u32, String)>,
 }
 
+/// The subsections of a name section, in order.
+fn subsections(mut reader: BinaryReader<'_>) -> wasmparser::Result<Vec<Section>> {
+    let mut subsections = Vec::new();
+    while !reader.eof() {
+        subsections.push(read_section(&mut reader)?);
+    }
+    Ok(subsections)
+}
+
 /// Returns the names of the `wanted` functions that have one.
 pub(crate) fn of_functions(info: &ModuleInfo<'_>, wanted: &[u32]) -> Vec<(u32, String)> {
     let mut found = Vec::new();
-    if let Some((_, section)) = info.custom("name")
-        && !wanted.is_empty()
-    {
+    if !wanted.is_empty() {
         // Names before one that cannot be read are used.
-        let _ = find_functions(section, wanted, &mut found);
+        let _ = find_functions(info, wanted, &mut found);
     }
     found
 }
 
 fn find_functions(
-    mut section: BinaryReader<'_>,
+    info: &ModuleInfo<'_>,
     wanted: &[u32],
     found: &mut Vec<(u32, String)>,
-) -> wasmparser::Result<()> {
-    while section.read_u8()? != Subsection::Functions as u8 {
-        section.read_reader()?;
-    }
-    let mut names = section.read_reader()?;
-    for _ in 0..names.read_var_u32()? {
-        let (index, name) = read_name(&mut names)?;
+) -> Option<()> {
+    let subsections = subsections(info.custom("name")?.1).ok()?;
+    let functions = subsections.iter().find(|s| s.id == id::FUNCTIONS)?;
+    let mut names = functions.reader(info.wasm);
+    for _ in 0..names.read_var_u32().ok()? {
+        let (index, name) = read_name(&mut names).ok()?;
         if wanted.contains(&index)
             && let Ok(name) = str::from_utf8(name)
         {
@@ -58,7 +61,7 @@ fn find_functions(
             }
         }
     }
-    Ok(())
+    Some(())
 }
 
 /// Reads an entry of a name map. wasmparser would also check every byte of the name, and a map can
@@ -75,44 +78,31 @@ pub(crate) fn add_names<'m>(
     info: &'m ModuleInfo<'_>,
     names: &Names,
 ) -> Option<(&'m Section, Patch)> {
-    let (section, mut reader) = info.custom("name")?;
+    let (section, reader) = info.custom("name")?;
+    let subsections = subsections(reader).ok()?;
     let mut content = Patch::new(section.content.clone());
-    let mut missing = vec![
-        (Subsection::Functions, &names.functions),
-        (Subsection::Globals, &names.globals),
+    let added = [
+        (id::FUNCTIONS, &names.functions),
+        (id::GLOBALS, &names.globals),
     ];
-    missing.retain(|(_, names)| !names.is_empty());
-    while !reader.eof() {
-        let start = reader.original_position() as usize;
-        let id = reader.read_u8().ok()?;
+    for (id, names) in added.into_iter().filter(|(_, names)| !names.is_empty()) {
         // Subsections are in the order of their ids.
-        while let Some((kind, names)) = missing.first()
-            && (*kind as u8) < id
-        {
-            content.insert(start, new_subsection(*kind, names));
-            missing.remove(0);
+        match subsections.iter().find(|s| s.id >= id) {
+            Some(found) if found.id == id => {
+                let patch = append_names(found, info.wasm, names)?;
+                content.nest(found.length.clone(), patch);
+            }
+            Some(next) => content.insert(next.start(), new_subsection(id, names)),
+            None => content.append(new_subsection(id, names)),
         }
-        let length = reader.original_position() as usize;
-        let subsection = reader.read_reader().ok()?;
-        let range = to_range(&subsection.range());
-        if let Some((kind, names)) = missing.first()
-            && *kind as u8 == id
-        {
-            let patch = append_names(subsection, range.clone(), names)?;
-            content.nest(length..range.start, patch);
-            missing.remove(0);
-        }
-    }
-    for (kind, names) in missing {
-        content.append(new_subsection(kind, names));
     }
     Some((section, content))
 }
 
-fn new_subsection(kind: Subsection, names: &[(u32, String)]) -> Vec<u8> {
+fn new_subsection(id: u8, names: &[(u32, String)]) -> Vec<u8> {
     let mut content = leb128(names.len() as u64, 1);
     encode_names(names, &mut content);
-    let mut bytes = vec![kind as u8];
+    let mut bytes = vec![id];
     content.as_slice().encode(&mut bytes);
     bytes
 }
@@ -125,14 +115,11 @@ fn encode_names(names: &[(u32, String)], bytes: &mut Vec<u8>) {
 }
 
 /// Appends names to a name map; `None` if the map is malformed or has one of the indices already.
-fn append_names(
-    mut reader: BinaryReader<'_>,
-    range: Range<usize>,
-    names: &[(u32, String)],
-) -> Option<Patch> {
+fn append_names(subsection: &Section, wasm: &[u8], names: &[(u32, String)]) -> Option<Patch> {
     let first = names.first()?.0;
-    let count = reader.read_var_u32().ok()?;
-    let field = range.start..reader.original_position() as usize;
+    let mut reader = subsection.reader(wasm);
+    let (count, field) = subsection.count_field(wasm).ok()?;
+    reader.read_var_u32().ok()?;
     let mut next = 0;
     for _ in 0..count {
         let (index, _) = read_name(&mut reader).ok()?;
@@ -145,7 +132,7 @@ fn append_names(
         return None;
     }
     let sum = u64::from(count) + names.len() as u64;
-    let mut patch = Patch::new(range);
+    let mut patch = Patch::new(subsection.content.clone());
     patch.replace(field.clone(), leb128(sum, field.len()));
     let mut added = Vec::new();
     encode_names(names, &mut added);

@@ -129,6 +129,7 @@ fn is_valid_module(wasm: &[u8], module: &ChangedBodies) -> wasmparser::Result<bo
         };
         at += consumed;
         match &payload {
+            // The validator would compare the data segments with their declared number.
             Payload::End(_) => return Ok(true),
             Payload::CodeSectionStart {
                 unchecked_range, ..
@@ -141,10 +142,11 @@ fn is_valid_module(wasm: &[u8], module: &ChangedBodies) -> wasmparser::Result<bo
                 }
                 parser.skip_section();
             }
-            _ if is_needed(&payload, module) => {
+            Payload::ExportSection(_) if !module.exports_added => {}
+            Payload::ElementSection(_) | Payload::DataSection(_) => {}
+            _ => {
                 validator.payload(&payload)?;
             }
-            _ => {}
         }
     }
 }
@@ -189,16 +191,6 @@ fn are_valid_bodies(
         validate_body(function, &body, &mut allocations)?;
     }
     Ok(gaps.fold(at, |at, gap| at.saturating_add(*gap)) == section.end)
-}
-
-/// Returns true if a part of a module is needed to validate bodies, or may have changed. The end of
-/// the module is not, because it compares the data segments with their declared number.
-fn is_needed(payload: &Payload<'_>, module: &ChangedBodies) -> bool {
-    match payload {
-        Payload::ExportSection(_) => module.exports_added,
-        Payload::ElementSection(_) | Payload::DataSection(_) => false,
-        _ => true,
-    }
 }
 
 /// Validates all sections, and the changed bodies.
