@@ -3,23 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::{LazyLock, OnceLock};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use serde_json::Value;
-use wasm_prealloc_tests::{Profile, command, memory_lock, repository};
-
-/// The errors of npm if the registry cannot be reached.
-const UNREACHABLE: [&str; 6] = [
-    "ENOTFOUND",
-    "EAI_AGAIN",
-    "ECONNREFUSED",
-    "ECONNRESET",
-    "ETIMEDOUT",
-    "ENETUNREACH",
-];
+use wasm_prealloc_tests::{Profile, command, install_packages, memory_lock, repository};
 
 /// A package, as `all.mjs --list` describes it.
 #[derive(Debug)]
@@ -55,7 +44,7 @@ fn main() -> std::process::ExitCode {
 
 /// Lists the clients. `None` if Node is not installed.
 fn clients() -> Result<Option<Vec<Client>>, Failed> {
-    let Some(output) = run("node", &["all.mjs", "--list"])? else {
+    let Some(output) = run("--list", Path::new(""))? else {
         return Ok(None);
     };
     let list: Vec<Value> = serde_json::from_slice(&output.stdout)?;
@@ -90,69 +79,31 @@ fn check_list(clients: &[Client]) -> Result<(), Failed> {
     }
 }
 
-/// Runs a program in the folder of the clients. `None` if the program is not installed.
-fn run(program: &str, arguments: &[&str]) -> Result<Option<Output>, Failed> {
-    static COMMAND: LazyLock<Result<std::path::PathBuf, String>> =
-        LazyLock::new(|| command(Profile::Dev).map_err(|error| format!("{error:?}")));
-    let mut command = Command::new(program);
-    command.args(arguments).current_dir(folder());
-    if !arguments.contains(&"--list") {
-        command.env("WASM_PREALLOC", COMMAND.as_ref()?);
-    }
-    match command.output() {
-        Ok(output) => Ok(Some(output)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("cannot start {program}: {error}").into()),
-    }
-}
-
-fn folder() -> std::path::PathBuf {
+fn folder() -> PathBuf {
     repository().join("tests/fixtures/clients")
 }
 
-/// Returns the packages that a lock file names, each with its version.
-fn locked(path: &Path) -> Option<Vec<(String, Value)>> {
-    let lock: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-    let packages = lock["packages"].as_object()?.iter();
-    // The package without a name is the folder itself. npm does not list it as installed.
-    let named = packages.filter(|(name, _)| !name.is_empty());
-    let versions = named.map(|(name, package)| (name.clone(), package["version"].clone()));
-    Some(versions.collect())
-}
-
-/// Installs the packages of the lock file. Returns the reason if this machine cannot.
-fn install() -> Result<Option<String>, Failed> {
-    let wanted = locked(&folder().join("package-lock.json"));
-    if wanted.is_none() {
-        return Err("cannot read package-lock.json".into());
-    }
-    if locked(&folder().join("node_modules/.package-lock.json")) == wanted {
-        return Ok(None);
-    }
-    let arguments = ["ci", "--ignore-scripts", "--no-audit", "--no-fund"];
-    let Some(output) = run("npm", &arguments)? else {
-        return Ok(Some("there is no `npm` on PATH".to_owned()));
-    };
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() {
-        return Ok(None);
-    }
-    match UNREACHABLE.iter().any(|code| stderr.contains(code)) {
-        true => Ok(Some("cannot reach the registry of npm".to_owned())),
-        false => Err(format!("npm ci: {stderr}").into()),
+/// Runs `all.mjs`. `None` if Node is not installed.
+fn run(argument: &str, binary: &Path) -> Result<Option<Output>, Failed> {
+    let output = Command::new("node")
+        .args(["all.mjs", argument])
+        .current_dir(folder())
+        .env("WASM_PREALLOC", binary)
+        .output();
+    match output {
+        Ok(output) => Ok(Some(output)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot start node: {error}").into()),
     }
 }
 
 fn check(client: &Client) -> Result<Completion, Failed> {
-    static INSTALLED: OnceLock<Option<String>> = OnceLock::new();
     let _lock = memory_lock()?;
-    if INSTALLED.get().is_none() {
-        let _ = INSTALLED.set(install()?);
-    }
-    if let Some(Some(why)) = INSTALLED.get() {
+    if let Some(why) = install_packages(&folder()).map_err(|error| format!("{error:?}"))? {
         return Ok(Completion::ignored_with(format!("skipped: {why}")));
     }
-    let output = run("node", &["all.mjs", &client.name])?.ok_or("there is no `node` on PATH")?;
+    let binary = command(Profile::Dev).map_err(|error| format!("{error:?}"))?;
+    let output = run(&client.name, &binary)?.ok_or("there is no `node` on PATH")?;
     let table = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);

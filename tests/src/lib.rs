@@ -12,12 +12,14 @@ pub mod limits;
 pub mod machines;
 mod memory_group;
 mod memory_lock;
+mod npm;
 mod programs;
 mod skip;
 
 pub use indexer::{Indexer, Outcome, Setup, block};
 pub use memory_group::MemoryGroup;
 pub use memory_lock::memory_lock;
+pub use npm::install_packages;
 pub use programs::{
     Guest, Guests, Profile, any_engine, command, commit, debug_guest, indexer, repository,
 };

@@ -2,13 +2,15 @@
 //! a rewrite with such a module.
 
 use std::convert::Infallible;
+use std::ops::Range;
 
 use anyhow::Result;
 use wasm_encoder::reencode::{self, Reencode};
 use wasm_encoder::{ImportSection, MemorySection, RawSection};
 use wasmparser::{MemoryType, Operator, Parser, Payload, TypeRef};
 
-use crate::generate::{HEAP_BASE, usize_range};
+/// The name under which linkers export the start of the heap.
+pub(crate) const HEAP_BASE: &str = "__heap_base";
 
 /// Facts about the memories of a module.
 #[derive(Clone, Debug, Default)]
@@ -139,4 +141,9 @@ impl<F: FnMut(usize, MemoryType) -> MemoryType> Reencode for Limits<F> {
             page_size_log2: ty.page_size_log2,
         })
     }
+}
+
+/// Converts a range that a reader returned. It is within the reader's slice, so it fits.
+pub(crate) fn usize_range(range: &Range<u64>) -> Range<usize> {
+    range.start as usize..range.end as usize
 }

@@ -1,12 +1,12 @@
 //! Random modules that use their memories. wasm-smith generates them, and growth instructions are then
 //! inserted into their functions, because wasm-smith alone generates too few.
 
-use std::ops::Range;
-
 use arbitrary::{Result, Unstructured};
 use wasm_encoder::Encode as _;
 use wasm_smith::{Config, InstructionKind, InstructionKinds, MemoryOffsetChoices};
 use wasmparser::{FunctionBody, MemoryType, Parser, Payload};
+
+use crate::declare::{HEAP_BASE, Memories, usize_range};
 
 /// The number of calls and loop iterations before a module traps. The module itself counts them, so
 /// that the original and the rewrite trap at the same point.
@@ -105,23 +105,14 @@ fn config(u: &mut Unstructured<'_>, pages: u64) -> Result<Config> {
 
 /// Returns a module whose only import is a memory.
 fn memory_import(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
-    let minimum = u.int_in_range(0..=3)?;
+    let minimum: u64 = u.int_in_range(0..=3)?;
     let maximum = match u.ratio(3, 4)? {
         true => Some(minimum + u.int_in_range(0..=60)?),
         false => None,
     };
-    let memory = wasm_encoder::MemoryType {
-        minimum,
-        maximum,
-        memory64: false,
-        shared: false,
-        page_size_log2: None,
-    };
-    let mut imports = wasm_encoder::ImportSection::new();
-    imports.import("env", "memory", memory);
-    let mut module = wasm_encoder::Module::new();
-    module.section(&imports);
-    Ok(module.finish())
+    let maximum = maximum.map_or(String::new(), |maximum: u64| maximum.to_string());
+    let text = format!(r#"(module (import "env" "memory" (memory {minimum} {maximum})))"#);
+    wat::parse_str(text).map_err(|_| arbitrary::Error::IncorrectFormat)
 }
 
 /// The instructions and other items to insert into a generated module.
@@ -152,9 +143,6 @@ mod id {
 /// The name of the exported global that mixes the results of the inserted instructions.
 const RESULTS: &str = "results of the inserted instructions";
 
-/// The name under which linkers export the start of the heap.
-pub(crate) const HEAP_BASE: &str = "__heap_base";
-
 impl Insertions {
     fn new(u: &mut Unstructured<'_>) -> Result<Self> {
         Ok(Self {
@@ -174,7 +162,7 @@ impl Insertions {
     fn insert(&self, wasm: &[u8], u: &mut Unstructured<'_>) -> anyhow::Result<Vec<u8>> {
         let mut sections = Sections::new();
         let mut bodies: Vec<FunctionBody<'_>> = Vec::new();
-        let mut memories: Vec<MemoryType> = Vec::new();
+        let memories = Memories::read(wasm)?.types;
         let (mut types, mut globals) = (0, 0);
         for payload in Parser::new(0).parse_all(wasm) {
             let payload = payload?;
@@ -186,16 +174,6 @@ impl Insertions {
                     for group in reader {
                         types += group?.types().len() as u32;
                     }
-                }
-                Payload::ImportSection(reader) => {
-                    for import in reader.into_imports() {
-                        if let wasmparser::TypeRef::Memory(ty) = import?.ty {
-                            memories.push(ty);
-                        }
-                    }
-                }
-                Payload::MemorySection(reader) => {
-                    memories.extend(reader.into_iter().collect::<wasmparser::Result<Vec<_>>>()?);
                 }
                 Payload::GlobalSection(reader) => globals = reader.count(),
                 Payload::CodeSectionEntry(body) => bodies.push(body),
@@ -347,9 +325,4 @@ fn append(sections: &mut Sections, id: u8, item: &[u8]) -> anyhow::Result<()> {
     content.extend(items);
     content.extend_from_slice(item);
     Ok(())
-}
-
-/// Converts a range that a reader returned. It is within the reader's slice, so it fits.
-pub(crate) fn usize_range(range: &Range<u64>) -> Range<usize> {
-    range.start as usize..range.end as usize
 }

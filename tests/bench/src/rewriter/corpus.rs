@@ -1,11 +1,10 @@
 //! The modules that are measured: published ones from npm packages, and this repository's guests.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use wasm_prealloc_build::Linking;
-use wasm_prealloc_tests::{Guests, repository, skipped};
+use wasm_prealloc_tests::{Guests, install_packages, repository, skipped};
 
 /// Packages, and the paths of their modules in the package's folder. The smallest module is first.
 const PACKAGES: &[(&str, &str)] = &[
@@ -46,8 +45,8 @@ pub(super) fn modules() -> Result<Vec<Module>> {
         Module::read("memory-stress (guest)".into(), guests.memory_stress)?,
     ];
     let folder = repository().join("tests/fixtures/corpus");
-    if let Err(why) = install(&folder) {
-        skipped(&format!("the modules of npm packages: {why:#}"));
+    if let Some(why) = install_packages(&folder)? {
+        skipped(&format!("the modules of npm packages: {why}"));
         return Ok(modules);
     }
     for (package, module) in PACKAGES {
@@ -55,29 +54,6 @@ pub(super) fn modules() -> Result<Vec<Module>> {
         modules.push(Module::read((*package).to_owned(), path)?);
     }
     Ok(modules)
-}
-
-/// Installs the packages at the versions of the lock file, unless they are installed already. Their
-/// scripts are not run.
-fn install(folder: &Path) -> Result<()> {
-    let lock = std::fs::read(folder.join("package-lock.json"))?;
-    // npm does not record which lock file it installed from, so this file does.
-    let stamp = folder.join("node_modules/.installed-from");
-    if std::fs::read(&stamp).is_ok_and(|from| from == lock) {
-        return Ok(());
-    }
-    eprintln!("fetching the modules of {} npm packages", PACKAGES.len());
-    let output = Command::new("npm")
-        .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
-        .current_dir(folder)
-        .output()
-        .context("cannot start npm")?;
-    anyhow::ensure!(
-        output.status.success(),
-        "npm ci failed: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(std::fs::write(stamp, lock)?)
 }
 
 impl Module {
