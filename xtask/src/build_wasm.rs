@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
-use wasm_prealloc::{GrowthHandling, MemoryReport};
+use wasm_prealloc::MemoryReport;
 use wasm_prealloc_build::manifest::BuiltGuest;
 use wasm_prealloc_build::{Build, BuildOptions, build};
 
@@ -72,7 +72,7 @@ fn show(build: &Build) -> anyhow::Result<()> {
             guest.report.bytes_before.to_string(),
             guest.report.bytes_after.to_string(),
             per_memory(guest, memory),
-            per_memory(guest, growth),
+            per_memory(guest, |memory| memory.growth.to_string()),
             per_memory(guest, sites),
             guest.sha256.chars().take(SHA256_PREFIX).collect(),
         ]);
@@ -100,15 +100,6 @@ fn memory(memory: &MemoryReport) -> String {
         Some(maximum) if maximum == minimum => format!("{maximum} pages"),
         Some(maximum) => format!("{minimum} to {maximum} pages"),
         None => format!("{minimum} pages or more"),
-    }
-}
-
-fn growth(memory: &MemoryReport) -> String {
-    match memory.growth {
-        GrowthHandling::None => "none".to_owned(),
-        GrowthHandling::Emulated { from_pages, .. } => format!("emulated from page {from_pages}"),
-        GrowthHandling::Pregrown { pages, .. } => format!("pregrown to {pages} pages"),
-        GrowthHandling::Kept => "kept".to_owned(),
     }
 }
 

@@ -10,7 +10,6 @@ use wasm_prealloc::{
 
 use crate::folder;
 use crate::io::{Inputs, limits};
-use crate::rewrite::handling;
 use crate::{batch, exit};
 
 const EXAMPLES: &[&str] = &[
@@ -115,7 +114,7 @@ fn print_memory(out: &mut impl Write, inspected: &MemoryInspection) -> io::Resul
         inspected.functions.len()
     )?;
     if let Some(growth) = &inspected.rewrite {
-        writeln!(out, "    rewrite: {}", handling(memory, growth))?;
+        writeln!(out, "    rewrite: {growth}")?;
         writeln!(
             out,
             "    afterwards: an access between the size the module sees and the memory's end \

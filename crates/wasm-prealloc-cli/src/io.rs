@@ -214,7 +214,7 @@ fn pages(pages: u64) -> String {
 }
 
 /// Describes a number of a memory's own pages.
-pub(crate) fn size(memory: &wasm_prealloc::Memory, size: u64) -> String {
+fn size(memory: &wasm_prealloc::Memory, size: u64) -> String {
     match memory.page_size_log2 {
         None => pages(size),
         Some(0) => format!("{size} pages of 1 byte"),

@@ -5,13 +5,12 @@ use std::io::{self, Write};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use wasm_prealloc::{
-    EmulateFrom, Growth, GrowthHandling, MAX_PAGES, Memory, MemoryImportPolicy, Options, Report,
-    Validate, rewrite,
+    EmulateFrom, Growth, MAX_PAGES, MemoryImportPolicy, Options, Report, Validate, rewrite,
 };
 
 use crate::destination::{Destination, real};
 use crate::folder::{self, Item};
-use crate::io::{Inputs, Output, limits, size};
+use crate::io::{Inputs, Output, limits};
 use crate::{batch, exit};
 
 const EXAMPLES: &[&str] = &[
@@ -133,13 +132,13 @@ fn describe(out: &mut impl Write, input: &str, output: &str, report: &Report) ->
     for memory in &report.memories {
         writeln!(
             out,
-            "  {}: {} -> {}; {} memory.grow, {} memory.size: {}",
+            "  {}: {} -> {}; {} memory.grow, {} memory.size; growth: {}",
             memory.before.id,
             limits(&memory.before),
             limits(&memory.after),
             memory.sites.grow,
             memory.sites.size,
-            handling(&memory.after, &memory.growth)
+            memory.growth
         )?;
     }
     for offsets in &report.code_offsets {
@@ -168,24 +167,4 @@ fn describe(out: &mut impl Write, input: &str, output: &str, report: &Report) ->
 fn warnings(out: &mut impl Write, prefix: &str, report: &Report) -> io::Result<()> {
     let mut warnings = report.warnings.iter();
     warnings.try_for_each(|warning| writeln!(out, "{prefix}warning: {warning}"))
-}
-
-/// Describes the handling of growth.
-pub(crate) fn handling(memory: &Memory, growth: &GrowthHandling) -> String {
-    match growth {
-        GrowthHandling::None => "nothing to replace".to_owned(),
-        GrowthHandling::Kept => "kept".to_owned(),
-        GrowthHandling::Emulated {
-            from_pages,
-            cap_pages,
-            ..
-        } => format!(
-            "emulated from {} up to {}",
-            size(memory, *from_pages),
-            size(memory, *cap_pages)
-        ),
-        GrowthHandling::Pregrown { pages, .. } => {
-            format!("pregrown, reads as {}", size(memory, *pages))
-        }
-    }
 }

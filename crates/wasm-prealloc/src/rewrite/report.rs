@@ -54,7 +54,8 @@ pub struct MemoryReport {
     pub sites: Sites,
 }
 
-/// The handling of the instructions that grow and measure a memory.
+/// The handling of the instructions that grow and measure a memory. Displays as a few words, with
+/// sizes in the memory's own pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(
     feature = "serde",
@@ -87,6 +88,21 @@ pub enum GrowthHandling {
     },
     /// The instructions are unchanged.
     Kept,
+}
+
+impl fmt::Display for GrowthHandling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none"),
+            Self::Emulated {
+                from_pages,
+                cap_pages,
+                ..
+            } => write!(f, "emulated from page {from_pages} up to {cap_pages}"),
+            Self::Pregrown { pages, .. } => write!(f, "pregrown to {pages} pages"),
+            Self::Kept => f.write_str("kept"),
+        }
+    }
 }
 
 /// A result that is as requested and may not be what is wanted. Displays as one line.
