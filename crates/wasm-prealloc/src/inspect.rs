@@ -1,14 +1,14 @@
 //! Describes a module's memories, the code that grows them, and the effect of a rewrite.
 
 use crate::analysis::data::DataSegment;
-use crate::analysis::module_info::ModuleInfo;
 use crate::analysis::provenance::Declared;
 use crate::analysis::site::{Body, Sites, count_sites};
 use crate::analysis::{Analysis, Module};
 use crate::error::Error;
 use crate::limits::Memory;
-use crate::rewrite::decide::{Decisions, decide};
+use crate::rewrite::decide::Decisions;
 use crate::rewrite::options::Options;
+use crate::rewrite::plan::Plan;
 use crate::rewrite::report::{GrowthHandling, MemoryReport, Report};
 
 /// The memories of an input, and the facts that concern them.
@@ -20,8 +20,8 @@ pub struct Inspection {
     pub bytes: usize,
     /// The core modules: the input itself, or those that a component contains.
     pub modules: Vec<ModuleInspection>,
-    /// The reason for which a rewrite with default options would refuse the memories; `None` if it
-    /// would not.
+    /// The reason for which a rewrite with default options would refuse the input; `None` if it
+    /// would not. The input is not validated.
     pub refusal: Option<String>,
 }
 
@@ -117,15 +117,15 @@ impl Analysis<'_> {
     /// # Errors
     /// Returns an error if the code or the data is malformed.
     pub fn inspect(&self) -> Result<Inspection, Error> {
-        let decided = decide(self, &Options::default());
+        let plan = Plan::new(self, &Options::default());
         let modules = self.modules.iter().enumerate().map(|(position, module)| {
-            let decisions = decided.as_ref().ok().map(|decided| &decided[position]);
+            let decisions = plan.as_ref().ok().map(|plan| &plan.decisions[position]);
             inspect_module(module, decisions)
         });
         Ok(Inspection {
             bytes: self.wasm.len(),
             modules: modules.collect::<Result<_, _>>()?,
-            refusal: decided.as_ref().err().map(Error::to_string),
+            refusal: plan.as_ref().err().map(Error::to_string),
         })
     }
 }
@@ -153,15 +153,11 @@ fn inspect_module(
         module: info.module,
         bytes: info.range.len(),
         memories: memories.collect(),
-        landmarks: landmarks(info)?,
+        landmarks: Landmarks {
+            data_end: info.landmark("__data_end")?,
+            heap_base: info.landmark("__heap_base")?,
+            heap_end: info.landmark("__heap_end")?,
+        },
         data: module.data()?.to_vec(),
-    })
-}
-
-fn landmarks(info: &ModuleInfo<'_>) -> Result<Landmarks, Error> {
-    Ok(Landmarks {
-        data_end: info.landmark("__data_end")?,
-        heap_base: info.landmark("__heap_base")?,
-        heap_end: info.landmark("__heap_end")?,
     })
 }

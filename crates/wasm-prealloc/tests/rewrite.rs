@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use std::ops::Range;
 
 use wasm_prealloc::{
-    EmulateFrom, Error, Growth, GrowthHandling, Options, Rewritten, Validate, Warning, rewrite,
-    rewrite_into, verify,
+    EmulateFrom, Error, Growth, GrowthHandling, Options, Rewritten, Validate, Warning, inspect,
+    rewrite, rewrite_into, verify,
 };
 use wasmparser::{Parser, Payload, Validator, WasmFeatures};
 
@@ -300,6 +300,19 @@ fn verify_reads_nothing_after_the_memory_section() {
     verify(&module[..memory.end], 65_536).unwrap();
     let error = verify(&module[..memory.end - 1], 65_536).unwrap_err();
     assert!(error.to_string().contains("malformed"), "{error}");
+}
+
+/// The search for sites ends after the last one. A rewrite reads the whole body to make room.
+#[test]
+fn inspect_gives_the_refusal_of_a_fault_after_the_last_site() {
+    let mut module = with_functions("(func (drop (memory.grow (i32.const 1))) nop)", 200);
+    let body = [0x40, 0x00, 0x1a, 0x01, 0x0b];
+    let at = module.windows(5).position(|bytes| bytes == body).unwrap();
+    module[at + 3] = 0xff;
+    let inspection = inspect(&module).unwrap();
+    let refusal = inspection.refusal.unwrap();
+    assert!(refusal.contains("illegal opcode: 0xff"), "{refusal}");
+    assert_eq!(inspection.modules[0].memories[0].rewrite, None);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::limits::Memory;
 use component::Node;
 use data::{DataSegment, data_segments};
+use function_types::FunctionTypes;
 use module_info::ModuleInfo;
 use provenance::Provenance;
 use scan::growth_sites;
@@ -49,12 +50,13 @@ pub struct Analysis<'a> {
     pub(crate) modules: Vec<Module<'a>>,
 }
 
-/// A core module: its structure, and its code and data once something needs them.
+/// A core module: its structure, and its types, code and data once something needs them.
 #[derive(Debug)]
 pub(crate) struct Module<'a> {
     pub(crate) info: ModuleInfo<'a>,
     pub(crate) provenance: Provenance,
     bodies: OnceLock<Result<Vec<Body>, Error>>,
+    types: OnceLock<Result<FunctionTypes, Error>>,
     data: OnceLock<Result<Vec<DataSegment>, Error>>,
 }
 
@@ -72,6 +74,7 @@ impl<'a> Analysis<'a> {
                 provenance: Provenance::read(&info),
                 info,
                 bodies: OnceLock::new(),
+                types: OnceLock::new(),
                 data: OnceLock::new(),
             })
         });
@@ -95,6 +98,12 @@ impl Module<'_> {
     pub(crate) fn bodies(&self) -> Result<&[Body], Error> {
         let bodies = self.bodies.get_or_init(|| growth_sites(&self.info));
         bodies.as_deref().map_err(Error::clone)
+    }
+
+    /// The function types.
+    pub(crate) fn types(&self) -> Result<&FunctionTypes, Error> {
+        let read = || FunctionTypes::read(&self.info).map_err(Error::malformed);
+        self.types.get_or_init(read).as_ref().map_err(Error::clone)
     }
 
     /// The data segments, in order.

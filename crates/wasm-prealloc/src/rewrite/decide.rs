@@ -71,6 +71,8 @@ fn decide_module<'m>(module: &'m Module<'_>, options: &Options) -> Result<Decisi
     for mapped in &module.info.memories {
         let memory = &mapped.memory;
         let (sites, first) = count_sites(module.bodies()?, memory.id.index);
+        // Malformed types are reported before any refusal.
+        module.types()?;
         let subject = Subject {
             module,
             memory,
@@ -78,9 +80,10 @@ fn decide_module<'m>(module: &'m Module<'_>, options: &Options) -> Result<Decisi
             sites,
             first,
             options,
+            global: next_global,
+            function: next_function,
         };
-        let (choice, warning) = subject.choose()?;
-        let growth = subject.growth(choice, next_global, next_function)?;
+        let (growth, warning) = subject.choose()?;
         match growth {
             GrowthHandling::None | GrowthHandling::Kept => {}
             GrowthHandling::Pregrown { .. } => next_global += 1,
@@ -128,15 +131,6 @@ enum Start {
     Chosen,
 }
 
-/// The ways to handle the instructions.
-#[derive(Clone, Copy)]
-enum Choice {
-    Nothing,
-    Keep,
-    Emulate,
-    Pregrown,
-}
-
 /// A memory, and the facts and options that decide what becomes of it.
 struct Subject<'m, 'a> {
     module: &'m Module<'a>,
@@ -146,11 +140,16 @@ struct Subject<'m, 'a> {
     sites: Sites,
     first: FirstSites,
     options: &'m Options,
+    /// The index of the next global that is added.
+    global: u32,
+    /// The index of the next function that is added.
+    function: u32,
 }
 
 impl Subject<'_, '_> {
-    /// The table of all cases.
-    fn choose(&self) -> Result<(Choice, Option<Warning>), Error> {
+    /// The table of all cases: option, instructions, limits and start of growth. The first row that
+    /// matches applies.
+    fn choose(&self) -> Result<(GrowthHandling, Option<Warning>), Error> {
         use Growth::{Auto, Emulate, Keep, Pregrown};
         use Limits::{AtTarget, Growable, Pinned};
         use Start::Declared;
@@ -181,26 +180,26 @@ impl Subject<'_, '_> {
             self.start(),
         );
         Ok(match facts {
-            (_, Neither, _, _) => (Choice::Nothing, None),
+            (_, Neither, _, _) => (GrowthHandling::None, None),
 
-            (Auto, Size, Growable, _) => (Choice::Pregrown, embedder_cannot_grow),
-            (Auto, Size, Pinned, _) => (Choice::Pregrown, None),
-            (Auto, Size, AtTarget, _) => (Choice::Keep, size_wraps),
-            (Auto, Grow | Both, AtTarget, Declared) => (Choice::Keep, can_only_fail),
+            (Auto, Size, Growable, _) => (self.pregrown(), embedder_cannot_grow),
+            (Auto, Size, Pinned, _) => (self.pregrown(), None),
+            (Auto, Size, AtTarget, _) => (GrowthHandling::Kept, size_wraps),
+            (Auto, Grow | Both, AtTarget, Declared) => (GrowthHandling::Kept, can_only_fail),
 
             (Emulate, _, AtTarget, Declared) => return Err(no_minimum),
-            (Emulate, Size, _, _) => (Choice::Emulate, None),
+            (Emulate, Size, _, _) => (self.emulated()?, None),
 
-            (Auto | Emulate, Grow | Both, Pinned, Declared) => (Choice::Emulate, can_only_fail),
-            (Auto | Emulate, Grow | Both, _, _) => (Choice::Emulate, None),
+            (Auto | Emulate, Grow | Both, Pinned, Declared) => (self.emulated()?, can_only_fail),
+            (Auto | Emulate, Grow | Both, _, _) => (self.emulated()?, None),
 
-            (Pregrown, Grow, _, _) => (Choice::Keep, can_only_fail),
-            (Pregrown, Both, _, _) => (Choice::Pregrown, can_only_fail),
-            (Pregrown, Size, Growable, _) => (Choice::Pregrown, embedder_cannot_grow),
-            (Pregrown, Size, Pinned | AtTarget, _) => (Choice::Pregrown, None),
+            (Pregrown, Grow, _, _) => (GrowthHandling::Kept, can_only_fail),
+            (Pregrown, Both, _, _) => (self.pregrown(), can_only_fail),
+            (Pregrown, Size, Growable, _) => (self.pregrown(), embedder_cannot_grow),
+            (Pregrown, Size, Pinned | AtTarget, _) => (self.pregrown(), None),
 
-            (Keep, Grow | Both, _, _) => (Choice::Keep, can_only_fail),
-            (Keep, Size, _, _) => (Choice::Keep, None),
+            (Keep, Grow | Both, _, _) => (GrowthHandling::Kept, can_only_fail),
+            (Keep, Size, _, _) => (GrowthHandling::Kept, None),
         })
     }
 
@@ -230,30 +229,25 @@ impl Subject<'_, '_> {
         }
     }
 
-    /// Computes the sizes that a choice needs. `global` and `function` are the next indices.
-    fn growth(&self, choice: Choice, global: u32, function: u32) -> Result<GrowthHandling, Error> {
+    /// The size reads as the cap, if the module can read that.
+    fn pregrown(&self) -> GrowthHandling {
         let cap = self.cap();
-        Ok(match choice {
-            Choice::Nothing => GrowthHandling::None,
-            Choice::Keep => GrowthHandling::Kept,
-            Choice::Pregrown => {
-                let most = if self.wraps() {
-                    MAX_READABLE_PAGES
-                } else {
-                    cap
-                };
-                let pages = cap.min(most);
-                GrowthHandling::Pregrown { pages, global }
-            }
-            Choice::Emulate => {
-                self.check_sole_counter()?;
-                GrowthHandling::Emulated {
-                    from_pages: self.emulated_start()?,
-                    cap_pages: cap,
-                    global,
-                    function: (self.sites.grow > 0).then_some(function),
-                }
-            }
+        let pages = if self.wraps() {
+            cap.min(MAX_READABLE_PAGES)
+        } else {
+            cap
+        };
+        let global = self.global;
+        GrowthHandling::Pregrown { pages, global }
+    }
+
+    fn emulated(&self) -> Result<GrowthHandling, Error> {
+        self.check_sole_counter()?;
+        Ok(GrowthHandling::Emulated {
+            from_pages: self.emulated_start()?,
+            cap_pages: self.cap(),
+            global: self.global,
+            function: (self.sites.grow > 0).then_some(self.function),
         })
     }
 

@@ -5,7 +5,7 @@
 
 pub(crate) mod decide;
 pub(crate) mod options;
-mod plan;
+pub(crate) mod plan;
 pub(crate) mod report;
 mod validate;
 

@@ -9,7 +9,7 @@ use super::report::{GrowthHandling, Report, Warning};
 use super::validate::ChangedBodies;
 use crate::analysis::component::Node;
 use crate::analysis::function_types::FunctionTypes;
-use crate::analysis::module_info::{MappedMemory, ModuleInfo};
+use crate::analysis::module_info::ModuleInfo;
 use crate::analysis::{Analysis, Module};
 use crate::encode::bodies::{BodyPatcher, Origin, Replacements};
 use crate::encode::code_offsets::CodeOffsets;
@@ -24,7 +24,7 @@ pub(crate) struct Plan<'m> {
     pub(crate) patch: Patch,
     /// The changed bodies of each core module.
     pub(crate) changed: Vec<ChangedBodies>,
-    decisions: Vec<Decisions<'m>>,
+    pub(crate) decisions: Vec<Decisions<'m>>,
     code_offsets: Vec<CodeOffsets>,
 }
 
@@ -94,7 +94,7 @@ fn nest(node: &Node, modules: &mut impl Iterator<Item = Patch>) -> Patch {
 /// Collects the edits of one core module.
 struct ModulePlanner<'m, 'a> {
     info: &'m ModuleInfo<'a>,
-    types: FunctionTypes,
+    types: &'m FunctionTypes,
     edits: ModuleEdits<'m>,
     /// By index of the memory.
     replacements: Vec<Replacements>,
@@ -111,7 +111,7 @@ impl<'m> ModulePlanner<'m, '_> {
         }
         let mut planner = ModulePlanner {
             info: &module.info,
-            types: FunctionTypes::read(&module.info).map_err(Error::malformed)?,
+            types: module.types()?,
             edits: ModuleEdits::default(),
             replacements: Vec::new(),
         };
@@ -123,7 +123,7 @@ impl<'m> ModulePlanner<'m, '_> {
         }
         let mut patcher = BodyPatcher {
             info: planner.info,
-            types: &planner.types,
+            types: planner.types,
             replacements: std::mem::take(&mut planner.replacements),
             code: std::mem::take(&mut planner.edits.code),
         };
@@ -196,9 +196,11 @@ impl<'m> ModulePlanner<'m, '_> {
     /// Makes every imported memory one of the module's own. Imports come first in the index space,
     /// and so do these memories, so no index changes.
     fn define_imports(&mut self) -> Result<(), Error> {
-        let imported = |memory: &&MappedMemory| memory.memory.import.is_some();
-        for mapped in self.info.memories.iter().filter(imported) {
+        for mapped in &self.info.memories {
             let memory = &mapped.memory;
+            let Some(import) = &memory.import else {
+                continue;
+            };
             let refuse = |what| {
                 let offset = memory.offset;
                 Err(Error::Unsupported { what, offset })
@@ -211,9 +213,6 @@ impl<'m> ModulePlanner<'m, '_> {
                 return refuse(Unsupported::CompactImport { memory: id });
             }
             self.edits.define = true;
-            let Some(import) = &memory.import else {
-                continue;
-            };
             match self.info.export(&import.name)? {
                 None => self.add_export(&import.name, ExportKind::Memory(id.index))?,
                 // Many modules export the memory that they import.
