@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use wasmparser::{
     BinaryReader, ConstExpr, ExportSectionReader, ExternalKind, FunctionSectionReader,
-    GlobalSectionReader, ImportSectionReader, Imports, MemorySectionReader, Name,
+    GlobalSectionReader, Import, ImportSectionReader, Imports, MemorySectionReader, Name,
     NameSectionReader, Operator, TypeRef,
 };
 
@@ -38,12 +38,7 @@ pub(crate) struct ModuleInfo<'a> {
     pub(crate) defined_globals: u32,
     /// All memories, in the order of the index space.
     pub(crate) memories: Vec<MappedMemory>,
-    /// The exported globals with the names in [`LANDMARKS`]: name and global index.
-    landmarks: Vec<(&'a str, u32)>,
 }
-
-/// The globals with which linkers export addresses.
-const LANDMARKS: [&str; 3] = ["__data_end", "__heap_base", "__heap_end"];
 
 impl<'a> ModuleInfo<'a> {
     /// Reads a module's structure.
@@ -72,7 +67,6 @@ impl<'a> ModuleInfo<'a> {
             imported_globals: 0,
             defined_globals: 0,
             memories: Vec::new(),
-            landmarks: Vec::new(),
         };
         for section in sections(wasm, range) {
             let section = section?;
@@ -112,11 +106,9 @@ impl<'a> ModuleInfo<'a> {
             id::MEMORY => self.read_memories(reader)?,
             id::GLOBAL => self.defined_globals = GlobalSectionReader::new(reader)?.count(),
             id::EXPORT => {
+                // A malformed export is an error, even if nothing looks for its name.
                 for export in ExportSectionReader::new(reader)? {
-                    let export = export?;
-                    if export.kind == ExternalKind::Global && LANDMARKS.contains(&export.name) {
-                        self.landmarks.push((export.name, export.index));
-                    }
+                    export?;
                 }
             }
             _ => {}
@@ -128,22 +120,9 @@ impl<'a> ModuleInfo<'a> {
         let end = reader.range().end as usize;
         let groups = ImportSectionReader::new(reader)?.into_iter_with_offsets();
         for (entry, group) in with_ranges(groups, end)? {
-            let offset = entry.start as u64;
-            match group {
-                Imports::Single(_, import) => {
-                    self.read_import(import.module, import.name, import.ty, offset, Some(entry))?;
-                }
-                Imports::Compact1 { module, items } => {
-                    for item in items {
-                        let item = item?;
-                        self.read_import(module, item.name, item.ty, offset, None)?;
-                    }
-                }
-                Imports::Compact2 { module, ty, names } => {
-                    for name in names {
-                        self.read_import(module, name?, ty, offset, None)?;
-                    }
-                }
+            let is_single = matches!(group, Imports::Single(..));
+            for import in group {
+                self.read_import(import?.1, &entry, is_single)?;
             }
         }
         Ok(())
@@ -151,34 +130,29 @@ impl<'a> ModuleInfo<'a> {
 
     fn read_import(
         &mut self,
-        module: &str,
-        name: &str,
-        ty: TypeRef,
-        offset: u64,
-        entry: Option<Range<usize>>,
+        import: Import<'_>,
+        entry: &Range<usize>,
+        is_single: bool,
     ) -> wasmparser::Result<()> {
-        match ty {
+        match import.ty {
             TypeRef::Func(_) | TypeRef::FuncExact(_) => self.imported_functions += 1,
             TypeRef::Global(_) => self.imported_globals += 1,
             TypeRef::Memory(ty) => {
-                let import = MemoryImport {
-                    module: module.to_owned(),
-                    name: name.to_owned(),
+                let names = MemoryImport {
+                    module: import.module.to_owned(),
+                    name: import.name.to_owned(),
                 };
-                let memory = Memory::new(self.next_memory(), &ty, Some(import), offset);
-                let entry = match entry {
-                    Some(entry) => {
-                        // Two names and the kind come before the limits.
-                        let mut reader = reader(self.wasm, entry.clone());
-                        reader.skip_string()?;
-                        reader.skip_string()?;
-                        reader.read_u8()?;
-                        let limits = reader.original_position() as usize..entry.end;
-                        Some((entry, limits))
-                    }
-                    None => None,
-                };
-                self.memories.push(MappedMemory { memory, entry });
+                // Two names and the kind come before the limits.
+                let mut reader = reader(self.wasm, entry.clone());
+                reader.skip_string()?;
+                reader.skip_string()?;
+                reader.read_u8()?;
+                let limits = reader.original_position() as usize..entry.end;
+                let offset = entry.start as u64;
+                self.memories.push(MappedMemory {
+                    memory: Memory::new(self.next_memory(), &ty, Some(names), offset),
+                    entry: is_single.then(|| (entry.clone(), limits)),
+                });
             }
             TypeRef::Table(_) | TypeRef::Tag(_) => {}
         }
@@ -274,12 +248,12 @@ impl<'a> ModuleInfo<'a> {
     /// Returns the value of an immutable global with a constant value, found by its export or in
     /// the name section. The value is an address, so it is read as unsigned.
     pub(crate) fn landmark(&self, name: &str) -> Result<Option<u64>, Error> {
-        let exported = self.landmarks.iter().find(|(n, _)| *n == name);
-        let index = exported.map(|(_, index)| *index);
-        match index.or_else(|| self.named_global(name)) {
-            Some(index) => self.constant(index).map_err(Error::malformed),
-            None => Ok(None),
-        }
+        let index = match self.export(name)? {
+            Some((ExternalKind::Global, index)) => Some(index),
+            _ => self.named_global(name),
+        };
+        let value = index.map_or(Ok(None), |index| self.constant(index));
+        value.map_err(Error::malformed)
     }
 
     /// Finds a global in the name section. A name section that cannot be parsed names nothing.
