@@ -70,7 +70,7 @@ pub(crate) fn run<R: Default + Send + Serialize>(
         None => print(&outcome.input, &outcome.result),
     };
     let (modules, printed) = for_each(inputs, items.len(), work, report);
-    exit::ignore_broken_pipe(printed.map_err(Into::into))?;
+    exit::ignore_broken_pipe(printed)?;
     let codes = modules.iter().map(|outcome| match &outcome.error {
         Some(_) => exit::USAGE,
         None => code(&outcome.result),

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use anyhow::Context as _;
+
 /// Done, and the answer is yes.
 pub(crate) const DONE: u8 = 0;
 /// The answer is no: not verified, memory not secured, guest trapped.
@@ -22,17 +24,11 @@ pub(crate) fn help_with(examples: &[&str]) -> String {
     format!("Examples:\n  {examples}\n\n{HELP}")
 }
 
-/// Returns true if an error is a closed pipe, such as `head` leaves.
-pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref());
-    causes.any(|cause: &io::Error| cause.kind() == io::ErrorKind::BrokenPipe)
-}
-
-/// Accepts a report that could not be printed because the pipe is closed. The exit code still says
-/// what was done.
-pub(crate) fn ignore_broken_pipe(printed: anyhow::Result<()>) -> anyhow::Result<()> {
+/// Accepts a report that could not be printed because the pipe is closed, as `head` closes it. The
+/// exit code still says what was done.
+pub(crate) fn ignore_broken_pipe(printed: io::Result<()>) -> anyhow::Result<()> {
     match printed {
-        Err(error) if is_broken_pipe(&error) => Ok(()),
-        printed => printed,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed.context("cannot write <stdout>"),
     }
 }

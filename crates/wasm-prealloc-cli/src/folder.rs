@@ -64,7 +64,7 @@ fn items_of(input: &Input) -> Vec<Item> {
             found.sort();
             let items = found.iter().map(|file| {
                 let relative = file.strip_prefix(path).unwrap_or(file);
-                item(Input::file(file.clone()), relative)
+                item(Input::from(file.clone().into_os_string()), relative)
             });
             return items.collect();
         }

@@ -1,6 +1,7 @@
 //! The input and output that all subcommands share: flags, `-`, text and gzip, atomic outputs. The
 //! contents of folders are listed in `folder`.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::num::NonZero;
@@ -20,7 +21,7 @@ const MAX_UNPACKED: u64 = 256 << 20;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Inputs {
     /// Modules: binary, text or gzip; a folder means all *.wasm and *.wat below it; `-` is stdin
-    #[arg(required = true, value_name = "INPUT", value_parser = Input::parse)]
+    #[arg(required = true, value_name = "INPUT")]
     pub(crate) inputs: Vec<Input>,
 
     /// The number of modules to process in parallel [default: the number of cores]
@@ -42,16 +43,14 @@ pub(crate) struct Input {
     path: PathBuf,
 }
 
+/// Any argument is a path. clap uses this conversion.
+impl From<OsString> for Input {
+    fn from(path: OsString) -> Self {
+        Self { path: path.into() }
+    }
+}
+
 impl Input {
-    /// Parses an argument for clap. Any path is valid.
-    pub(crate) fn parse(path: &str) -> Result<Self, std::convert::Infallible> {
-        Ok(Self { path: path.into() })
-    }
-
-    pub(crate) fn file(path: PathBuf) -> Self {
-        Self { path }
-    }
-
     pub(crate) fn is_stdin(&self) -> bool {
         self.path == Path::new(STANDARD_STREAM)
     }
@@ -192,12 +191,11 @@ fn is_special(path: &Path) -> bool {
 }
 
 /// Prints a value as one JSON document on stdout.
-pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
+pub(crate) fn print_json(value: &impl serde::Serialize) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     // The conversion to an I/O error keeps its kind, which may be a closed pipe.
-    serde_json::to_writer_pretty(&mut stdout, value).map_err(io::Error::from)?;
-    writeln!(stdout)?;
-    Ok(())
+    serde_json::to_writer_pretty(&mut stdout, value)?;
+    writeln!(stdout)
 }
 
 /// Describes a number of 64 KiB pages with its size.

@@ -9,6 +9,7 @@ mod inspect;
 mod io;
 mod json;
 mod memory;
+mod names;
 mod preflight;
 mod rewrite;
 mod run;
@@ -45,7 +46,6 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(code) => ExitCode::from(code),
-        Err(error) if exit::is_broken_pipe(&error) => ExitCode::from(exit::DONE),
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::from(exit::USAGE)

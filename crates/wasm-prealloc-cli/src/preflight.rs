@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::num::NonZeroUsize;
 
 use anyhow::Result;
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::builder::PossibleValue;
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
@@ -16,6 +16,7 @@ use wasm_prealloc_host::{
 
 use crate::io::print_json;
 use crate::json::{Failure, SCHEMA, SecuredReport};
+use crate::names::names;
 use crate::{exit, memory};
 
 const EXAMPLES: &[&str] = &[
@@ -45,7 +46,7 @@ pub(crate) struct Opts {
     commit: bool,
 
     /// The kind of pages
-    #[arg(long, value_name = "BACKING", default_value_t, value_parser = backings())]
+    #[arg(long, value_name = "BACKING", default_value_t, value_parser = names::<Backing>(backings()))]
     backing: Backing,
 
     /// The bytes that must remain free under each limit on physical memory
@@ -65,17 +66,16 @@ pub(crate) struct Opts {
     json: bool,
 }
 
-/// Parses the backings by name, and describes them in the help.
-fn backings() -> impl TypedValueParser<Value = Backing> {
-    let backings = [
+/// Returns the backings with their help.
+fn backings() -> [PossibleValue; 5] {
+    [
         (Backing::Auto, "Transparent huge pages, if available"),
         (Backing::Base, "The operating system's base pages"),
         (Backing::Transparent, "Transparent huge pages, or an error"),
         (Backing::HugeTlb2M, "The machine's pool of 2 MiB pages"),
         (Backing::HugeTlb1G, "The machine's pool of 1 GiB pages"),
-    ];
-    let values = backings.map(|(backing, help)| PossibleValue::new(backing.as_str()).help(help));
-    PossibleValuesParser::new(values).try_map(|name| name.parse())
+    ]
+    .map(|(backing, help)| PossibleValue::new(backing.as_str()).help(help))
 }
 
 /// The answer, as `--json` prints it.
@@ -180,7 +180,7 @@ fn report(opts: &Opts, answer: &Answer) -> Result<u8> {
     let printed = match (opts.json, opts.quiet) {
         (true, _) => print_json(answer),
         (false, true) => Ok(()),
-        (false, false) => print(answer).map_err(Into::into),
+        (false, false) => print(answer),
     };
     exit::ignore_broken_pipe(printed)?;
     Ok(answer.exit)

@@ -11,6 +11,7 @@ use wasm_prealloc::{
 use crate::destination::{Destination, real};
 use crate::folder::{self, Item};
 use crate::io::{Inputs, Output, limits};
+use crate::names::names;
 use crate::{batch, exit};
 
 const EXAMPLES: &[&str] = &[
@@ -37,24 +38,39 @@ pub(crate) struct Opts {
     #[arg(long, value_name = "N", default_value_t = MAX_PAGES)]
     pages: u64,
 
-    /// The handling of memory.grow and memory.size: auto, emulate, pregrown or keep
-    #[arg(long, value_name = "MODE", default_value_t)]
+    /// The handling of memory.grow and memory.size
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value_t,
+        value_parser = names::<Growth>(Growth::WORDS)
+    )]
     growth: Growth,
 
     /// The initial virtual size of an emulated memory: declared, heap-base or N pages
     #[arg(long, value_name = "WHERE", default_value_t)]
     emulate_from: EmulateFrom,
 
-    /// The handling of imported memories: refuse (those that the module grows), keep or define
-    #[arg(long, value_name = "POLICY", default_value_t)]
+    /// The handling of imported memories; `refuse` refuses those that the module grows
+    #[arg(
+        long,
+        value_name = "POLICY",
+        default_value_t,
+        value_parser = names::<MemoryImportPolicy>(MemoryImportPolicy::WORDS)
+    )]
     memory_import: MemoryImportPolicy,
 
     /// Also export a function NAME that writes to every page of the memory and keeps its contents
     #[arg(long, value_name = "NAME")]
     export_commit: Option<String>,
 
-    /// The extent of validation before a module is written: full or changed
-    #[arg(long, value_name = "WHAT", default_value_t)]
+    /// The extent of validation before a module is written
+    #[arg(
+        long,
+        value_name = "WHAT",
+        default_value_t,
+        value_parser = names::<Validate>(Validate::WORDS)
+    )]
     validate: Validate,
 }
 

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::builder::PossibleValue;
 use serde::Serialize;
 use wasm_prealloc::{Analysis, MAX_PAGES, Memory, VerifyError};
 use wasm_prealloc_host::{InstantiateError, MemoryPool, Policy, WasmtimePool};
@@ -14,6 +14,7 @@ use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_sync};
 
 use crate::io::{Input, print_json};
 use crate::json::SecuredReport;
+use crate::names::names;
 use crate::{exit, json, memory};
 
 const EXAMPLES: &[&str] = &[
@@ -38,8 +39,8 @@ const TRAPPED: &str = "trapped";
 #[derive(Debug, clap::Args)]
 #[command(after_help = exit::help_with(EXAMPLES))]
 pub(crate) struct Opts {
-    /// The module, text or binary; `-` is stdin
-    #[arg(value_name = "MODULE", value_parser = Input::parse)]
+    /// The module: binary, text or gzip; `-` is stdin
+    #[arg(value_name = "MODULE")]
     module: Input,
 
     /// Call this export instead of `_start` with the numbers ARGS, and print its results
@@ -53,7 +54,7 @@ pub(crate) struct Opts {
     pages: Option<u64>,
 
     /// The limits that the module must declare, and the size that it sees
-    #[arg(long, value_name = "POLICY", default_value_t, value_parser = policies())]
+    #[arg(long, value_name = "POLICY", default_value_t, value_parser = names::<Policy>(policies()))]
     policy: Policy,
 
     /// The number of memories to commit [default: the number that the module has]
@@ -77,9 +78,9 @@ pub(crate) struct Opts {
     args: Vec<String>,
 }
 
-/// Parses the policies of the pool by name, and describes them in the help.
-fn policies() -> impl TypedValueParser<Value = Policy> {
-    let policies = [
+/// Returns the policies of the pool with their help.
+fn policies() -> [PossibleValue; 2] {
+    [
         (
             Policy::Declared,
             "The minimum equals the maximum, and all of it is accessible",
@@ -88,9 +89,8 @@ fn policies() -> impl TypedValueParser<Value = Policy> {
             Policy::CommitMaximum,
             "Any limits: the maximum is committed, and the module sees its current size",
         ),
-    ];
-    let values = policies.map(|(policy, help)| PossibleValue::new(policy.as_str()).help(help));
-    PossibleValuesParser::new(values).try_map(|name| name.parse())
+    ]
+    .map(|(policy, help)| PossibleValue::new(policy.as_str()).help(help))
 }
 
 /// The outcome, as `--json` prints it.
@@ -115,6 +115,15 @@ enum Failure {
     Usage(anyhow::Error),
 }
 
+impl Failure {
+    fn context(self, name: &str) -> Self {
+        match self {
+            Self::No(kind, error) => Self::No(kind, error.context(name.to_owned())),
+            Self::Usage(error) => Self::Usage(error.context(name.to_owned())),
+        }
+    }
+}
+
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::Usage(error.into())
@@ -124,17 +133,19 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 pub(crate) fn run(opts: &Opts) -> Result<u8> {
     let mut secured = None;
     let name = opts.module.name();
-    let (exit, results, error) = match execute(opts, &mut secured) {
+    // The message of an unreadable module has the name already.
+    let module = opts.module.read().map_err(Failure::Usage);
+    let executed = module.and_then(|module| {
+        let executed = execute(opts, &module.wasm, &mut secured);
+        executed.map_err(|failure| failure.context(&name))
+    });
+    let (exit, results, error) = match executed {
         Ok(results) => (exit::DONE, results, None),
         Err(Failure::No(kind, error)) => {
-            let message = format!("{:#}", error.context(name.clone()));
-            let failure = json::Failure::of_kind(kind, message);
+            let failure = json::Failure::of_kind(kind, format!("{error:#}"));
             (exit::NO, Vec::new(), Some(failure))
         }
-        Err(Failure::Usage(error)) => {
-            let failure = json::Failure::new(&error.context(name.clone()));
-            (exit::USAGE, Vec::new(), Some(failure))
-        }
+        Err(Failure::Usage(error)) => (exit::USAGE, Vec::new(), Some(json::Failure::new(&error))),
     };
     if let Some(failure) = &error {
         failure.print();
@@ -149,21 +160,22 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
         results,
         error,
     };
-    if opts.json {
-        print_json(&outcome)?;
-    } else {
-        for result in &outcome.results {
-            writeln!(std::io::stdout(), "{result}")?;
-        }
-    }
+    let mut results = outcome.results.iter();
+    exit::ignore_broken_pipe(match opts.json {
+        true => print_json(&outcome),
+        false => results.try_for_each(|result| writeln!(std::io::stdout(), "{result}")),
+    })?;
     Ok(exit)
 }
 
 /// Runs the module, and returns the results of the function that is called. `secured` is set as soon
 /// as the memory is secured, so that a later error does not hide it.
-fn execute(opts: &Opts, secured: &mut Option<SecuredReport>) -> Result<Vec<String>, Failure> {
-    let wasm = opts.module.read()?.wasm;
-    let memories = memories(opts, &wasm)?;
+fn execute(
+    opts: &Opts,
+    wasm: &[u8],
+    secured: &mut Option<SecuredReport>,
+) -> Result<Vec<String>, Failure> {
+    let memories = memories(opts, wasm)?;
     let pages = match opts.policy {
         Policy::CommitMaximum => memories.iter().map(maximum_pages).max().unwrap_or(1),
         _ => MAX_PAGES,
@@ -179,7 +191,7 @@ fn execute(opts: &Opts, secured: &mut Option<SecuredReport>) -> Result<Vec<Strin
     let mut config = Config::new();
     prepared.configure(&mut config);
     let engine = Engine::new(&config).map_err(from_engine)?;
-    let module = Module::new(&engine, &wasm).map_err(from_engine)?;
+    let module = Module::new(&engine, wasm).map_err(from_engine)?;
     prepared
         .verify(&module)
         .map_err(|error| Failure::No(NOT_PINNED, error.into()))?;

@@ -1,38 +1,16 @@
 //! Folders and many inputs: the modules that are found, their outputs, and the order of the report.
 
 use std::fs;
-use std::path::Path;
 
-use crate::harness::{GROWING, assert_exit, assert_pinned, assert_stderr_contains, run};
-
-/// Creates files and their folders.
-fn make(folder: &Path, files: &[(&str, &[u8])]) {
-    for (name, content) in files {
-        let path = folder.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, content).unwrap();
-    }
-}
+use crate::harness::{Folder, GROWING, assert_exit, growing};
 
 #[test]
 fn a_folder_means_the_modules_below_it_and_their_relative_paths_are_kept() {
-    let folder = tempfile::tempdir().unwrap();
-    let binary = wat::parse_str(GROWING).unwrap();
-    make(
-        folder.path(),
-        &[
-            ("in/b/deep/two.wasm", &binary),
-            ("in/a.wat", GROWING.as_bytes()),
-            ("in/b/one.wasm", &binary),
-            ("in/README.md", b"not a module"),
-            ("alone.wasm", &binary),
-        ],
-    );
-    let output = run(
-        folder.path(),
-        &["rewrite", "in", "alone.wasm", "--out-dir", "made"],
-    );
-    assert_exit(&output, 0);
+    let binaries = ["in/b/deep/two.wasm", "in/b/one.wasm", "alone.wasm"];
+    let folder = Folder::with(&binaries, growing());
+    folder.write("in/a.wat", GROWING);
+    folder.write("in/README.md", "not a module");
+    let output = folder.run("rewrite in alone.wasm --out-dir made");
     let stdout = String::from_utf8(output.stdout).unwrap();
     let reported: Vec<&str> = stdout
         .lines()
@@ -48,30 +26,26 @@ fn a_folder_means_the_modules_below_it_and_their_relative_paths_are_kept() {
             "alone.wasm -> made/alone.wasm",
         ]
     );
-    for name in ["a.wasm", "b/deep/two.wasm", "b/one.wasm", "alone.wasm"] {
-        assert_pinned(&fs::read(folder.path().join("made").join(name)).unwrap());
-    }
-    let output = run(folder.path(), &["verify", "made", "--quiet"]);
-    assert_exit(&output, 0);
+    folder.assert_pinned(&[
+        "made/a.wasm",
+        "made/b/deep/two.wasm",
+        "made/b/one.wasm",
+        "made/alone.wasm",
+    ]);
+    let output = folder.run("verify made --quiet");
     assert!(output.stdout.is_empty() && output.stderr.is_empty());
-    let output = run(folder.path(), &["verify", "in"]);
-    assert_exit(&output, 1);
+    assert_exit(&folder.command("verify in").output().unwrap(), 1);
 }
 
 #[test]
 fn a_folder_without_modules_is_an_error_and_the_other_inputs_are_rewritten() {
-    let folder = tempfile::tempdir().unwrap();
-    make(
-        folder.path(),
-        &[("empty/README.md", b""), ("a.wat", GROWING.as_bytes())],
+    let folder = Folder::with(&["a.wat"], GROWING);
+    folder.write("empty/README.md", "");
+    folder.fails(
+        "rewrite empty a.wat --out-dir made",
+        "empty: this folder has no *.wasm and no *.wat",
     );
-    let output = run(
-        folder.path(),
-        &["rewrite", "empty", "a.wat", "--out-dir", "made"],
-    );
-    assert_exit(&output, 2);
-    assert_stderr_contains(&output, "empty: this folder has no *.wasm and no *.wat");
-    assert_pinned(&fs::read(folder.path().join("made/a.wasm")).unwrap());
+    folder.assert_pinned(&["made/a.wasm"]);
 }
 
 #[cfg(unix)]
@@ -79,21 +53,18 @@ fn a_folder_without_modules_is_an_error_and_the_other_inputs_are_rewritten() {
 fn cycles_of_symbolic_links_end() {
     use std::os::unix::fs::symlink;
 
-    let folder = tempfile::tempdir().unwrap();
-    make(folder.path(), &[("in/sub/a.wat", GROWING.as_bytes())]);
-    symlink("..", folder.path().join("in/sub/up")).unwrap();
-    symlink("sub", folder.path().join("in/again")).unwrap();
-    symlink("nowhere", folder.path().join("in/dangling")).unwrap();
-    let output = run(folder.path(), &["inspect", "in"]);
-    assert_exit(&output, 0);
-    let stdout = String::from_utf8(output.stdout).unwrap();
+    let folder = Folder::with(&["in/sub/a.wat"], GROWING);
+    symlink("..", folder.path("in/sub/up")).unwrap();
+    symlink("sub", folder.path("in/again")).unwrap();
+    symlink("nowhere", folder.path("in/dangling")).unwrap();
+    let stdout = String::from_utf8(folder.run("inspect in").stdout).unwrap();
     assert_eq!(stdout.matches("a.wat: ").count(), 1, "{stdout}");
 }
 
 /// Large modules come first, so that small ones are done before their predecessors.
 #[test]
 fn a_parallel_batch_reports_in_order_and_continues_after_a_failure() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = Folder::new();
     let body = "(drop (i32.add (i32.const 1) (i32.const 2)))".repeat(20_000);
     let large = format!("(module (memory 1) (func {body}))");
     let mut names = Vec::new();
@@ -103,25 +74,14 @@ fn a_parallel_batch_reports_in_order_and_continues_after_a_failure() {
             5 => "(module (memory 1) (func (result i32) i64.const 0))",
             _ => GROWING,
         };
-        make(
-            folder.path(),
-            &[(&format!("in/{i:02}.wat"), content.as_bytes())],
-        );
         names.push(format!("in/{i:02}.wat"));
+        folder.write(&names[i], content);
     }
-    for jobs in ["1", "2", "7"] {
-        let args = [
-            "rewrite",
-            "in",
-            "--out-dir",
-            "made",
-            "--json",
-            "--jobs",
-            jobs,
-        ];
-        let output = run(folder.path(), &args);
-        assert_exit(&output, 2);
-        assert_stderr_contains(&output, "error: in/05.wat: invalid module");
+    for jobs in [1, 2, 7] {
+        let output = folder.fails(
+            &format!("rewrite in --out-dir made --json --jobs {jobs}"),
+            "error: in/05.wat: invalid module",
+        );
         let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         let modules = document["modules"].as_array().unwrap();
         let reported: Vec<_> = modules
@@ -129,86 +89,62 @@ fn a_parallel_batch_reports_in_order_and_continues_after_a_failure() {
             .map(|m| m["input"].as_str().unwrap())
             .collect();
         assert_eq!(reported, names);
-        let failed: Vec<_> = modules.iter().filter(|m| !m["error"].is_null()).collect();
-        assert_eq!(failed.len(), 1);
-        assert_eq!(
-            fs::read_dir(folder.path().join("made")).unwrap().count(),
-            11
-        );
+        let failed = modules.iter().filter(|m| !m["error"].is_null());
+        assert_eq!(failed.count(), 1);
+        assert_eq!(fs::read_dir(folder.path("made")).unwrap().count(), 11);
     }
-    let output = run(
-        folder.path(),
-        &["rewrite", "in", "--in-place", "--jobs", "0"],
-    );
-    assert_exit(&output, 2);
+    folder.fails("rewrite in --in-place --jobs 0", "--jobs");
 }
 
 /// All modules are rewritten although the report cannot be printed.
 #[test]
 fn a_closed_pipe_does_not_stop_a_batch() {
-    let folder = tempfile::tempdir().unwrap();
-    let binary = wat::parse_str(GROWING).unwrap();
-    for i in 0..40 {
-        make(folder.path(), &[(&format!("in/{i}.wasm"), &binary)]);
-    }
-    let mut child = crate::harness::command(folder.path(), &["rewrite", "in", "--in-place"])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    drop(child.stdout.take());
-    assert_eq!(child.wait().unwrap().code(), Some(0));
-    for entry in fs::read_dir(folder.path().join("in")).unwrap() {
-        assert_pinned(&fs::read(entry.unwrap().path()).unwrap());
-    }
+    let names: Vec<_> = (0..40).map(|i| format!("in/{i}.wasm")).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let folder = Folder::with(&names, growing());
+    folder.run_with_closed_pipe("rewrite in --in-place");
+    folder.assert_pinned(&names);
 }
 
 #[test]
 fn a_closed_pipe_is_not_an_error_of_any_command() {
-    let folder = tempfile::tempdir().unwrap();
-    make(folder.path(), &[("a.wat", GROWING.as_bytes())]);
+    let folder = Folder::with(&["a.wat"], GROWING);
+    folder.write(
+        "answer.wat",
+        "(module (func (export \"answer\") (result i32) (i32.const 42)))",
+    );
     for args in [
-        &["inspect", "a.wat"][..],
-        &["inspect", "--json", "a.wat"],
-        &["preflight", "--pages", "1"],
-        &["preflight", "--pages", "1", "--json"],
+        "inspect a.wat",
+        "inspect --json a.wat",
+        "preflight --pages 1",
+        "preflight --pages 1 --json",
+        "run answer.wat --invoke answer",
+        "run --json answer.wat --invoke answer",
     ] {
-        let mut child = crate::harness::command(folder.path(), args)
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        drop(child.stdout.take());
-        let output = child.wait_with_output().unwrap();
-        assert_exit(&output, 0);
+        let output = folder.run_with_closed_pipe(args);
         let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(stderr, "", "{args:?}");
+        assert_eq!(stderr, "", "{args}");
     }
 }
 
 #[test]
 fn no_input_is_replaced_before_it_is_read() {
-    let folder = tempfile::tempdir().unwrap();
-    let binary = wat::parse_str(GROWING).unwrap();
-    make(
-        folder.path(),
-        &[("x/a.wasm", &binary), ("y/x/a.wasm", &binary)],
-    );
+    let folder = Folder::with(&["x/a.wasm", "y/x/a.wasm"], growing());
     // The output of the module in `x` would replace the module in `y`.
-    let args = ["rewrite", "y", "./x/../x/a.wasm", "--out-dir", "y/x"];
-    let output = run(folder.path(), &args);
-    assert_exit(&output, 2);
-    assert_stderr_contains(&output, "over the input y/x/a.wasm");
-    let args = ["rewrite", "x/a.wasm", "./x/a.wasm", "--in-place"];
-    let output = run(folder.path(), &args);
-    assert_exit(&output, 2);
-    assert_stderr_contains(&output, "two inputs would both be written to ./x/a.wasm");
+    folder.fails(
+        "rewrite y ./x/../x/a.wasm --out-dir y/x",
+        "over the input y/x/a.wasm",
+    );
+    folder.fails(
+        "rewrite x/a.wasm ./x/a.wasm --in-place",
+        "two inputs would both be written to ./x/a.wasm",
+    );
     for name in ["x/a.wasm", "y/x/a.wasm"] {
-        assert_eq!(fs::read(folder.path().join(name)).unwrap(), binary);
+        assert_eq!(folder.read(name), growing());
     }
     // An output may replace its own input, by any path.
-    let output = run(folder.path(), &["rewrite", "x/a.wasm", "-o", "./x/a.wasm"]);
-    assert_exit(&output, 0);
-    assert_pinned(&fs::read(folder.path().join("x/a.wasm")).unwrap());
+    folder.run("rewrite x/a.wasm -o ./x/a.wasm");
+    folder.assert_pinned(&["x/a.wasm"]);
 }
 
 #[cfg(unix)]
@@ -216,40 +152,23 @@ fn no_input_is_replaced_before_it_is_read() {
 fn a_symbolic_link_is_kept_and_its_target_is_rewritten() {
     use std::os::unix::fs::symlink;
 
-    let folder = tempfile::tempdir().unwrap();
-    let binary = wat::parse_str(GROWING).unwrap();
-    make(
-        folder.path(),
-        &[("real.wasm", &binary), ("first.wasm", &binary)],
-    );
-    symlink("real.wasm", folder.path().join("link.wasm")).unwrap();
-    let output = run(folder.path(), &["rewrite", "--in-place", "link.wasm"]);
-    assert_exit(&output, 0);
-    let link = fs::symlink_metadata(folder.path().join("link.wasm")).unwrap();
-    assert!(link.is_symlink());
-    assert_pinned(&fs::read(folder.path().join("real.wasm")).unwrap());
+    let folder = Folder::with(&["real.wasm", "first.wasm"], growing());
+    symlink("real.wasm", folder.path("link.wasm")).unwrap();
+    folder.run("rewrite --in-place link.wasm");
+    assert!(folder.path("link.wasm").is_symlink());
+    folder.assert_pinned(&["real.wasm"]);
 
     // Of two hard links of one file, the one that is written becomes a separate file.
-    let second = folder.path().join("second.wasm");
-    fs::hard_link(folder.path().join("first.wasm"), &second).unwrap();
-    let output = run(
-        folder.path(),
-        &["rewrite", "first.wasm", "-o", "second.wasm"],
-    );
-    assert_exit(&output, 0);
-    assert_pinned(&fs::read(&second).unwrap());
-    assert_eq!(fs::read(folder.path().join("first.wasm")).unwrap(), binary);
+    fs::hard_link(folder.path("first.wasm"), folder.path("second.wasm")).unwrap();
+    folder.run("rewrite first.wasm -o second.wasm");
+    folder.assert_pinned(&["second.wasm"]);
+    assert_eq!(folder.read("first.wasm"), growing());
     // Text under two names is not lost.
-    make(folder.path(), &[("a.wat", GROWING.as_bytes())]);
-    let output = run(folder.path(), &["rewrite", "a.wat", "-o", "./a.wat"]);
-    assert_exit(&output, 2);
-    assert_stderr_contains(&output, "a.wat: it is text");
+    folder.write("a.wat", GROWING);
+    folder.fails("rewrite a.wat -o ./a.wat", "a.wat: it is text");
 }
 
 #[test]
 fn stdin_is_read_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let output = run(folder.path(), &["verify", "-", "-"]);
-    assert_exit(&output, 2);
-    assert_stderr_contains(&output, "stdin can be read only once");
+    Folder::new().fails("verify - -", "stdin can be read only once");
 }

@@ -1,152 +1,125 @@
 //! One module: streams, permissions, and errors that name the file.
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use crate::harness::{
-    GROWING, assert_exit, assert_pinned, assert_stderr_contains, names, run, run_with_input,
+    Folder, GROWING, assert_exit, assert_pinned, assert_stderr_contains, growing,
 };
 
 #[test]
 fn text_on_stdin_becomes_binary_on_stdout() {
-    let folder = tempfile::tempdir().unwrap();
-    let output = run_with_input(
-        folder.path(),
-        &["rewrite", "-", "-o", "-"],
-        GROWING.as_bytes(),
-    );
-    assert_exit(&output, 0);
+    let folder = Folder::new();
+    let output = folder.run_with_input("rewrite - -o -", GROWING);
     assert_pinned(&output.stdout);
     assert_stderr_contains(&output, "<stdin> -> <stdout>");
-    let again = run_with_input(folder.path(), &["verify", "-"], &output.stdout);
-    assert_exit(&again, 0);
+    folder.run_with_input("verify -", &output.stdout);
 }
 
 #[test]
 fn in_place_keeps_the_permissions_and_an_error_keeps_the_file() {
-    let folder = tempfile::tempdir().unwrap();
-    let good = folder.path().join("good.wasm");
-    let bad = folder.path().join("bad.wasm");
-    fs::write(&good, wat::parse_str(GROWING).unwrap()).unwrap();
-    fs::write(&bad, b"\0asm\x01\0\0\0\x05\x02\x01").unwrap();
+    let bad = b"\0asm\x01\0\0\0\x05\x02\x01";
+    let folder = Folder::with(&["good.wasm"], growing());
+    folder.write("bad.wasm", bad);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        fs::set_permissions(&good, fs::Permissions::from_mode(0o640)).unwrap();
+        let permissions = std::fs::Permissions::from_mode(0o640);
+        std::fs::set_permissions(folder.path("good.wasm"), permissions).unwrap();
     }
-    let output = run(
-        folder.path(),
-        &["rewrite", "--in-place", "good.wasm", "bad.wasm"],
+    folder.fails(
+        "rewrite --in-place good.wasm bad.wasm",
+        "bad.wasm: malformed module at offset",
     );
-    assert_exit(&output, 2);
-    assert_stderr_contains(&output, "bad.wasm: malformed module at offset");
-    assert_pinned(&fs::read(&good).unwrap());
-    assert_eq!(fs::read(&bad).unwrap(), b"\0asm\x01\0\0\0\x05\x02\x01");
-    assert_eq!(names(folder.path()), ["bad.wasm", "good.wasm"]);
+    folder.assert_pinned(&["good.wasm"]);
+    assert_eq!(folder.read("bad.wasm"), bad);
+    assert_eq!(folder.names(), ["bad.wasm", "good.wasm"]);
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
-        let mode = fs::metadata(&good).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o640);
+        let metadata = folder.path("good.wasm").metadata().unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o640);
     }
 }
 
 #[test]
 fn text_is_not_overwritten_by_binary() {
-    let folder = tempfile::tempdir().unwrap();
-    let text = folder.path().join("a.wat");
-    fs::write(&text, GROWING).unwrap();
-    let output = run(folder.path(), &["rewrite", "--in-place", "a.wat"]);
-    assert_exit(&output, 2);
-    assert_stderr_contains(&output, "a.wat: it is text");
-    assert_eq!(fs::read_to_string(&text).unwrap(), GROWING);
-
-    let output = run(folder.path(), &["rewrite", "--out-dir", "made", "a.wat"]);
-    assert_exit(&output, 0);
-    assert_pinned(&fs::read(folder.path().join("made/a.wasm")).unwrap());
+    let folder = Folder::with(&["a.wat"], GROWING);
+    folder.fails("rewrite --in-place a.wat", "a.wat: it is text");
+    assert_eq!(folder.read("a.wat"), GROWING.as_bytes());
+    folder.run("rewrite --out-dir made a.wat");
+    folder.assert_pinned(&["made/a.wasm"]);
 }
 
 #[test]
 fn two_inputs_never_share_an_output() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("b")).unwrap();
-    for name in ["a.wat", "b/a.wat"] {
-        fs::write(folder.path().join(name), GROWING).unwrap();
-    }
-    let output = run(
-        folder.path(),
-        &["rewrite", "a.wat", "b/a.wat", "--out-dir", "made"],
+    let folder = Folder::with(&["a.wat", "b/a.wat"], GROWING);
+    folder.fails(
+        "rewrite a.wat b/a.wat --out-dir made",
+        "two inputs would both be written to made/a.wasm",
     );
-    assert_exit(&output, 2);
-    assert_stderr_contains(&output, "two inputs would both be written to made/a.wasm");
-    assert!(!folder.path().join("made").exists());
-    let output = run(
-        folder.path(),
-        &["rewrite", "a.wat", "b/a.wat", "-o", "c.wasm"],
-    );
-    assert_exit(&output, 2);
-    assert_stderr_contains(&output, "`-o` takes one input");
+    assert!(!folder.path("made").exists());
+    folder.fails("rewrite a.wat b/a.wat -o c.wasm", "`-o` takes one input");
 }
 
 #[test]
-fn inputs_that_are_not_modules_are_named_with_the_reason() {
-    let folder = tempfile::tempdir().unwrap();
+fn inputs_that_are_not_modules_are_named_once_with_the_reason() {
+    let folder = Folder::new();
     let files: [(&str, &[u8], &str); 4] = [
-        ("empty", b"", "empty: not a WebAssembly module: it is empty"),
-        ("short", b"\0asm\x01", "it ends within its header"),
-        ("other", b"\x7fELF", "its first four bytes are not `\\0asm`"),
+        ("empty", b"", "not a WebAssembly module: it is empty"),
+        (
+            "short",
+            b"\0asm\x01",
+            "not a WebAssembly module: it ends within its header",
+        ),
+        (
+            "other",
+            b"\x7fELF",
+            "not a WebAssembly module: its first four bytes are not `\\0asm`",
+        ),
         (
             "truncated",
             b"\0asm\x01\0\0\0\x05\x03\x01",
             "malformed module at offset",
         ),
     ];
-    for (name, bytes, words) in files {
-        fs::write(folder.path().join(name), bytes).unwrap();
-        for args in [
-            vec!["verify", name],
-            vec!["inspect", name],
-            vec!["rewrite", name, "-o", "x"],
-        ] {
-            let output = run(folder.path(), &args);
-            assert_exit(&output, 2);
-            assert_stderr_contains(&output, words);
+    for (name, bytes, _) in files {
+        folder.write(name, bytes);
+    }
+    let missing = ("missing", &b""[..], "No such file or directory");
+    for (name, _, words) in files.into_iter().chain([missing]) {
+        for args in ["verify %", "inspect %", "rewrite % -o x", "run %"] {
+            let args = args.replace('%', name);
+            folder.fails(&args, &format!("error: {name}: {words}"));
         }
     }
-    let output = run(folder.path(), &["verify", "missing"]);
-    assert_exit(&output, 2);
-    assert_stderr_contains(&output, "error: missing: ");
-    assert!(!folder.path().join("x").exists());
+    assert!(!folder.path("x").exists());
 }
 
 #[test]
 fn an_output_that_cannot_be_written_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("a.wat"), GROWING).unwrap();
-    let output = run(folder.path(), &["rewrite", "a.wat", "-o", "missing/b.wasm"]);
-    assert_exit(&output, 2);
-    assert_stderr_contains(&output, "cannot write missing/b.wasm");
+    let folder = Folder::with(&["a.wat"], GROWING);
+    folder.fails(
+        "rewrite a.wat -o missing/b.wasm",
+        "cannot write missing/b.wasm",
+    );
     if Path::new("/dev/full").exists() {
-        let output = run(folder.path(), &["rewrite", "a.wat", "-o", "/dev/full"]);
-        assert_exit(&output, 2);
-        assert_stderr_contains(&output, "No space left on device");
+        folder.fails("rewrite a.wat -o /dev/full", "No space left on device");
         assert!(Path::new("/dev/full").exists());
     }
-    assert_eq!(names(folder.path()), ["a.wat"]);
+    assert_eq!(folder.names(), ["a.wat"]);
 }
 
 /// The limit applies to the child only, so the test needs no privileges.
 #[cfg(target_os = "linux")]
 #[test]
 fn memory_that_cannot_be_secured_is_refused_before_the_module_starts() {
-    let folder = tempfile::tempdir().unwrap();
     let text = r#"(module (memory 65536 65536) (func (export "_start") unreachable))"#;
-    fs::write(folder.path().join("a.wat"), text).unwrap();
+    let folder = Folder::with(&["a.wat"], text);
     let output = Command::new("sh")
         .args(["-c", "ulimit -v 2000000 && exec \"$0\" run a.wat"])
         .arg(env!("CARGO_BIN_EXE_wasm-prealloc"))
-        .current_dir(folder.path())
+        .current_dir(folder.path(""))
         .output()
         .unwrap();
     assert_exit(&output, 1);
@@ -158,10 +131,8 @@ fn memory_that_cannot_be_secured_is_refused_before_the_module_starts() {
 
 #[test]
 fn help_shows_examples_and_the_exit_status() {
-    let folder = tempfile::tempdir().unwrap();
-    for command in ["rewrite", "verify", "inspect", "run"] {
-        let output = run(folder.path(), &[command, "--help"]);
-        assert_exit(&output, 0);
+    for command in ["rewrite", "verify", "inspect", "preflight", "run"] {
+        let output = Folder::new().run(&format!("{command} --help"));
         let help = String::from_utf8(output.stdout).unwrap();
         assert!(
             help.contains("Examples:\n") && help.contains("Exit status:\n"),

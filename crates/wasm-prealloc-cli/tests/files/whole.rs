@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use wasm_prealloc_tests::skipped;
 
-use crate::harness::{
-    GROWING, assert_exit, assert_pinned, assert_stderr_contains, command, names, run,
-};
+use crate::harness::{Folder, GROWING, assert_exit, assert_pinned, assert_stderr_contains, names};
 
 /// Returns a module of 4 MiB, so that writing takes a while.
 fn large() -> Vec<u8> {
@@ -22,31 +20,23 @@ fn large() -> Vec<u8> {
 
 #[test]
 fn a_killed_batch_leaves_whole_files_only() {
-    let folder = tempfile::tempdir().unwrap();
-    let inputs = folder.path().join("in");
-    fs::create_dir(&inputs).unwrap();
     let module = large();
-    fs::write(inputs.join("000.wasm"), &module).unwrap();
+    let folder = Folder::with(&["in/000.wasm"], &module);
     for i in 1..60 {
-        let name = inputs.join(format!("{i:03}.wasm"));
-        fs::hard_link(inputs.join("000.wasm"), name).unwrap();
+        let name = folder.path(&format!("in/{i:03}.wasm"));
+        fs::hard_link(folder.path("in/000.wasm"), name).unwrap();
     }
-    let made = folder.path().join("made");
-    let mut child = command(
-        folder.path(),
-        &["rewrite", "in", "--out-dir", "made", "-j2"],
-    )
-    .stdout(Stdio::null())
-    .spawn()
-    .unwrap();
+    let mut command = folder.command("rewrite in --out-dir made -j2");
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
     let begin = Instant::now();
-    let finished = |made: &Path| {
-        let entries = fs::read_dir(made).into_iter().flatten().flatten();
+    let made = folder.path("made");
+    let finished = || {
+        let entries = fs::read_dir(&made).into_iter().flatten().flatten();
         entries
             .filter(|e| e.path().extension().is_some_and(|e| e == "wasm"))
             .count()
     };
-    while finished(&made) < 3 && begin.elapsed() < Duration::from_secs(60) {
+    while finished() < 3 && begin.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(1));
     }
     child.kill().unwrap();
@@ -67,19 +57,11 @@ fn a_killed_batch_leaves_whole_files_only() {
         whole += 1;
     }
     assert!((3..60).contains(&whole), "{whole}");
-    assert_eq!(names(&inputs).len(), 60);
-    assert_eq!(fs::read(inputs.join("000.wasm")).unwrap(), module);
+    assert_eq!(names(&folder.path("in")).len(), 60);
+    assert_eq!(folder.read("in/000.wasm"), module);
     // The temporary files that were left do no harm.
-    let args = [
-        "rewrite",
-        "in/000.wasm",
-        "in/059.wasm",
-        "--out-dir",
-        "made",
-        "-q",
-    ];
-    assert_exit(&run(folder.path(), &args), 0);
-    assert_exit(&run(folder.path(), &["verify", "-q", "made"]), 0);
+    folder.run("rewrite in/000.wasm in/059.wasm --out-dir made -q");
+    folder.run("verify -q made");
 }
 
 /// A file system of 1 MiB, which is unmounted when dropped.
@@ -115,21 +97,18 @@ fn a_full_disk_leaves_the_earlier_file() {
         Ok(disk) => disk,
         Err(why) => return skipped(&format!("a_full_disk_leaves_the_earlier_file: {why}")),
     };
-    let folder = tempfile::tempdir().unwrap();
-    let disk = disk.folder.path().to_str().unwrap().to_owned() + "/";
-    fs::write(folder.path().join("large.wasm"), large()).unwrap();
-    fs::write(folder.path().join("small.wat"), GROWING).unwrap();
-    fs::write(Path::new(&disk).join("large.wasm"), b"as it was").unwrap();
-    let args = ["rewrite", "large.wasm", "small.wat", "--out-dir", &disk];
-    let output = run(folder.path(), &args);
-    assert_exit(&output, 2);
-    assert_stderr_contains(&output, "large.wasm: No space left on device");
-    assert_eq!(names(Path::new(&disk)), ["large.wasm", "small.wasm"]);
-    assert_eq!(
-        fs::read(Path::new(&disk).join("large.wasm")).unwrap(),
-        b"as it was"
+    let disk = disk.folder.path();
+    let folder = Folder::with(&["large.wasm"], large());
+    folder.write("small.wat", GROWING);
+    fs::write(disk.join("large.wasm"), "the earlier file").unwrap();
+    folder.fails(
+        &format!("rewrite large.wasm small.wat --out-dir {}/", disk.display()),
+        "large.wasm: No space left on device",
     );
-    assert_pinned(&fs::read(Path::new(&disk).join("small.wasm")).unwrap());
+    assert_eq!(names(disk), ["large.wasm", "small.wasm"]);
+    let earlier = fs::read(disk.join("large.wasm")).unwrap();
+    assert_eq!(earlier, b"the earlier file");
+    assert_pinned(&fs::read(disk.join("small.wasm")).unwrap());
 }
 
 #[test]
@@ -137,20 +116,19 @@ fn a_report_that_cannot_be_written_is_an_error() {
     if !Path::new("/dev/full").exists() {
         return skipped("a_report_that_cannot_be_written_is_an_error: no /dev/full");
     }
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("a.wat"), GROWING).unwrap();
+    let folder = Folder::with(&["a.wat"], GROWING);
     for args in [
-        &["rewrite", "a.wat", "-o", "a.wasm"][..],
-        &["rewrite", "a.wat", "-o", "b.wasm", "--json"],
-        &["rewrite", "a.wat", "-o", "-"],
-        &["inspect", "a.wat"],
+        "rewrite a.wat -o a.wasm",
+        "rewrite a.wat -o b.wasm --json",
+        "rewrite a.wat -o -",
+        "inspect a.wat",
+        "verify a.wat",
+        "preflight --pages 1",
+        "run --json a.wat",
     ] {
-        let full = fs::OpenOptions::new()
-            .write(true)
-            .open("/dev/full")
-            .unwrap();
-        let output = command(folder.path(), args).stdout(full).output().unwrap();
+        let full = fs::OpenOptions::new().write(true).open("/dev/full");
+        let output = folder.command(args).stdout(full.unwrap()).output().unwrap();
         assert_exit(&output, 2);
-        assert_stderr_contains(&output, "No space left on device");
+        assert_stderr_contains(&output, "cannot write <stdout>: No space left on device");
     }
 }

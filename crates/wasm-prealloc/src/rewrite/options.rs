@@ -109,6 +109,11 @@ pub struct UnknownValue {
 /// Implements `Display`, `FromStr` and `Serialize` with one table of words.
 macro_rules! words {
     ($ty:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
+        impl $ty {
+            /// The words for the values.
+            pub const WORDS: &'static [&'static str] = &[$($word),+];
+        }
+
         impl fmt::Display for $ty {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(match self { $(Self::$variant => $word),+ })
