@@ -8,7 +8,7 @@ mod memory_test;
 mod sanitize;
 mod test;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, ensure};
@@ -87,8 +87,11 @@ fn is_usage(error: &anyhow::Error) -> bool {
 
 /// Returns the root of the repository.
 fn repository() -> PathBuf {
-    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
-    xtask.parent().unwrap_or(xtask).to_owned()
+    // `cargo run` sets the variable. The path of the build is wrong after the repository has moved
+    // together with its target folder, because cargo does not build this program again.
+    let xtask = std::env::var_os("CARGO_MANIFEST_DIR");
+    let xtask = PathBuf::from(xtask.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()));
+    xtask.parent().unwrap_or(&xtask).to_owned()
 }
 
 /// Prepares cargo to be started in the root of the repository.

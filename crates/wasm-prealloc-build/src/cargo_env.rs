@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::path::Path;
 use std::process::Command;
 
@@ -22,7 +23,8 @@ const PROXIES: &str = "RUST_RECURSION_COUNT";
 #[derive(Clone, Debug)]
 pub(crate) struct CargoEnv<'a> {
     pub(crate) folder: &'a Path,
-    env: BTreeMap<OsString, Option<OsString>>,
+    /// The variables that differ from this process's own environment.
+    pub(crate) env: BTreeMap<OsString, Option<OsString>>,
 }
 
 impl<'a> CargoEnv<'a> {
@@ -53,7 +55,8 @@ impl<'a> CargoEnv<'a> {
         }
         match self.variable(TOOLCHAIN_SOURCE) {
             Some(source) => source != "cli" && source != "env",
-            // Before rustup 1.29: a choice that makes no difference here is not the user's.
+            // Before rustup 1.29, and under `rustup run`: a choice that makes no difference here is
+            // not the user's.
             None => {
                 let sysroot = |command: &mut Command| {
                     let output = command.args(["--print", "sysroot"]).output().ok()?;
@@ -94,7 +97,7 @@ impl<'a> CargoEnv<'a> {
     pub(crate) fn command(&self, program: &OsStr) -> Command {
         let mut command = Command::new(program);
         command.current_dir(self.folder);
-        for (name, value) in self.env() {
+        for (name, value) in &self.env {
             match value {
                 Some(value) => command.env(name, value),
                 None => command.env_remove(name),
@@ -103,9 +106,12 @@ impl<'a> CargoEnv<'a> {
         command
     }
 
-    /// Returns the variables that differ from this process's own environment.
-    pub(crate) fn env(&self) -> impl Iterator<Item = (&OsString, &Option<OsString>)> {
-        self.env.iter()
+    /// Describes a program that cannot be started.
+    pub(crate) fn not_started(program: &OsStr, source: io::Error) -> Error {
+        Error::Start {
+            program: program.display().to_string(),
+            source,
+        }
     }
 
     /// Runs the compiler, and returns what it prints.
@@ -115,10 +121,7 @@ impl<'a> CargoEnv<'a> {
             .command(&rustc)
             .args(arguments)
             .output()
-            .map_err(|source| Error::Start {
-                program: rustc.display().to_string(),
-                source,
-            })?;
+            .map_err(|source| Self::not_started(&rustc, source))?;
         if !output.status.success() {
             return Err(Error::Compiler {
                 command: format!("{} {}", rustc.display(), arguments.join(" ")),

@@ -59,7 +59,10 @@ pub enum Error {
     },
 
     /// A program could not be started.
-    #[error("cannot start `{program}`: install it, or add its folder to PATH")]
+    #[error(
+        "cannot start `{program}`: install it, or correct the variable that names it (CARGO, RUSTC) \
+         or its folder (PATH)"
+    )]
     Start {
         /// The program's name or path.
         program: String,

@@ -89,15 +89,18 @@ impl Guests {
             .current_dir(env.folder)
             .manifest_path(manifest_path)
             .no_deps();
-        for (name, value) in env.env() {
+        for (name, value) in &env.env {
             match value {
                 Some(value) => command.env(name, value),
                 None => command.env_remove(name),
             };
         }
-        let metadata = command.exec().map_err(|source| Error::Workspace {
-            manifest_path: manifest_path.to_owned(),
-            source,
+        let metadata = command.exec().map_err(|source| match source {
+            cargo_metadata::Error::Io(source) => CargoEnv::not_started(&env.cargo(), source),
+            source => Error::Workspace {
+                manifest_path: manifest_path.to_owned(),
+                source,
+            },
         })?;
         let all = guests_of(&metadata);
         if all.is_empty() {
@@ -173,10 +176,7 @@ impl Guests {
         let mut child = command
             .stdout(Stdio::piped())
             .spawn()
-            .map_err(|source| Error::Start {
-                program: cargo.display().to_string(),
-                source,
-            })?;
+            .map_err(|source| CargoEnv::not_started(&cargo, source))?;
         let mut module = None;
         if let Some(stdout) = child.stdout.take() {
             for message in Message::parse_stream(BufReader::new(stdout)) {

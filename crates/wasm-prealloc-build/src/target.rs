@@ -64,12 +64,7 @@ fn add_with_rustup(env: &CargoEnv<'_>, libdir: &Path) -> Result<(), Error> {
                 libdir: libdir.to_owned(),
             });
         }
-        Err(source) => {
-            return Err(Error::Start {
-                program: "rustup".to_owned(),
-                source,
-            });
-        }
+        Err(source) => return Err(CargoEnv::not_started(OsStr::new("rustup"), source)),
     };
     if !status.success() {
         return Err(Error::TargetAdd {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tempfile::TempDir;
-use wasm_prealloc_build::BuildOptions;
+use wasm_prealloc_build::{BuildOptions, Error, build};
 
 /// A guest that does not use its memory.
 pub(crate) const IDLE: &str = "#[unsafe(no_mangle)] pub extern \"C\" fn _start() {}\n";
@@ -119,17 +119,20 @@ impl Fixture {
 
     /// Returns all files in the output folder with their contents.
     pub(crate) fn outputs(&self) -> BTreeMap<String, Vec<u8>> {
-        files(&self.out_dir())
-    }
-}
-
-fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = folder.read_dir().unwrap();
-    entries
-        .map(|entry| {
+        let entries = self.out_dir().read_dir().unwrap();
+        let files = entries.map(|entry| {
             let entry = entry.unwrap();
             let name = entry.file_name().into_string().unwrap();
             (name, std::fs::read(entry.path()).unwrap())
-        })
-        .collect()
+        });
+        files.collect()
+    }
+}
+
+/// Runs a build that must fail with the expected error, and returns the error's text.
+#[track_caller]
+pub(crate) fn fails_with(options: &BuildOptions, is_expected: impl Fn(&Error) -> bool) -> String {
+    let error = build(options).unwrap_err();
+    assert!(is_expected(&error), "{error}");
+    error.to_string()
 }

@@ -1,6 +1,6 @@
 //! The modules and the manifest of a build, and the files that it must not change.
 
-use crate::fixture::{ALLOCATING, CDYLIB, Fixture, IDLE, NEEDS_MARKER};
+use crate::fixture::{ALLOCATING, CDYLIB, Fixture, IDLE, NEEDS_MARKER, fails_with};
 use sha2::{Digest as _, Sha256};
 use wasm_prealloc::{GrowthHandling, MAX_PAGES};
 use wasm_prealloc_build::manifest::{BuiltGuest, Manifest, SCHEMA};
@@ -17,6 +17,11 @@ const LINK_4_GIB: &str = "\
 [target.wasm32-unknown-unknown]
 rustflags = [\"-Clink-arg=--initial-memory=4294967296\", \"-Clink-arg=--export=__heap_base\"]
 ";
+
+#[track_caller]
+fn built(fixture: &Fixture) -> BuiltGuest {
+    build(&fixture.options()).unwrap().guests.remove(0)
+}
 
 fn names(manifest: &Manifest) -> Vec<&str> {
     manifest.guests.iter().map(|guest| &*guest.name).collect()
@@ -79,7 +84,7 @@ fn a_guest_is_a_cdylib_or_else_a_binary() {
 #[test]
 fn a_guest_that_allocates_has_emulated_growth() {
     let fixture = Fixture::of_guests(&[("allocating", ALLOCATING)]);
-    let pinned = build(&fixture.options()).unwrap().guests.remove(0);
+    let pinned = built(&fixture);
     let [memory] = &*pinned.report.memories else {
         panic!("{:?}", pinned.report.memories);
     };
@@ -115,7 +120,7 @@ fn a_guest_that_only_measures_its_memory_reads_it_as_grown() {
 #[unsafe(no_mangle)] pub extern \"C\" fn _start() -> usize { core::arch::wasm32::memory_size(0) }
 ";
     let fixture = Fixture::of_guests(&[("measuring", source)]);
-    let pinned = build(&fixture.options()).unwrap().guests.remove(0);
+    let pinned = built(&fixture);
     assert_eq!(pinned.report.memories[0].sites.size, 1);
     assert_eq!(pinned.report.memories[0].sites.grow, 0);
     assert_eq!(pregrown(&pinned), MAX_PAGES - 1);
@@ -131,7 +136,7 @@ fn a_guest_that_only_measures_its_memory_reads_it_as_grown() {
 
     for (flags, warnings) in [(LINK_64_MIB, 1), (LINK_4_GIB, 0)] {
         fixture.write(".cargo/config.toml", flags);
-        let rewritten = build(&fixture.options()).unwrap().guests.remove(0);
+        let rewritten = built(&fixture);
         assert_eq!(pregrown(&rewritten), MAX_PAGES - 1);
         assert_eq!(
             rewritten.report.warnings.len(),
@@ -158,8 +163,9 @@ fn the_same_sources_make_the_same_bytes() {
 #[test]
 fn rustflags_reach_the_guest() {
     let fixture = Fixture::of_guests(&[("marked", NEEDS_MARKER)]);
-    let error = build(&fixture.options()).unwrap_err();
-    assert!(matches!(error, Error::Cargo { .. }), "{error}");
+    fails_with(&fixture.options(), |error| {
+        matches!(error, Error::Cargo { .. })
+    });
     build(&fixture.options_with("RUSTFLAGS", "--cfg marker")).unwrap();
 }
 
@@ -210,9 +216,9 @@ fn a_maximum_of_the_workspace_is_the_cap_of_growth() {
 #[test]
 fn a_memory_that_the_workspace_pins_grows_from_its_heap_base() {
     let fixture = Fixture::of_guests(&[("allocating", ALLOCATING)]);
-    let natural = build(&fixture.options()).unwrap().guests.remove(0);
+    let natural = built(&fixture);
     fixture.write(".cargo/config.toml", LINK_4_GIB);
-    let pinned = build(&fixture.options()).unwrap().guests.remove(0);
+    let pinned = built(&fixture);
     assert_eq!(emulated(&pinned), emulated(&natural));
     let module = &fixture.outputs()["allocating.wasm"];
     wasm_prealloc::verify(module, MAX_PAGES).unwrap();
@@ -265,9 +271,10 @@ fn a_workspace_without_guests_is_an_error_that_defines_a_guest() {
     let fixture = Fixture::new();
     fixture.package("library", "");
     fixture.source("library", "");
-    let error = build(&fixture.options()).unwrap_err();
-    assert!(matches!(error, Error::NoGuests { .. }), "{error}");
-    assert!(error.to_string().contains("cdylib"), "{error}");
+    let text = fails_with(&fixture.options(), |error| {
+        matches!(error, Error::NoGuests { .. })
+    });
+    assert!(text.contains("cdylib"), "{text}");
 }
 
 #[test]
@@ -278,8 +285,9 @@ fn two_guests_do_not_share_a_file() {
         "[[bin]]\nname = \"same\"\npath = \"src/main.rs\"\n",
     );
     fixture.write("guests/other/src/main.rs", "fn main() {}");
-    let error = build(&fixture.options()).unwrap_err();
-    assert!(matches!(error, Error::SameName { .. }), "{error}");
+    fails_with(&fixture.options(), |error| {
+        matches!(error, Error::SameName { .. })
+    });
     build(&fixture.options_for(&["other"])).unwrap();
 }
 
@@ -293,10 +301,9 @@ fn a_guest_that_does_not_compile_leaves_the_outputs_unchanged() {
     // The guest that changes comes first, and compiles.
     fixture.source("a-sound", ALLOCATING);
     fixture.source("broken", "compile_error!(\"broken\");");
-    let error = build(&fixture.options()).unwrap_err();
-    assert!(
-        matches!(&error, Error::Cargo { package, .. } if package == "broken"),
-        "{error}"
+    fails_with(
+        &fixture.options(),
+        |error| matches!(error, Error::Cargo { package, .. } if package == "broken"),
     );
     assert_eq!(fixture.outputs(), before);
 
@@ -339,14 +346,14 @@ fn a_manifest_of_another_schema_is_not_changed_by_a_partial_build() {
     let newer = SCHEMA + 1;
     let text = format!("{{ \"schema\": {newer}, \"modules\": 3 }}");
     fixture.write("out/manifest.json", &text);
-    let error = build(&fixture.options_for(&["one"])).unwrap_err();
-    assert!(
-        matches!(error, Error::ManifestSchema { found, .. } if found == newer),
-        "{error}"
+    fails_with(
+        &fixture.options_for(&["one"]),
+        |error| matches!(error, Error::ManifestSchema { found, .. } if *found == newer),
     );
     fixture.write("out/manifest.json", "[]");
-    let error = build(&fixture.options_for(&["one"])).unwrap_err();
-    assert!(matches!(error, Error::Manifest { .. }), "{error}");
+    fails_with(&fixture.options_for(&["one"]), |error| {
+        matches!(error, Error::Manifest { .. })
+    });
     assert_eq!(fixture.outputs()["manifest.json"], b"[]");
 
     // The remedy in both errors.
@@ -376,10 +383,9 @@ fn outputs_have_the_permissions_of_any_new_file() {
 fn an_output_folder_that_cannot_be_created_is_named() {
     let fixture = Fixture::of_guests(&[("one", IDLE)]);
     fixture.write("out", "a file");
-    let error = build(&fixture.options()).unwrap_err();
-    assert!(
-        matches!(&error, Error::Write { path, .. } if *path == fixture.out_dir()),
-        "{error}"
+    fails_with(
+        &fixture.options(),
+        |error| matches!(error, Error::Write { path, .. } if *path == fixture.out_dir()),
     );
 }
 
@@ -395,10 +401,11 @@ fn the_manifest_path_may_be_that_of_a_member() {
 fn a_workspace_that_cargo_cannot_read_is_named() {
     let fixture = Fixture::of_guests(&[("one", IDLE)]);
     fixture.write("Cargo.toml", "[workspace");
-    let error = build(&fixture.options()).unwrap_err();
-    assert!(matches!(&error, Error::Workspace { .. }), "{error}");
+    let text = fails_with(&fixture.options(), |error| {
+        matches!(error, Error::Workspace { .. })
+    });
     let manifest = fixture.path("Cargo.toml");
-    assert!(error.to_string().contains(manifest.to_str().unwrap()));
+    assert!(text.contains(manifest.to_str().unwrap()));
 }
 
 #[test]

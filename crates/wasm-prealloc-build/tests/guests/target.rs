@@ -4,7 +4,7 @@
 use std::error::Error as _;
 use std::path::PathBuf;
 
-use crate::fixture::{Fixture, IDLE};
+use crate::fixture::{Fixture, IDLE, fails_with};
 use wasm_prealloc_build::{BuildOptions, Error, build};
 
 /// Returns options with a compiler whose library folder is empty.
@@ -40,12 +40,10 @@ fn which(program: &str) -> PathBuf {
 #[test]
 fn without_rustup_the_error_names_the_packages_to_install() {
     let fixture = Fixture::of_guests(&[("one", IDLE)]);
-    let error = build(&without_target(&fixture)).unwrap_err();
-    assert!(
-        matches!(&error, Error::TargetMissing { libdir, .. } if *libdir == fixture.path("libdir")),
-        "{error}"
+    let text = fails_with(
+        &without_target(&fixture),
+        |error| matches!(error, Error::TargetMissing { libdir, .. } if *libdir == fixture.path("libdir")),
     );
-    let text = error.to_string();
     for advice in [
         "libstd-rust-dev-wasm32",
         "rust-std-wasm32-unknown-unknown",
@@ -88,10 +86,9 @@ fn a_rustup_that_fails_is_an_error() {
     let fixture = Fixture::of_guests(&[("one", IDLE)]);
     let options = without_target(&fixture);
     fixture.script("bin/rustup", "exit 3\n");
-    let error = build(&options).unwrap_err();
-    assert!(
-        matches!(&error, Error::TargetAdd { status, .. } if status.code() == Some(3)),
-        "{error}"
+    fails_with(
+        &options,
+        |error| matches!(error, Error::TargetAdd { status, .. } if status.code() == Some(3)),
     );
 }
 
@@ -100,24 +97,33 @@ fn a_target_for_another_compiler_is_an_error() {
     let fixture = Fixture::of_guests(&[("one", IDLE)]);
     let options = without_target(&fixture);
     fixture.script("bin/rustup", "exit 0\n");
-    let error = build(&options).unwrap_err();
-    assert!(matches!(&error, Error::TargetElsewhere { .. }), "{error}");
-    assert!(error.to_string().contains("RUSTC"), "{error}");
+    let text = fails_with(&options, |error| {
+        matches!(error, Error::TargetElsewhere { .. })
+    });
+    assert!(text.contains("RUSTC"), "{text}");
 }
 
 #[test]
-fn a_missing_compiler_is_named() {
+fn a_missing_compiler_or_cargo_is_named_with_its_variable() {
     let fixture = Fixture::of_guests(&[("one", IDLE)]);
-    let error = build(&fixture.options_with("RUSTC", "/no/such/rustc")).unwrap_err();
-    assert!(error.to_string().contains("/no/such/rustc"), "{error}");
-    assert!(error.source().is_some());
+    for variable in ["RUSTC", "CARGO"] {
+        let program = format!("/no/such/{variable}");
+        let text = fails_with(&fixture.options_with(variable, &program), |error| {
+            matches!(error, Error::Start { .. }) && error.source().is_some()
+        });
+        assert!(
+            text.contains(&format!("cannot start `{program}`")),
+            "{text}"
+        );
+    }
 }
 
 #[test]
 fn the_message_of_a_failing_compiler_is_quoted() {
     let fixture = Fixture::of_guests(&[("one", IDLE)]);
     let rustc = fixture.script("fake-rustc", "echo 'no such target' >&2; exit 1\n");
-    let error = build(&fixture.options_with("RUSTC", rustc)).unwrap_err();
-    assert!(matches!(&error, Error::Compiler { .. }), "{error}");
-    assert!(error.to_string().contains("no such target"), "{error}");
+    let text = fails_with(&fixture.options_with("RUSTC", rustc), |error| {
+        matches!(error, Error::Compiler { .. })
+    });
+    assert!(text.contains("no such target"), "{text}");
 }

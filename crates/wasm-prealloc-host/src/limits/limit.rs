@@ -1,6 +1,6 @@
 //! The limits that bound a process's memory, and one reading of one of them.
 //!
-//! They are read in `cgroup` and `headroom`; the advice for each of them is in `error`.
+//! They are read in `cgroup` and `headroom`; the remedy for each of them is in `shortfall`.
 
 use std::fmt;
 use std::path::PathBuf;
