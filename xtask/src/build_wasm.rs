@@ -57,30 +57,23 @@ fn show(build: &Build) -> anyhow::Result<()> {
     let folder = folder.unwrap_or(&build.out_dir);
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN);
-    table.set_header([
-        "file",
-        "bytes linked",
-        "bytes",
-        "memory",
-        "growth",
-        "sites",
-        "sha256",
-    ]);
+    table.set_header("file|bytes linked|bytes|memory|growth|sites|sha256".split('|'));
     for guest in &build.guests {
         table.add_row([
             folder.join(&guest.file).display().to_string(),
             guest.report.bytes_before.to_string(),
             guest.report.bytes_after.to_string(),
-            per_memory(guest, memory),
+            // A built module is pinned.
+            per_memory(guest, |memory| format!("{} pages", memory.after.minimum)),
             per_memory(guest, |memory| memory.growth.to_string()),
-            per_memory(guest, sites),
+            per_memory(guest, |MemoryReport { sites, .. }| {
+                format!("{} grow, {} size", sites.grow, sites.size)
+            }),
             guest.sha256.chars().take(SHA256_PREFIX).collect(),
         ]);
     }
-    for column in [1, 2] {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
+    for column in table.column_iter_mut().skip(1).take(2) {
+        column.set_cell_alignment(CellAlignment::Right);
     }
     match writeln!(io::stdout().lock(), "{table}") {
         // A closed pipe is not an error.
@@ -92,17 +85,4 @@ fn show(build: &Build) -> anyhow::Result<()> {
 fn per_memory(guest: &BuiltGuest, text: fn(&MemoryReport) -> String) -> String {
     let memories: Vec<_> = guest.report.memories.iter().map(text).collect();
     memories.join("\n")
-}
-
-fn memory(memory: &MemoryReport) -> String {
-    let minimum = memory.after.minimum;
-    match memory.after.maximum {
-        Some(maximum) if maximum == minimum => format!("{maximum} pages"),
-        Some(maximum) => format!("{minimum} to {maximum} pages"),
-        None => format!("{minimum} pages or more"),
-    }
-}
-
-fn sites(memory: &MemoryReport) -> String {
-    format!("{} grow, {} size", memory.sites.grow, memory.sites.size)
 }

@@ -17,7 +17,7 @@ pub(crate) struct Opts {}
 struct Tool {
     name: &'static str,
     variable: (&'static str, &'static str),
-    arguments: &'static [&'static str],
+    arguments: &'static str,
 }
 
 const TOOLS: [Tool; 3] = [
@@ -25,39 +25,19 @@ const TOOLS: [Tool; 3] = [
     Tool {
         name: "AddressSanitizer",
         variable: ("RUSTFLAGS", "-Zsanitizer=address"),
-        arguments: &[
-            "test",
-            "--lib",
-            "--test",
-            "pool",
-            "--test",
-            "secure",
-            "--",
-            "--skip",
-            "locked_memory",
-        ],
+        arguments: "test --lib --test pool --test secure -- --skip locked_memory",
     },
     // It recognises the standard library's locks only if that library is built with it.
     Tool {
         name: "ThreadSanitizer",
         variable: ("RUSTFLAGS", "-Zsanitizer=thread"),
-        arguments: &["test", "-Zbuild-std", "--test", "pool", "eight_threads"],
+        arguments: "test -Zbuild-std --test pool eight_threads",
     },
     // It does not support mprotect, madvise and userfaultfd, so these tests read files and compare.
     Tool {
         name: "Miri",
         variable: ("MIRIFLAGS", "-Zmiri-disable-isolation"),
-        arguments: &[
-            "miri",
-            "test",
-            "--lib",
-            "--",
-            "cgroup::",
-            "error::",
-            "limit::",
-            "shortfall::",
-            "mark_rises",
-        ],
+        arguments: "miri test --lib -- cgroup:: error:: limit:: shortfall:: mark_rises",
     },
 ];
 
@@ -65,20 +45,22 @@ pub(crate) fn run(_: &Opts) -> Result<()> {
     let host = host_triple()?;
     for tool in TOOLS {
         eprintln!("{}", tool.name);
-        let (before, after) = match tool.arguments.iter().position(|word| *word == "--") {
-            Some(dashes) => tool.arguments.split_at(dashes),
-            None => (tool.arguments, &[][..]),
-        };
+        // The arguments after ` -- ` are those of the tests.
+        let (before, after) = tool
+            .arguments
+            .split_once(" -- ")
+            .unwrap_or((tool.arguments, ""));
         let (name, value) = tool.variable;
         // Through rustup, because `CARGO` belongs to another toolchain.
         let mut command = Command::new("rustup");
         command
             .current_dir(crate::repository())
             .args(["run", "nightly", "cargo"])
-            .args(before)
+            .args(before.split(' '))
             .args(["--package", "wasm-prealloc-host", "--target", &host])
             .args(["--target-dir", "target/sanitize"])
-            .args(after)
+            .arg("--")
+            .args(after.split_whitespace())
             .env(name, value)
             .env_remove("CARGO")
             .env_remove("RUSTUP_TOOLCHAIN");

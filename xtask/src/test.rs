@@ -83,7 +83,7 @@ fn test() -> Result<()> {
 }
 
 /// The results of all test binaries, added up.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Default)]
 struct Sum {
     passed: u64,
     failed: u64,
@@ -122,10 +122,6 @@ mod tests {
         ] {
             sum.add(line);
         }
-        let expected = Sum {
-            passed: 5,
-            failed: 5,
-        };
-        assert_eq!(sum, expected);
+        assert_eq!((sum.passed, sum.failed), (5, 5));
     }
 }

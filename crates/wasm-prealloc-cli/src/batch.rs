@@ -30,7 +30,6 @@ struct Document<R> {
     modules: Vec<Outcome<R>>,
 }
 
-/// The outcome for one module.
 #[derive(Debug, Serialize)]
 struct Outcome<R> {
     input: String,

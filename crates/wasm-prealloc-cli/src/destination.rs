@@ -28,7 +28,6 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
-    /// Returns the output of each item.
     pub(crate) fn outputs(&self, items: &[Item]) -> Result<Vec<Output>> {
         if let Some(output) = &self.output {
             if items.len() > 1 {

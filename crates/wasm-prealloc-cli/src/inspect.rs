@@ -25,7 +25,6 @@ pub(crate) struct Opts {
     inputs: Inputs,
 }
 
-/// The result for one module.
 #[derive(Debug, Default, Serialize)]
 struct Inspected {
     inspection: Option<Inspection>,

@@ -37,7 +37,6 @@ pub(crate) struct Inputs {
     pub(crate) json: bool,
 }
 
-/// A module's path, or `-`.
 #[derive(Clone, Debug)]
 pub(crate) struct Input {
     path: PathBuf,
@@ -60,7 +59,6 @@ impl Input {
         (!self.is_stdin()).then_some(&self.path)
     }
 
-    /// Returns the name for messages.
     pub(crate) fn name(&self) -> String {
         match self.path() {
             Some(path) => path.display().to_string(),
@@ -101,7 +99,6 @@ impl Input {
     }
 }
 
-/// A module's bytes.
 #[derive(Debug)]
 pub(crate) struct Module {
     pub(crate) wasm: Vec<u8>,
@@ -158,7 +155,6 @@ impl Output {
         }
     }
 
-    /// Returns the name for messages.
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Stdout => "<stdout>".to_owned(),
@@ -220,7 +216,6 @@ fn size(memory: &wasm_prealloc::Memory, size: u64) -> String {
     }
 }
 
-/// Describes a memory's limits.
 pub(crate) fn limits(memory: &wasm_prealloc::Memory) -> String {
     let minimum = size(memory, memory.minimum);
     match memory.maximum {

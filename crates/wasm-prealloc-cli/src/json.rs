@@ -71,7 +71,6 @@ impl Failure {
         }
     }
 
-    /// Prints the failure to stderr.
     pub(crate) fn print(&self) {
         eprintln!("error: {}", self.message);
     }

@@ -209,18 +209,9 @@ fn print(answer: &Answer) -> std::io::Result<()> {
 }
 
 fn table(rows: &[Row]) -> Table {
-    const TITLES: [&str; 7] = [
-        "limit",
-        "MiB",
-        "in use",
-        "reclaimable",
-        "available",
-        "needed",
-        "enough",
-    ];
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN);
-    table.set_header(TITLES);
+    table.set_header("limit|MiB|in use|reclaimable|available|needed|enough".split('|'));
     for row in rows {
         table.add_row([
             row.limit.clone(),

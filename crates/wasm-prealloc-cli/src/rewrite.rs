@@ -74,7 +74,6 @@ pub(crate) struct Opts {
     validate: Validate,
 }
 
-/// The result for one module.
 #[derive(Debug, Default, Serialize)]
 struct Rewritten {
     output: Option<String>,
@@ -109,17 +108,15 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
                 report: Some(report),
             })
         },
-        |input, rewritten| match (&rewritten.output, &rewritten.report) {
-            (Some(_), Some(report)) if inputs.quiet => {
-                warnings(&mut io::stderr(), &format!("{input}: "), report)
+        |input, rewritten| {
+            let (Some(output), Some(report)) = (&rewritten.output, &rewritten.report) else {
+                return Ok(());
+            };
+            match to_stdout {
+                _ if inputs.quiet => warnings(&mut io::stderr(), &format!("{input}: "), report),
+                true => describe(&mut io::stderr(), input, output, report),
+                false => describe(&mut io::stdout().lock(), input, output, report),
             }
-            (Some(output), Some(report)) if to_stdout => {
-                describe(&mut io::stderr(), input, output, report)
-            }
-            (Some(output), Some(report)) => {
-                describe(&mut io::stdout().lock(), input, output, report)
-            }
-            _ => Ok(()),
         },
         |_| exit::DONE,
     )

@@ -315,7 +315,6 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Parses the arguments of a function.
 fn arguments(given: &[String], types: impl ExactSizeIterator<Item = ValType>) -> Result<Vec<Val>> {
     ensure!(
         given.len() == types.len(),
@@ -328,14 +327,14 @@ fn arguments(given: &[String], types: impl ExactSizeIterator<Item = ValType>) ->
         .map(|(text, ty)| {
             Ok(match ty {
                 // An integer may be written as signed or as unsigned.
-                ValType::I32 => Val::I32(match text.parse::<u32>() {
-                    Ok(unsigned) => unsigned.cast_signed(),
-                    Err(_) => text.parse()?,
-                }),
-                ValType::I64 => Val::I64(match text.parse::<u64>() {
-                    Ok(unsigned) => unsigned.cast_signed(),
-                    Err(_) => text.parse()?,
-                }),
+                ValType::I32 => {
+                    let unsigned = text.parse().map(u32::cast_signed);
+                    Val::I32(unsigned.or_else(|_| text.parse())?)
+                }
+                ValType::I64 => {
+                    let unsigned = text.parse().map(u64::cast_signed);
+                    Val::I64(unsigned.or_else(|_| text.parse())?)
+                }
                 ValType::F32 => Val::F32(text.parse::<f32>()?.to_bits()),
                 ValType::F64 => Val::F64(text.parse::<f64>()?.to_bits()),
                 other => bail!("takes a {other}, which cannot be written on a command line"),

@@ -31,7 +31,6 @@ pub(crate) struct Opts {
     deep: bool,
 }
 
-/// The answer for one module.
 #[derive(Debug, Default, Serialize)]
 struct Answer {
     verified: bool,

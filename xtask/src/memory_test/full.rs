@@ -20,18 +20,9 @@ const QUARTER: u64 = 16_384;
 
 /// Runs and prints hosts at limits, and returns the number of rows that are not as expected.
 pub(super) fn limit_rows(commit: &Path, scratch: &Path) -> Result<usize> {
-    let mut table = super::table([
-        "hosts",
-        "memory MiB",
-        "pages by",
-        "tried",
-        "secured",
-        "refused",
-        "killed",
-        "OOM kills",
-        "seconds",
-        "as expected",
-    ]);
+    let mut table = super::table(
+        "hosts|memory MiB|pages by|tried|secured|refused|killed|OOM kills|seconds|as expected",
+    );
     let mut wrong = 0;
     let mut row = |what: &str, host: &Host, stats: Stats| {
         let verdict = stats.judge();
@@ -106,14 +97,7 @@ pub(super) fn chain_rows(indexer: &Indexer, commit: &Path) -> Result<usize> {
         }
         machines.push(machine(20 * 1024));
     }
-    let mut table = super::table([
-        "host",
-        "exit",
-        "blocks stored",
-        "state root",
-        "seconds",
-        "as expected",
-    ]);
+    let mut table = super::table("host|exit|blocks stored|state root|seconds|as expected");
     let mut wrong = 0;
     for machine in machines {
         eprintln!("running: {} blocks, {machine}", chain.blocks.len());
