@@ -162,20 +162,22 @@ impl Shared {
         let start = Instant::now();
         let outcome = slot.reset(self.policy, dirty_bytes);
         let elapsed = start.elapsed();
+        // A subscriber may call the pool, so events are emitted without the lock.
+        match &outcome {
+            Ok((method, zeroed_bytes)) => {
+                tracing::trace!(?method, zeroed_bytes, ?elapsed, "a slot was reset");
+            }
+            Err(error) => tracing::error!(%error, "a slot could not be reset and is retired"),
+        }
         let mut state = self.state();
         state.statistics.lent -= 1;
-        let retired = match outcome {
-            Ok((method, zeroed_bytes)) => {
+        let retired = match (outcome, &mut state.free) {
+            (Ok((method, zeroed_bytes)), Some(free)) => {
+                free.push(slot);
                 state.statistics.record(method, zeroed_bytes, elapsed);
-                tracing::trace!(?method, zeroed_bytes, ?elapsed, "a slot was reset");
-                match &mut state.free {
-                    Some(free) => free.push(slot),
-                    None => debug_assert!(false, "a pool that lends is secured"),
-                }
                 None
             }
-            Err(error) => {
-                tracing::error!(%error, "a slot could not be reset and is retired");
+            _ => {
                 state.statistics.retired += 1;
                 Some(slot)
             }
