@@ -192,7 +192,7 @@ pub enum Error {
 
     /// The engine's configuration would undo the commit or bypass the pool.
     #[error(
-        "the engine {what}, so its memories would not be secured; call `MemoryPool::configure` \
+        "the engine {what}, so its memories would not be secured; call `WasmtimePool::configure` \
          after every other setting that concerns memory"
     )]
     Engine {

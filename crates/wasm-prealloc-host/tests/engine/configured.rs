@@ -70,7 +70,7 @@ fn engines_that_would_undo_the_commit_are_refused() {
     for (change, named) in changes {
         let text = refused_engine(change).to_string();
         assert!(text.contains(named), "{named}: {text}");
-        assert!(text.contains("MemoryPool::configure"), "{text}");
+        assert!(text.contains("WasmtimePool::configure"), "{text}");
     }
 }
 
