@@ -121,30 +121,28 @@ impl Drop for Region {
 }
 
 #[cfg(test)]
-impl Layout {
-    /// Returns the layout of a reservation of `bytes`, with guards of 1 MiB.
-    pub(crate) fn of(bytes: usize) -> Layout {
-        Layout {
-            reservation_bytes: bytes,
-            guard_bytes: 1 << 20,
-            alignment_bytes: HUGE_PAGE_BYTES,
-        }
-    }
-}
-
-#[cfg(test)]
-impl Region {
-    /// Returns a region of `bytes` that are writable and zero, with guards around them.
-    pub(crate) fn writable(bytes: usize) -> Region {
-        let mut region = Region::reserve(Layout::of(bytes)).unwrap();
-        region.make_writable(bytes).unwrap();
-        region
-    }
-}
-
-#[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Layout {
+        /// Returns the layout of a reservation of `bytes`, with guards of 1 MiB.
+        fn of(bytes: usize) -> Layout {
+            Layout {
+                reservation_bytes: bytes,
+                guard_bytes: 1 << 20,
+                alignment_bytes: HUGE_PAGE_BYTES,
+            }
+        }
+    }
+
+    impl Region {
+        /// Returns a region of `bytes` that are writable and zero, with guards around them.
+        pub(crate) fn writable(bytes: usize) -> Region {
+            let mut region = Region::reserve(Layout::of(bytes)).unwrap();
+            region.make_writable(bytes).unwrap();
+            region
+        }
+    }
 
     #[test]
     fn the_base_is_aligned_and_the_writable_part_reads_as_zero() {

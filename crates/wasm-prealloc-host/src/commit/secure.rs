@@ -31,8 +31,8 @@ impl SecuredRegion {
     /// mapped.
     pub fn secure(requirements: &Requirements) -> Result<SecuredRegion, Error> {
         let guard_bytes = sys::page_bytes().max(WASM_PAGE_BYTES as usize);
-        let bytes = requirements.bytes()?;
-        let mut regions = secure_many(requirements, bytes, guard_bytes, 1, &mut |_| {})?;
+        let layout = layout(requirements, requirements.bytes()?, guard_bytes)?;
+        let mut regions = secure_many(requirements, layout, 1, &mut |_| {})?;
         Ok(regions.pop().expect("as many regions as requested"))
     }
 
@@ -71,13 +71,11 @@ impl SecuredRegion {
 /// `progress` is called under the lock, perhaps near a limit: it must not need memory.
 pub(crate) fn secure_many(
     requirements: &Requirements,
-    reservation_bytes: usize,
-    guard_bytes: usize,
+    layout: Layout,
     count: usize,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<SecuredRegion>, Error> {
     let bytes = requirements.bytes()?;
-    let layout = layout(requirements, reservation_bytes, guard_bytes)?;
     let need = need_of_many(requirements, &layout, count)?;
     let span = tracing::info_span!("secure", regions = count, pages = requirements.pages);
     let _entered = span.enter();

@@ -26,9 +26,8 @@ pub(crate) fn readings(files: &Files) -> Result<Vec<Reading>, Error> {
     let mut readings = Vec::new();
     for line in groups.lines() {
         // hierarchy:controllers:path, and the path may contain colons.
-        let mut fields = line.splitn(3, ':');
-        let mut next = || fields.next();
-        let (Some(hierarchy), Some(controllers), Some(path)) = (next(), next(), next()) else {
+        let fields: Vec<&str> = line.splitn(3, ':').collect();
+        let [hierarchy, controllers, path] = fields[..] else {
             continue;
         };
         let version = if hierarchy == "0" && controllers.is_empty() {
@@ -85,16 +84,10 @@ fn unescape(field: &str) -> PathBuf {
     let mut plain = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {
         let digits = part.get(..3);
-        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(byte) => {
-                plain.push(byte);
-                plain.extend_from_slice(&part.as_bytes()[3..]);
-            }
-            None => {
-                plain.push(b'\\');
-                plain.extend_from_slice(part.as_bytes());
-            }
-        }
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        plain.push(byte.unwrap_or(b'\\'));
+        let rest = if byte.is_some() { 3 } else { 0 };
+        plain.extend_from_slice(&part.as_bytes()[rest..]);
     }
     PathBuf::from(String::from_utf8_lossy(&plain).into_owned())
 }
@@ -159,14 +152,8 @@ fn read_v2(files: &Files, groups: &[PathBuf], readings: &mut Vec<Reading>) -> Re
             let bytes = files::number(&file, &text)?;
             let version = CgroupVersion::V2;
             let limit = Limit::Cgroup { version, file };
-            readings.push(read_usage(
-                files,
-                group,
-                "memory.current",
-                CACHE,
-                limit,
-                bytes,
-            )?);
+            let reading = read_usage(files, group, "memory.current", CACHE, limit, bytes)?;
+            readings.push(reading);
         }
     }
     Ok(())
@@ -219,9 +206,8 @@ fn read_v1(files: &Files, groups: &[PathBuf], readings: &mut Vec<Reading>) -> Re
             // The usage of the hidden group is unknown. The outermost visible group is a part of
             // it, so its usage is the best lower bound.
             let limit = Limit::CgroupHidden { file: stat };
-            readings.push(read_usage(
-                files, outermost, &usage, CACHE, limit, effective,
-            )?);
+            let reading = read_usage(files, outermost, &usage, CACHE, limit, effective)?;
+            readings.push(reading);
         }
     }
     Ok(())

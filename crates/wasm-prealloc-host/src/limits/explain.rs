@@ -83,9 +83,7 @@ mod tests {
             expected_bytes: 2,
             resident_bytes: 1,
         };
-        assert!(matches!(
-            explain(error, &too_much()),
-            Error::NotResident { .. }
-        ));
+        let error = explain(error, &too_much());
+        assert!(matches!(error, Error::NotResident { .. }), "{error}");
     }
 }

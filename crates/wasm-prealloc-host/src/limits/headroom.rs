@@ -18,7 +18,7 @@ use crate::sys;
 const SLACK_BYTES: u64 = 1 << 20;
 
 /// The memory that is needed under each kind of limit. All numbers are bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Need {
     /// Under cgroups and the machine's memory: the pages, their page tables, and a margin.
@@ -52,11 +52,7 @@ impl Need {
             physical_bytes: remaining_bytes
                 .saturating_add(remaining_bytes / 512)
                 .saturating_add(margin_bytes),
-            address_space_bytes: 0,
-            data_bytes: 0,
-            huge_pool_bytes: 0,
-            huge_page_bytes: 0,
-            locked_bytes: 0,
+            ..Need::default()
         }
     }
 
@@ -114,11 +110,10 @@ impl Headroom {
     /// [`Error::Unreadable`] if a file of `/proc` is missing, or a file cannot be read or parsed. A
     /// system without memory cgroups is not an error.
     pub fn read() -> Result<Headroom, Error> {
-        if sys::HAS_LIMIT_FILES {
-            return Headroom::read_from(&Files::default());
+        match sys::HAS_LIMIT_FILES {
+            true => Headroom::read_from(&Files::default()),
+            false => Ok(Headroom { readings: vec![] }),
         }
-        let readings = Vec::new();
-        Ok(Headroom { readings })
     }
 
     /// Reads the limits from the files under another root.
@@ -142,10 +137,8 @@ impl Headroom {
         }
         let mode = files.read_optional(Path::new("/proc/sys/vm/overcommit_memory"))?;
         if mode.is_some_and(|mode| mode.trim() == "2") {
-            let (bytes, used) = (
-                meminfo.bytes("CommitLimit")?,
-                meminfo.bytes("Committed_AS")?,
-            );
+            let bytes = meminfo.bytes("CommitLimit")?;
+            let used = meminfo.bytes("Committed_AS")?;
             readings.push(Reading::new(Limit::Overcommit, bytes, used, 0));
         }
         // Sandboxes leave this line out of the files that they emulate, and limit nothing.
@@ -184,14 +177,10 @@ impl Headroom {
 
     /// Returns the cgroup limit that leaves least.
     pub(crate) fn nearest_cgroup(&self) -> Option<&Reading> {
-        self.readings
-            .iter()
-            .filter(|reading| {
-                matches!(
-                    reading.limit,
-                    Limit::Cgroup { .. } | Limit::CgroupHidden { .. }
-                )
-            })
+        use Limit::{Cgroup, CgroupHidden};
+        let readings = self.readings.iter();
+        readings
+            .filter(|reading| matches!(reading.limit, Cgroup { .. } | CgroupHidden { .. }))
             .min_by_key(|reading| reading.available_bytes)
     }
 }

@@ -170,13 +170,8 @@ impl PreparedPool {
             Some(progress) => progress,
             None => &mut |_| {},
         };
-        let regions = secure_many(
-            requirements,
-            RESERVATION_BYTES,
-            GUARD_BYTES,
-            slots,
-            progress,
-        )?;
+        let layout = layout(requirements, RESERVATION_BYTES, GUARD_BYTES)?;
+        let regions = secure_many(requirements, layout, slots, progress)?;
         let resident = regions.iter().map(|region| region.secured().resident_bytes);
         let resident_bytes = resident.sum();
         let secured = regions.first().map(|region| Secured {

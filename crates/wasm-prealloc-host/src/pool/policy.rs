@@ -50,16 +50,13 @@ impl Policy {
                 maximum,
                 expected: slot_pages,
             }),
-            Policy::CommitMaximum => {
-                let limit = maximum.unwrap_or(DEFAULT_PAGES);
-                match limit > slot_pages || minimum > limit {
-                    true => Err(Error::SlotTooSmall {
-                        maximum: Some(limit.max(minimum)),
-                        slot_pages,
-                    }),
-                    false => Ok(limit),
-                }
-            }
+            Policy::CommitMaximum => match maximum.unwrap_or(DEFAULT_PAGES) {
+                limit if minimum <= limit && limit <= slot_pages => Ok(limit),
+                limit => Err(Error::SlotTooSmall {
+                    maximum: Some(limit.max(minimum)),
+                    slot_pages,
+                }),
+            },
         }
     }
 }

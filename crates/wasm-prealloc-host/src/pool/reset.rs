@@ -284,15 +284,9 @@ mod tests {
 
     impl Slot {
         fn new_or_skip(bytes: usize) -> Option<Slot> {
-            let tracker = Tracker::open()
-                .inspect_err(|why| {
-                    // Past the test harness, which hides what passing tests print with `println!`.
-                    let _ = writeln!(
-                        io::stderr(),
-                        "skipped: writes cannot be tracked here: {why}"
-                    );
-                })
-                .ok()?;
+            // Past the test harness, which hides what passing tests print with `println!`.
+            let skip = |why| writeln!(io::stderr(), "skipped: writes cannot be tracked: {why}");
+            let tracker = Tracker::open().map_err(skip).ok()?;
             let region = Region::writable(bytes);
             // SAFETY: the range is writable and this test's own.
             let watermark = unsafe {

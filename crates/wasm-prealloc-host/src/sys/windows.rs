@@ -81,8 +81,7 @@ pub(crate) fn residency(first: usize, pages: &mut [u8]) -> io::Result<()> {
         let mut queries: Vec<PSAPI_WORKING_SET_EX_INFORMATION> = (0..pages.len())
             .map(|index| PSAPI_WORKING_SET_EX_INFORMATION {
                 VirtualAddress: (first + index * page) as *mut _,
-                // SAFETY: a union of numbers, for which zero is a value.
-                VirtualAttributes: unsafe { std::mem::zeroed() },
+                ..Default::default()
             })
             .collect();
         let size = u32::try_from(size_of_val(queries.as_slice())).unwrap_or(u32::MAX);
@@ -100,13 +99,9 @@ pub(crate) fn residency(first: usize, pages: &mut [u8]) -> io::Result<()> {
 
 /// The size of the operating system's page, in bytes.
 pub(crate) fn page_bytes() -> usize {
-    // SAFETY: a structure of numbers and addresses, for which zero is a value. The call fills it
-    // in.
-    let info = unsafe {
-        let mut info: SYSTEM_INFO = std::mem::zeroed();
-        GetSystemInfo(&mut info);
-        info
-    };
+    let mut info = SYSTEM_INFO::default();
+    // SAFETY: the call fills the structure in.
+    unsafe { GetSystemInfo(&mut info) };
     usize::try_from(info.dwPageSize).unwrap_or(4096)
 }
 

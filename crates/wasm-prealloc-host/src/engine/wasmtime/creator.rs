@@ -2,6 +2,8 @@
 //! module is instantiated, and comes back with the instance.
 
 use std::cell::RefCell;
+use std::error::Error as StdError;
+use std::iter::successors;
 
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
@@ -88,14 +90,11 @@ fn lend(
 
 /// Formats the whole cause chain on one line.
 fn with_causes(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
+    let chain = successors(Some(error as &dyn StdError), |&error| error.source());
+    chain
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
 }
 
 /// A memory of a pool as wasmtime uses it.
@@ -117,10 +116,8 @@ unsafe impl LinearMemory for Memory {
             // wasmtime requests nothing above the maximum, so the guest did not cause the refusal.
             // If the guest saw -1 it would continue, other than on another machine.
             Err(error @ Error::System { .. }) => {
-                panic!(
-                    "committed memory cannot be made accessible: {}",
-                    with_causes(&error)
-                )
+                let causes = with_causes(&error);
+                panic!("committed memory cannot be made accessible: {causes}")
             }
             outcome => Ok(outcome?),
         }

@@ -120,20 +120,16 @@ fn verify_engine(engine: &Engine) -> Result<(), Error> {
     }
     // wasmtime has no other way to read a setting back. A test checks that this works.
     let settings = format!("{:?}", engine.config());
-    for (setting, what) in [
-        (
-            "memory_init_cow: true",
-            "maps copy-on-write images (memory_init_cow)",
-        ),
-        (
-            "memory_may_move: true",
-            "may move memories (memory_may_move)",
-        ),
-    ] {
-        if settings.contains(setting) {
-            return Err(Error::Engine { what });
-        }
-    }
+    let refused = |setting, what| match settings.contains(setting) {
+        true => Err(Error::Engine { what }),
+        false => Ok(()),
+    };
+    let images = "maps copy-on-write images (memory_init_cow)";
+    refused("memory_init_cow: true", images)?;
+    refused(
+        "memory_may_move: true",
+        "may move memories (memory_may_move)",
+    )?;
     *verified = Some(engine.weak());
     Ok(())
 }

@@ -95,14 +95,9 @@ impl Tracker {
         if range.is_empty() {
             return Ok(());
         }
+        let mut range = to_uffdio(&range);
         // SAFETY: the request takes this structure; for the rest see `watch`.
-        unsafe {
-            ioctl(
-                &self.userfault,
-                UFFDIO_UNREGISTER as _,
-                &mut to_uffdio(&range),
-            )
-        }?;
+        unsafe { ioctl(&self.userfault, UFFDIO_UNREGISTER as _, &mut range) }?;
         Ok(())
     }
 
