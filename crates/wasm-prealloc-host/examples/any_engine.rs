@@ -53,10 +53,8 @@ fn run(path: &std::path::Path) -> Result<()> {
         "the module's memory has {} bytes; run `wasm-prealloc rewrite` on it",
         bytes.len()
     );
-    println!(
-        "resident after instantiation: {} bytes",
-        resident_bytes(bytes)?
-    );
+    let resident = resident_bytes(bytes)?;
+    println!("resident after instantiation: {resident} bytes");
     let (start, len) = (memory.data_ptr(&store), bytes.len());
     // SAFETY: the store owns the memory, and is neither dropped nor used during the call. A pinned
     // memory does not grow, so wasmi does not move it later either.

@@ -11,17 +11,13 @@ mod abi;
 #[path = "../examples/indexer/store.rs"]
 mod store;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 
 /// The example's binary, which cargo builds with the tests, beside them.
 fn binary() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
-    let path = tests
-        .parent()
-        .and_then(Path::parent)
-        .unwrap()
-        .join("examples/indexer");
+    let path = tests.ancestors().nth(2).unwrap().join("examples/indexer");
     assert!(
         path.exists(),
         "{} is missing: cargo build -p wasm-prealloc-host --features wasmtime --example indexer",
@@ -58,16 +54,9 @@ impl Case {
 
     fn dump(&self) -> String {
         let output = self.run(&["--dump"]);
-        assert_eq!(status(&output), 0, "{}", stderr(&output));
+        expect(&output, 0, &[]);
         String::from_utf8(output.stdout).unwrap()
     }
-}
-
-fn status(output: &Output) -> i32 {
-    output
-        .status
-        .code()
-        .unwrap_or_else(|| panic!("{:?}: {}", output.status, stderr(output)))
 }
 
 fn stderr(output: &Output) -> String {
@@ -77,7 +66,8 @@ fn stderr(output: &Output) -> String {
 #[track_caller]
 fn expect(output: &Output, expected: i32, texts: &[&str]) {
     let message = stderr(output);
-    assert_eq!(status(output), expected, "{message}");
+    let status = output.status;
+    assert_eq!(status.code(), Some(expected), "{status}: {message}");
     for text in texts {
         assert!(message.contains(text), "no {text:?} in: {message}");
     }
@@ -130,11 +120,8 @@ fn calling(function: &str, parameters: &str, call: &str) -> String {
 fn each_block_reads_the_values_stored_before() {
     let case = Case::new(RECORDER);
     let output = case.index(&["--block", "6869", "--block", "0x796f", "--log"]);
-    expect(
-        &output,
-        0,
-        &["1048576 bytes (1 MiB) resident", "guest: last"],
-    );
+    let texts = ["1048576 bytes (1 MiB) resident", "guest: last"];
+    expect(&output, 0, &texts);
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
         "block 0: 2 values stored\nblock 1: 2 values stored\n\
@@ -169,16 +156,12 @@ fn an_unsecured_host_runs_any_module_and_reports_nothing() {
 #[test]
 fn a_module_that_is_not_pinned_is_refused_with_the_command_that_pins_it() {
     let case = Case::new(&RECORDER.replace("16 16", "1"));
-    let output = case.index(&["--block", "6869"]);
-    expect(
-        &output,
-        1,
-        &[
-            "error: block 0 was not indexed",
-            "memory not pinned",
-            "wasm-prealloc rewrite --pages 16",
-        ],
-    );
+    let texts = [
+        "error: block 0 was not indexed",
+        "memory not pinned",
+        "wasm-prealloc rewrite --pages 16",
+    ];
+    expect(&case.index(&["--block", "6869"]), 1, &texts);
     assert_eq!(case.dump(), "");
 }
 
@@ -186,12 +169,8 @@ fn a_module_that_is_not_pinned_is_refused_with_the_command_that_pins_it() {
 fn an_imported_memory_is_not_verified() {
     let case =
         Case::new(r#"(module (import "env" "memory" (memory 16 16)) (func (export "_start")))"#);
-    let output = case.index(&["--block", "00"]);
-    expect(
-        &output,
-        1,
-        &["guest.wasm is not verified", "imports its memory"],
-    );
+    let texts = ["guest.wasm is not verified", "imports its memory"];
+    expect(&case.index(&["--block", "00"]), 1, &texts);
 }
 
 #[test]
@@ -203,11 +182,8 @@ fn values_of_a_trapped_block_are_not_stored() {
     );
     let case = Case::new(&trapping);
     let output = case.index(&["--block", "6869", "--block", "796f", "--block", "00"]);
-    expect(
-        &output,
-        1,
-        &["error: block 1 was not indexed", "unreachable"],
-    );
+    let texts = ["error: block 1 was not indexed", "unreachable"];
+    expect(&output, 1, &texts);
     assert_eq!(case.dump(), "before = \nlast = 0x000000006869\n");
 }
 
@@ -253,22 +229,17 @@ fn usage_errors_and_invalid_input_exit_with_status_2() {
     let case = Case::new("(module)");
     for (arguments, text) in [
         (
-            &["guest.wasm", "--block", "00"][..],
+            "guest.wasm --block 00",
             "does not export a function `_start`",
         ),
-        (
-            &["guest.wasm", "--block", "0"],
-            "neither a file nor hexadecimal",
-        ),
-        (
-            &["guest.wasm", "--block", "no"],
-            "neither a file nor hexadecimal",
-        ),
-        (&["guest.wasm"], "--block"),
-        (&["none.wasm", "--block", "00"], "cannot read none.wasm"),
-        (&["--dump"], "cannot open index.redb"),
+        ("guest.wasm --block 0", "neither a file nor hexadecimal"),
+        ("guest.wasm --block no", "neither a file nor hexadecimal"),
+        ("guest.wasm", "--block"),
+        ("none.wasm --block 00", "cannot read none.wasm"),
+        ("--dump", "cannot open index.redb"),
     ] {
-        expect(&case.run(arguments), 2, &[text]);
+        let arguments: Vec<&str> = arguments.split(' ').collect();
+        expect(&case.run(&arguments), 2, &[text]);
     }
     std::fs::write(case.0.path().join("guest.wasm"), "not wasm").unwrap();
     let output = case.index(&["--block", "00"]);

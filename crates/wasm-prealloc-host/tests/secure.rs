@@ -38,9 +38,7 @@ fn base_pages_are_populated() {
 fn huge_pages_are_collapsed_if_the_kernel_has_any() {
     let how = secure(4096, Backing::Auto);
     if how != Method::Collapsed {
-        skipped(&format!(
-            "no huge pages here, memory was committed by {how}"
-        ));
+        skipped(&format!("no huge pages, committed by {how}"));
     }
 }
 
@@ -106,7 +104,10 @@ fn a_held_lock_is_waited_for_and_then_named() {
     requirements.lock.path = directory.path().to_owned();
     requirements.lock.timeout = std::time::Duration::from_millis(30);
     match SecuredRegion::secure(&requirements) {
-        Err(Error::LockTimeout { path, .. }) => assert_eq!(path, directory.path()),
+        Err(Error::LockTimeout { path, waited }) => {
+            assert_eq!(path, directory.path());
+            assert!(waited >= requirements.lock.timeout, "{waited:?}");
+        }
         other => panic!("{other:?}"),
     }
     held.unlock().unwrap();

@@ -8,7 +8,6 @@
 mod support;
 
 use support::status_kib;
-
 use wasm_prealloc_host::{MemoryPool, WasmtimePool};
 use wasmtime::{Config, Engine, Linker, Module, Store};
 

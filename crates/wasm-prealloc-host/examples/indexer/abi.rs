@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use wasmtime::{Caller, Engine, Extern, Linker, Result, bail, ensure};
+use wasmtime::{Caller, Engine, Extern, Linker, Result, bail, ensure, format_err};
 
 use crate::store::{Flushed, Snapshot};
 
@@ -37,12 +37,12 @@ impl Guest {
     /// Returns a key's value: the one that this block flushed, or else the stored one, or else an
     /// empty one.
     fn value(&self, key: &[u8]) -> Result<Vec<u8>> {
-        match self.flushed.get(key) {
-            Some(value) => Ok(value.clone()),
-            None => match self.stored.get(key) {
-                Ok(value) => Ok(value.unwrap_or_default()),
-                Err(error) => bail!("reading the database: {error:#}"),
-            },
+        if let Some(value) = self.flushed.get(key) {
+            return Ok(value.clone());
+        }
+        match self.stored.get(key) {
+            Ok(value) => Ok(value.unwrap_or_default()),
+            Err(error) => bail!("reading the database: {error:#}"),
         }
     }
 }
@@ -103,13 +103,9 @@ fn memory<'c>(caller: &'c mut Call<'_>) -> Result<(&'c mut [u8], &'c mut Guest)>
 }
 
 fn length(function: &str, bytes: &[u8]) -> Result<i32> {
-    match i32::try_from(bytes.len()) {
-        Ok(length) => Ok(length),
-        Err(_) => bail!(
-            "{function}: {} bytes are more than a guest can address",
-            bytes.len()
-        ),
-    }
+    let length = bytes.len();
+    i32::try_from(length)
+        .map_err(|_| format_err!("{function}: {length} bytes are more than a guest can address"))
 }
 
 /// Returns the bytes of the buffer at `pointer`.
@@ -174,15 +170,12 @@ fn decode_list(mut message: &[u8]) -> Result<Vec<&[u8]>> {
 }
 
 fn take<'m>(message: &mut &'m [u8], length: u64) -> Result<&'m [u8]> {
-    let Some((taken, rest)) = usize::try_from(length)
-        .ok()
-        .and_then(|length| message.split_at_checked(length))
-    else {
-        bail!(
-            "__flush: not protobuf, a field of {length} bytes has only {} left",
-            message.len()
-        );
-    };
+    let left = message.len();
+    ensure!(
+        length <= left as u64,
+        "__flush: not protobuf, a field of {length} bytes has only {left} left"
+    );
+    let (taken, rest) = message.split_at(length as usize);
     *message = rest;
     Ok(taken)
 }

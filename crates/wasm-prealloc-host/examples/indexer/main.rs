@@ -93,10 +93,9 @@ impl From<anyhow::Error> for Failure {
 
 fn main() -> ExitCode {
     let opts = Opts::parse();
-    let result = if opts.dump {
-        dump(&opts.db).map_err(Failure::from)
-    } else {
-        index(&opts)
+    let result = match opts.dump {
+        true => dump(&opts.db).map_err(Failure::from),
+        false => index(&opts),
     };
     let (error, status) = match result {
         Ok(()) => return ExitCode::from(EXIT_DONE),
@@ -178,17 +177,11 @@ impl Host {
             })
             .map_err(from_engine)
             .with_context(|| format!("{} does not fit this host", path.display()))?;
-        let pool = match prepared {
-            Some(prepared) => {
-                let pool = prepared.secure().context("no block was begun");
-                let pool = pool.map_err(Failure::Refused)?;
-                if let Some(done) = pool.secured() {
-                    eprintln!("secured: {done}");
-                }
-                Some(pool)
-            }
-            None => None,
-        };
+        let pool = prepared.map(|prepared| prepared.secure().context("no block was begun"));
+        let pool = pool.transpose().map_err(Failure::Refused)?;
+        if let Some(done) = pool.as_ref().and_then(MemoryPool::secured) {
+            eprintln!("secured: {done}");
+        }
         Ok(Host {
             engine,
             linker,
@@ -250,30 +243,26 @@ fn read_block(block: &str) -> anyhow::Result<Vec<u8>> {
 fn read_chain(path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let lines = text.lines().enumerate().map(|(number, line)| {
+    let mut blocks = Vec::new();
+    for (line, number) in text.lines().zip(1..) {
         let block = line.split('#').next().unwrap_or_default().trim();
-        (number + 1, block)
-    });
-    let blocks = lines.filter(|(_, block)| !block.is_empty());
-    blocks
-        .map(|(number, block)| {
-            from_hexadecimal(block)
-                .ok_or_else(|| anyhow!("{}:{number}: not hexadecimal", path.display()))
-        })
-        .collect()
+        if !block.is_empty() {
+            let bytes = from_hexadecimal(block);
+            let at = || format!("{}:{number}: not hexadecimal", path.display());
+            blocks.push(bytes.with_context(at)?);
+        }
+    }
+    Ok(blocks)
 }
 
 fn from_hexadecimal(text: &str) -> Option<Vec<u8>> {
-    let digits = text.strip_prefix("0x").unwrap_or(text).as_bytes();
-    let pairs = digits.chunks(2).map(|pair| match pair {
-        [high, low] => {
-            let digit = |byte: u8| char::from(byte).to_digit(16);
-            // Two hexadecimal digits fit into a byte.
-            Some((digit(*high)? * 16 + digit(*low)?) as u8)
-        }
-        _ => None,
-    });
-    pairs.collect()
+    let text = text.strip_prefix("0x").unwrap_or(text);
+    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
+    let digits = digits?;
+    let (pairs, rest) = digits.as_chunks();
+    // Two hexadecimal digits fit into a byte.
+    let bytes = pairs.iter().map(|[high, low]| (high * 16 + low) as u8);
+    rest.is_empty().then(|| bytes.collect())
 }
 
 fn dump(path: &Path) -> anyhow::Result<()> {

@@ -4,17 +4,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use wasm_prealloc_host::{Error, InstantiateError, MemoryPool, WasmtimePool};
 use wasmtime::{
-    Config, Engine, Instance, InstanceAllocationStrategy, Linker, Module, PoolingAllocationConfig,
-    Store,
+    Config, Engine, Instance, InstanceAllocationStrategy, Linker, PoolingAllocationConfig, Store,
 };
+
+use crate::{engine, module};
 
 #[test]
 fn nothing_is_instantiated_before_the_pool_is_secured() {
     let prepared = MemoryPool::builder().pages(16).prepare();
-    let mut config = Config::new();
-    prepared.configure(&mut config);
-    let engine = Engine::new(&config).unwrap();
-    let module = Module::new(&engine, wat::parse_str("(module (memory 16 16))").unwrap()).unwrap();
+    let engine = engine(&prepared, |_| {});
+    let module = module(&engine, "(module (memory 16 16))");
     prepared.verify(&module).unwrap();
     let mut store = Store::new(&engine, ());
     let error = Instance::new(&mut store, &module, &[]).unwrap_err();
@@ -27,6 +26,8 @@ fn nothing_is_instantiated_before_the_pool_is_secured() {
     pool.instantiate(&linker, &mut store, &module).unwrap();
 }
 
+const WITH_DATA: &str = r#"(module (memory 16 16) (data (i32.const 0) "x"))"#;
+
 type Change = fn(&mut Config) -> &mut Config;
 
 /// Changes an engine's configuration after [`WasmtimePool::configure`], and returns the refusal.
@@ -37,8 +38,7 @@ fn refused_engine(change: Change) -> Error {
     pool.configure(&mut config);
     change(&mut config);
     let engine = Engine::new(&config).unwrap();
-    let text = r#"(module (memory 16 16) (data (i32.const 0) "x"))"#;
-    let module = Module::new(&engine, wat::parse_str(text).unwrap()).unwrap();
+    let module = module(&engine, WITH_DATA);
     let mut store = Store::new(&engine, ());
     match pool.instantiate(&Linker::new(&engine), &mut store, &module) {
         Err(InstantiateError::Memory(error @ Error::Engine { .. })) => error,
@@ -84,7 +84,7 @@ fn copy_on_write_images_make_the_engine_panic() {
     config.memory_init_cow(true);
     let engine = Engine::new(&config).unwrap();
     let instantiate = |text: &str| {
-        let module = Module::new(&engine, wat::parse_str(text).unwrap()).unwrap();
+        let module = module(&engine, text);
         let mut store = Store::new(&engine, ());
         // wasmtime's own function does not verify the engine.
         catch_unwind(AssertUnwindSafe(|| {
@@ -93,11 +93,8 @@ fn copy_on_write_images_make_the_engine_panic() {
     };
     let without_data = instantiate("(module (memory 16 16))");
     assert!(without_data.unwrap());
-    let panic = instantiate(r#"(module (memory 16 16) (data (i32.const 0) "x"))"#).unwrap_err();
-    let text = panic
-        .downcast_ref::<String>()
-        .cloned()
-        .or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned()))
-        .unwrap();
+    let panic = instantiate(WITH_DATA).unwrap_err();
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref().copied()).unwrap();
     assert!(text.contains("only for mmap-based memories"), "{text}");
 }

@@ -5,23 +5,20 @@ use std::time::Duration;
 use wasm_prealloc_host::{
     Error, InstantiateError, MemoryPool, WasmtimePool, WhenExhausted, resident_bytes,
 };
-use wasmtime::{Config, Engine, Linker, Module, Store, Trap};
+use wasmtime::{Linker, Store, Trap};
 
-use crate::Host;
 use crate::support::{is_zero, one_at_a_time};
+use crate::{Host, engine, module};
 
 #[test]
 fn four_gib_are_resident_and_data_segments_intact() {
     let mut host = Host::of_pages(65_536);
-    let instance = host
-        .instantiate(
-            r#"(module
-                (memory (export "memory") 65536 65536)
-                (data (i32.const 0) "first")
-                (data (i32.const 1048574) "across a boundary")
-                (data (i32.const -4) "last"))"#,
-        )
-        .unwrap();
+    let text = r#"(module
+        (memory (export "memory") 65536 65536)
+        (data (i32.const 0) "first")
+        (data (i32.const 1048574) "across a boundary")
+        (data (i32.const -4) "last"))"#;
+    let instance = host.instantiate(text).unwrap();
     let memory = instance.get_memory(&mut host.store, "memory").unwrap();
     let bytes = memory.data(&host.store);
     assert_eq!(bytes.len(), 4 << 30);
@@ -56,12 +53,7 @@ fn each_instance_has_zeroed_memory_and_gives_it_back() {
 #[test]
 fn accesses_beyond_the_memory_trap() {
     // Within the reservation, in the guard after 4 GiB, and across the end.
-    for (address, offset) in [
-        ("67108864", 0_u32),
-        ("-1", u32::MAX),
-        ("-1", 0),
-        ("67108861", 0),
-    ] {
+    for (address, offset) in [(67_108_864, 0), (-1, u32::MAX), (-1, 0), (67_108_861, 0)] {
         let mut host = Host::of_pages(1024);
         let text = format!(
             r#"(module
@@ -78,14 +70,11 @@ fn accesses_beyond_the_memory_trap() {
 #[test]
 fn a_pinned_memory_does_not_grow() {
     let mut host = Host::of_pages(16);
-    let instance = host
-        .instantiate(
-            r#"(module
-                (memory 16 16)
-                (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
-                (func (export "size") (param i32) (result i32) (memory.size)))"#,
-        )
-        .unwrap();
+    let text = r#"(module
+        (memory 16 16)
+        (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
+        (func (export "size") (param i32) (result i32) (memory.size)))"#;
+    let instance = host.instantiate(text).unwrap();
     assert_eq!(host.call::<i32>(instance, "grow", 1), -1);
     assert_eq!(host.call::<i32>(instance, "size", 0), 16);
 }
@@ -170,15 +159,13 @@ fn stores_in_several_threads_wait_for_a_slot() {
         .when_exhausted(WhenExhausted::Wait(Duration::from_secs(60)))
         .secure()
         .unwrap();
-    let mut config = Config::new();
-    pool.configure(&mut config);
-    let engine = Engine::new(&config).unwrap();
+    let engine = engine(&pool, |_| {});
     let text = r#"(module
         (memory 64 64)
         (func (export "run") (param i32) (result i32)
             (i32.load8_u (i32.const 4194303))
             (memory.fill (i32.const 0) (local.get 0) (i32.const 4194304))))"#;
-    let module = Module::new(&engine, wat::parse_str(text).unwrap()).unwrap();
+    let module = module(&engine, text);
     pool.verify(&module).unwrap();
     let pre = Linker::<()>::new(&engine).instantiate_pre(&module).unwrap();
     std::thread::scope(|scope| {
@@ -187,10 +174,8 @@ fn stores_in_several_threads_wait_for_a_slot() {
             scope.spawn(move || {
                 for _ in 0..50 {
                     let mut store = Store::new(engine, ());
-                    let instance = pre
-                        .instantiate(&mut store)
-                        .map_err(InstantiateError::from)
-                        .unwrap();
+                    let instance = pre.instantiate(&mut store);
+                    let instance = instance.map_err(InstantiateError::from).unwrap();
                     let run = instance.get_typed_func::<i32, i32>(&mut store, "run");
                     assert_eq!(run.unwrap().call(&mut store, thread).unwrap(), 0);
                     assert!(pool.statistics().lent <= 2);
@@ -218,11 +203,8 @@ fn an_asynchronous_store_gets_the_same_memory_and_the_same_errors() {
 
     let _turn = one_at_a_time();
     let pool = MemoryPool::builder().pages(16).secure().unwrap();
-    let mut config = Config::new();
-    pool.configure(&mut config);
-    let engine = Engine::new(&config).unwrap();
-    let text = r#"(module (memory (export "memory") 16 16))"#;
-    let module = Module::new(&engine, wat::parse_str(text).unwrap()).unwrap();
+    let engine = engine(&pool, |_| {});
+    let module = module(&engine, r#"(module (memory (export "memory") 16 16))"#);
     let linker = Linker::<()>::new(&engine);
     let mut first = Store::new(&engine, ());
     let instance = finish(linker.instantiate_async(&mut first, &module)).unwrap();

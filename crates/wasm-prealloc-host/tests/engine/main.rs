@@ -17,6 +17,18 @@ use wasm_prealloc_host::{
 };
 use wasmtime::{Config, Engine, Instance, Linker, Module, Store, Trap};
 
+/// Makes an engine that takes its memories from a pool, with some settings before the pool's.
+fn engine(pool: &impl WasmtimePool, settings: impl FnOnce(&mut Config)) -> Engine {
+    let mut config = Config::new();
+    settings(&mut config);
+    pool.configure(&mut config);
+    Engine::new(&config).unwrap()
+}
+
+fn module(engine: &Engine, text: &str) -> Module {
+    Module::new(engine, wat::parse_str(text).unwrap()).unwrap()
+}
+
 struct Host {
     pool: MemoryPool,
     engine: Engine,
@@ -27,18 +39,14 @@ struct Host {
 impl Host {
     fn new(pages: u64, policy: Policy) -> Host {
         let turn = one_at_a_time();
-        let builder = MemoryPool::builder().slots(2).pages(pages).policy(policy);
-        let pool = match pages {
-            65_536 => builder.slots(1),
-            _ => builder,
-        };
-        let pool = pool.secure().unwrap();
-        let mut config = Config::new();
-        config.wasm_multi_memory(true).wasm_memory64(true);
-        config.wasm_custom_page_sizes(true);
-        deterministic(&mut config);
-        pool.configure(&mut config);
-        let engine = Engine::new(&config).unwrap();
+        let slots = if pages == 65_536 { 1 } else { 2 };
+        let builder = MemoryPool::builder().slots(slots).pages(pages);
+        let pool = builder.policy(policy).secure().unwrap();
+        let engine = engine(&pool, |config| {
+            config.wasm_multi_memory(true).wasm_memory64(true);
+            config.wasm_custom_page_sizes(true);
+            deterministic(config);
+        });
         Host {
             pool,
             store: Store::new(&engine, ()),
@@ -52,7 +60,7 @@ impl Host {
     }
 
     fn module(&self, text: &str) -> Module {
-        Module::new(&self.engine, wat::parse_str(text).unwrap()).unwrap()
+        module(&self.engine, text)
     }
 
     fn instantiate(&mut self, text: &str) -> Result<Instance, InstantiateError> {

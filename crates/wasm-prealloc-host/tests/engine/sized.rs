@@ -24,11 +24,8 @@ fn an_unchanged_module_sees_its_own_size_and_grows_to_its_maximum() {
         let instance = instance.unwrap();
         let mut pages = 3;
         for delta in [1, 31, 100, 377] {
-            assert_eq!(
-                host.call::<i32>(instance, "size", 0),
-                pages,
-                "block {block}"
-            );
+            let size = host.call::<i32>(instance, "size", 0);
+            assert_eq!(size, pages, "block {block}");
             // The last byte is new and zero; an access to the next one traps.
             let last = (pages << 16) - 1;
             assert_eq!(host.call::<i32>(instance, "load", last), 0);
@@ -54,10 +51,12 @@ fn a_memory_that_can_outgrow_its_slot_is_refused() {
         let mut host = Host::new(512, Policy::CommitMaximum);
         let error = host.refusal(&format!("(module (memory {declared}))"));
         let text = error.to_string();
-        match error {
-            Error::SlotTooSmall { slot_pages, .. } => assert_eq!(slot_pages, 512),
-            other => panic!("{other}"),
-        }
+        let Error::SlotTooSmall {
+            slot_pages: 512, ..
+        } = error
+        else {
+            panic!("{declared}: {text}");
+        };
         assert!(text.contains("wasm-prealloc rewrite --pages 512"), "{text}");
     }
     Host::new(512, Policy::CommitMaximum)

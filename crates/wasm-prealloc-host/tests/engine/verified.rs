@@ -1,7 +1,7 @@
 //! Verification before any of a module runs, and the origin of errors.
 
 use wasm_prealloc_host::{Error, InstantiateError, WasmtimePool};
-use wasmtime::{Instance, Linker, Module, Trap};
+use wasmtime::{Caller, Instance, Linker, Trap};
 
 use crate::Host;
 
@@ -19,8 +19,8 @@ fn a_memory_that_can_grow_is_not_pinned() {
                 minimum,
                 maximum,
                 expected: 16,
-            } => assert_eq!((minimum, maximum), found),
-            other => panic!("{other}"),
+            } => assert_eq!((minimum, maximum), found, "{declared}"),
+            other => panic!("{declared}: {other}"),
         }
     }
 }
@@ -73,25 +73,19 @@ fn errors_of_the_engine_are_kept() {
 #[test]
 fn a_refusal_that_a_start_function_ignored_is_not_the_cause() {
     let mut host = Host::of_pages(16);
-    let growing = wat::parse_str("(module (memory 1))").unwrap();
-    let growing = Module::new(&host.engine, growing).unwrap();
+    let growing = host.module("(module (memory 1))");
     let mut linker = Linker::new(&host.engine);
-    linker
-        .func_wrap(
-            "env",
-            "inner",
-            move |mut caller: wasmtime::Caller<'_, ()>| {
-                // wasmtime's own function does not take the refusal.
-                assert!(Instance::new(&mut caller, &growing, &[]).is_err());
-            },
-        )
-        .unwrap();
+    let inner = move |mut caller: Caller<'_, ()>| {
+        // wasmtime's own function does not take the refusal.
+        assert!(Instance::new(&mut caller, &growing, &[]).is_err());
+    };
+    linker.func_wrap("env", "inner", inner).unwrap();
     let text = r#"(module
         (import "env" "inner" (func $inner))
         (memory 16 16)
         (func $start (call $inner) unreachable)
         (start $start))"#;
-    let module = Module::new(&host.engine, wat::parse_str(text).unwrap()).unwrap();
+    let module = host.module(text);
     let result = host.pool.instantiate(&linker, &mut host.store, &module);
     assert!(matches!(result, Err(InstantiateError::Engine(_))));
 }
@@ -99,7 +93,7 @@ fn a_refusal_that_a_start_function_ignored_is_not_the_cause() {
 #[test]
 fn the_engines_error_contains_the_whole_message() {
     let mut host = Host::of_pages(16);
-    let module = Module::new(&host.engine, wat::parse_str("(module (memory 1))").unwrap()).unwrap();
+    let module = host.module("(module (memory 1))");
     let error = Instance::new(&mut host.store, &module, &[]).unwrap_err();
     let text = format!("{error:#}");
     assert!(text.contains("wasm-prealloc rewrite --pages 16"), "{text}");
