@@ -27,17 +27,14 @@ impl std::fmt::Display for Goal {
     }
 }
 
-/// The table of ratios.
-pub(crate) struct Ratios(Table);
+/// The rows of the table of ratios.
+#[derive(Default)]
+pub(crate) struct Ratios(Vec<Vec<String>>);
 
 impl Ratios {
-    pub(crate) fn new() -> Self {
-        Self(table(&["ratio", "measured", "wall clock", "goal", "met"]))
-    }
-
     pub(crate) fn add(&mut self, label: &str, ratio: f64, wall_clock: Option<f64>, goal: Goal) {
         let digits = if ratio < 1.0 { 3 } else { 2 };
-        self.0.add_row([
+        self.0.push(vec![
             label.to_owned(),
             format!("{ratio:.digits$}"),
             wall_clock.map_or(String::new(), |ratio| format!("{ratio:.digits$}")),
@@ -46,22 +43,22 @@ impl Ratios {
         ]);
     }
 
-    pub(crate) fn text(mut self) -> String {
-        right_from(&mut self.0, 1);
-        self.0.to_string()
+    pub(crate) fn text(self) -> String {
+        table(&["ratio", "measured", "wall clock", "goal", "met"], self.0)
     }
 }
 
-pub(crate) fn table(header: &[&str]) -> Table {
+/// Formats a table. All columns except the first are aligned to the right.
+pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN);
-    table.set_header(header.to_vec());
-    table
-}
-
-/// Aligns all columns from `first` on to the right.
-pub(crate) fn right_from(table: &mut Table, first: usize) {
-    for column in table.column_iter_mut().skip(first) {
+    table.set_header(header.to_vec()).add_rows(rows);
+    for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
+    table.to_string()
+}
+
+pub(crate) fn milliseconds(seconds: f64) -> String {
+    format!("{:.3}", seconds * 1e3)
 }

@@ -29,19 +29,19 @@ pub(crate) fn measure_one(part: &str, contender: &str) -> Result<Vec<Row>> {
 
 /// Measures every contender, each in a separate process. The contenders take turns.
 pub(crate) fn measure(rounds: usize) -> Result<Measured> {
-    let parts = SECURE.iter().map(|contender| ("secure", *contender));
-    let parts = parts.chain(BLOCK.iter().map(|(contender, _)| ("block", *contender)));
-    let parts: Vec<_> = parts
-        .chain(RESET.iter().map(|contender| ("reset", *contender)))
-        .collect();
+    let parts: [(_, &'static [_]); 3] = [("secure", &SECURE), ("block", &BLOCK), ("reset", &RESET)];
+    let parts = parts.iter().flat_map(|(part, contenders)| {
+        let contenders = contenders.iter();
+        contenders.map(|(contender, _)| (*part, *contender))
+    });
     let mut samples: BTreeMap<_, Vec<Cost>> = BTreeMap::new();
     for round in 1..=rounds {
-        for (part, contender) in &parts {
+        for (part, contender) in parts.clone() {
             eprintln!("round {round} of {rounds}: {part} {contender}");
             let rows: Vec<Row> =
                 measure_in_child(["host".as_ref(), part.as_ref(), contender.as_ref()])?;
             for (mib, cost) in rows {
-                let key = (*part, *contender, mib);
+                let key = (part, contender, mib);
                 samples.entry(key).or_default().push(cost);
             }
         }

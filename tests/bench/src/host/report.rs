@@ -5,9 +5,16 @@ use std::fmt::Write as _;
 
 use crate::cost::Cost;
 use crate::tables::Goal::{AtLeast, AtMost};
-use crate::tables::{Ratios, right_from, table};
+use crate::tables::{Ratios, milliseconds, table};
 
-pub(super) const SECURE: [&str; 5] = ["ours", "bare", "touch", "memset", "pattern"];
+/// The contenders of each part, with their names in the tables.
+pub(super) const SECURE: [(&str, &str); 5] = [
+    ("ours", "ours: lock, checks, commit, residency check"),
+    ("bare", "the bare system calls"),
+    ("touch", "one write per 4 KiB"),
+    ("memset", "memset"),
+    ("pattern", "a pattern, then zeros"),
+];
 pub(super) const BLOCK: [(&str, &str); 8] = [
     ("on-demand", "wasmtime, on demand"),
     ("pooling", "wasmtime, pooling"),
@@ -21,7 +28,13 @@ pub(super) const BLOCK: [(&str, &str); 8] = [
     ("declared", "ours, `Declared`"),
     ("anew", "memory secured again for each block"),
 ];
-pub(super) const RESET: [&str; 5] = ["high-water", "watermark", "everything", "memset", "scan"];
+pub(super) const RESET: [(&str, &str); 5] = [
+    ("high-water", "ours, up to an enforced size"),
+    ("watermark", "ours, watermark and tracking"),
+    ("everything", "ours, everything"),
+    ("memset", "memset"),
+    ("scan", "one scan of 4 GiB for written pages"),
+];
 const BLOCK_SIZES: [usize; 5] = [0, 1, 10, 100, 1000];
 const RESET_SIZES: [usize; 5] = [0, 10, 100, 1000, 4096];
 
@@ -72,23 +85,23 @@ impl Measured {
     fn ratios(&self) -> String {
         let block = |contender, mib| self.cost("block", contender, mib);
         let reset = |contender, mib| self.cost("reset", contender, mib);
-        let [ours, bare, pattern] =
-            ["ours", "bare", "pattern"].map(|contender| self.cost("secure", contender, 4096));
-        let mut rows = vec![
-            (
-                "(a) ours / the bare system calls".to_owned(),
-                ours,
-                bare,
-                AtMost(1.1),
-            ),
-            (
-                "(a) a pattern, then zeros / ours".to_owned(),
-                pattern,
-                ours,
-                AtLeast(6.0),
-            ),
-        ];
+        let secure = |contender| self.cost("secure", contender, 4096);
+        let mut rows = Vec::new();
+        let mut row = |label: String, one, other, goal| rows.push((label, one, other, goal));
+        row(
+            "(a) ours / the bare system calls".to_owned(),
+            secure("ours"),
+            secure("bare"),
+            AtMost(1.1),
+        );
+        row(
+            "(a) a pattern, then zeros / ours".to_owned(),
+            secure("pattern"),
+            secure("ours"),
+            AtLeast(6.0),
+        );
         for mib in [10, 100] {
+            let ours = block("commit-maximum", mib);
             for (contender, name, goal) in [
                 ("on-demand", "on demand", AtLeast(6.0)),
                 ("pooling", "pooling", AtLeast(6.0)),
@@ -101,35 +114,26 @@ impl Measured {
                 ("declared", "`Declared`", AtMost(1.5)),
             ] {
                 let label = format!("(b) {mib} MiB: {name} / `CommitMaximum`");
-                rows.push((
-                    label,
-                    block(contender, mib),
-                    block("commit-maximum", mib),
-                    goal,
-                ));
+                row(label, block(contender, mib), ours, goal);
             }
         }
         for mib in [10, 100, 1000] {
             let memset = reset("memset", mib);
             let label = format!("(c) {mib} MiB: high-water reset / memset");
-            rows.push((label, reset("high-water", mib), memset, AtMost(1.2)));
+            row(label, reset("high-water", mib), memset, AtMost(1.2));
             let both = memset.zip(reset("scan", 4096)).map(|(memset, scan)| Cost {
                 seconds: memset.seconds + scan.seconds,
                 cpu_seconds: memset.cpu_seconds + scan.cpu_seconds,
                 ..memset
             });
             let label = format!("(c) {mib} MiB: watermark reset / memset and scan");
-            rows.push((label, reset("watermark", mib), both, AtMost(1.2)));
+            row(label, reset("watermark", mib), both, AtMost(1.2));
         }
         let label = "(c) 4096 MiB: full reset / memset".to_owned();
-        rows.push((
-            label,
-            reset("everything", 4096),
-            reset("memset", 4096),
-            AtMost(1.2),
-        ));
+        let memset = reset("memset", 4096);
+        row(label, reset("everything", 4096), memset, AtMost(1.2));
 
-        let mut ratios = Ratios::new();
+        let mut ratios = Ratios::default();
         for (label, one, other, goal) in rows {
             if let (Some(one), Some(other)) = (one, other) {
                 let wall_clock = one.seconds / other.seconds;
@@ -141,53 +145,29 @@ impl Measured {
     }
 
     fn securing(&self) -> String {
-        let mut table = table(&["way", "wall-clock ms", "CPU ms"]);
-        for (contender, name) in SECURE.iter().zip([
-            "ours: lock, checks, commit, residency check",
-            "the bare system calls",
-            "one write per 4 KiB",
-            "memset",
-            "a pattern, then zeros",
-        ]) {
-            if let Some(cost) = self.cost("secure", contender, 4096) {
-                table.add_row([
-                    name.to_owned(),
-                    milliseconds(cost.seconds),
-                    milliseconds(cost.cpu_seconds),
-                ]);
-            }
-        }
-        right_from(&mut table, 1);
-        table.to_string()
+        let rows = SECURE.iter().filter_map(|(contender, name)| {
+            let cost = self.cost("secure", contender, 4096)?;
+            let times = [cost.seconds, cost.cpu_seconds].map(milliseconds);
+            Some([&[(*name).to_owned()], &times[..]].concat())
+        });
+        table(&["way", "wall-clock ms", "CPU ms"], rows)
     }
 
     fn blocks(&self) -> String {
-        let mut table = table_by_size("host", BLOCK_SIZES, &["faults"]);
-        for (contender, name) in BLOCK {
+        let rows = BLOCK.map(|(contender, name)| {
             let mut row = self.row("block", contender, name, BLOCK_SIZES);
             let faults = self.cost("block", contender, 100).map(|cost| cost.faults);
             // With `anew`, the faults of securing are not counted apart from the guest's.
             let faults = faults.filter(|_| contender != "anew");
             row.push(faults.map_or(String::new(), |faults| format!("{faults:.0}")));
-            table.add_row(row);
-        }
-        right_from(&mut table, 1);
-        table.to_string()
+            row
+        });
+        table_by_size("host", BLOCK_SIZES, &["faults"], rows)
     }
 
     fn resets(&self) -> String {
-        let mut table = table_by_size("way", RESET_SIZES, &[]);
-        for (contender, name) in RESET.iter().zip([
-            "ours, up to an enforced size",
-            "ours, watermark and tracking",
-            "ours, everything",
-            "memset",
-            "one scan of 4 GiB for written pages",
-        ]) {
-            table.add_row(self.row("reset", contender, name, RESET_SIZES));
-        }
-        right_from(&mut table, 1);
-        table.to_string()
+        let rows = RESET.map(|(contender, name)| self.row("reset", contender, name, RESET_SIZES));
+        table_by_size("way", RESET_SIZES, &[], rows)
     }
 
     /// A contender's name, and its CPU time at each size.
@@ -207,14 +187,15 @@ impl Measured {
 }
 
 /// A table with a column for each size.
-fn table_by_size(first: &str, sizes: [usize; 5], last: &[&str]) -> comfy_table::Table {
+fn table_by_size<const N: usize>(
+    first: &str,
+    sizes: [usize; 5],
+    last: &[&str],
+    rows: [Vec<String>; N],
+) -> String {
     let sizes = sizes.map(|mib| format!("{mib} MiB"));
     let mut header = vec![first];
     header.extend(sizes.iter().map(String::as_str));
     header.extend(last);
-    table(&header)
-}
-
-fn milliseconds(seconds: f64) -> String {
-    format!("{:.3}", seconds * 1e3)
+    table(&header, rows)
 }

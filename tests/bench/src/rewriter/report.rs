@@ -7,7 +7,7 @@ use super::contenders::Contender;
 use super::corpus::Module;
 use crate::cost::Cost;
 use crate::tables::Goal::{AtLeast, AtMost};
-use crate::tables::{Ratios, right_from, table};
+use crate::tables::{Ratios, milliseconds, table};
 
 const MB: f64 = 1e6;
 /// Below this size, the memory of the process itself outweighs that of the module.
@@ -109,7 +109,7 @@ impl Measured {
     }
 
     fn ratios(&self) -> String {
-        let mut ratios = Ratios::new();
+        let mut ratios = Ratios::default();
         let rivals = [
             (Contender::Memcpy, "memcpy", 0.125),
             (Contender::Walrus, "walrus", 80.0),
@@ -135,21 +135,12 @@ impl Measured {
             let label = format!("{name}: peak memory / size of the input");
             ratios.add(&label, ours.memory, None, AtMost(2.2));
         }
-        if let Some((
-            _,
-            Comparison {
-                ours_full, walrus, ..
-            },
-        )) = &self.whole
-        {
-            let time = ours_full.seconds / walrus.seconds;
-            ratios.add(
-                "whole command: time / time of walrus",
-                time,
-                None,
-                AtMost(0.1),
-            );
-            let memory = ours_full.peak_bytes / walrus.peak_bytes;
+        if let Some((_, whole)) = &self.whole {
+            let (ours, walrus) = (whole.ours_full, whole.walrus);
+            let time = ours.seconds / walrus.seconds;
+            let label = "whole command: time / time of walrus";
+            ratios.add(label, time, None, AtMost(0.1));
+            let memory = ours.peak_bytes / walrus.peak_bytes;
             let label = "whole command: memory / memory of walrus";
             ratios.add(label, memory, None, AtMost(1.0 / 3.0));
         }
@@ -157,37 +148,35 @@ impl Measured {
     }
 
     fn totals(&self) -> String {
-        let mut table = table(&[
+        let header = [
             "contender",
             "MB/s",
             "MB/s, wall clock",
             "speed / ours",
             "memory / input",
             "worst module",
-        ]);
+        ];
         let ours = self.total(Contender::Changed);
-        for contender in &self.contenders {
-            if let Some(total) = self.total(*contender) {
-                let ours = ours.map_or(f64::NAN, |ours| ours.cpu_seconds);
-                table.add_row([
-                    contender.names().0.to_owned(),
-                    format!("{:.0}", self.bytes() / MB / total.cpu_seconds),
-                    format!("{:.0}", self.bytes() / MB / total.seconds),
-                    format!("{:.3}", ours / total.cpu_seconds),
-                    format!("{:.2}", total.memory),
-                    format!("{:.2}", total.worst_memory),
-                ]);
-            }
-        }
-        right_from(&mut table, 1);
-        table.to_string()
+        let ours = ours.map_or(f64::NAN, |ours| ours.cpu_seconds);
+        let rows = self.contenders.iter().filter_map(|contender| {
+            let total = self.total(*contender)?;
+            Some(vec![
+                contender.names().0.to_owned(),
+                format!("{:.0}", self.bytes() / MB / total.cpu_seconds),
+                format!("{:.0}", self.bytes() / MB / total.seconds),
+                format!("{:.3}", ours / total.cpu_seconds),
+                format!("{:.2}", total.memory),
+                format!("{:.2}", total.worst_memory),
+            ])
+        });
+        table(&header, rows)
     }
 
     fn by_module(&self) -> String {
         let mut header = vec!["module", "bytes", "functions", "grow", "size"];
         header.extend(self.contenders.iter().map(|contender| contender.names().1));
-        let mut table = table(&header);
-        for (module, costs) in self.modules.iter().zip(&self.costs) {
+        let modules = self.modules.iter().zip(&self.costs);
+        let rows = modules.map(|(module, costs)| {
             let mut row = vec![
                 module.name.clone(),
                 module.bytes.to_string(),
@@ -195,29 +184,25 @@ impl Measured {
                 module.grow_sites.to_string(),
                 module.size_sites.to_string(),
             ];
-            let times = costs.iter().map(|cost| cost.cpu_seconds * 1e3);
-            row.extend(times.map(|milliseconds| format!("{milliseconds:.3}")));
-            table.add_row(row);
-        }
-        right_from(&mut table, 1);
-        table.to_string()
+            row.extend(costs.iter().map(|cost| milliseconds(cost.cpu_seconds)));
+            row
+        });
+        table(&header, rows)
     }
 }
 
 fn whole(comparison: &Comparison) -> String {
-    let mut table = table(&["program", "seconds", "peak MB"]);
-    let changed = "wasm-prealloc rewrite --validate changed";
-    for (name, cost) in [
+    let rows = [
         ("wasm-prealloc rewrite", comparison.ours_full),
-        (changed, comparison.ours_changed),
+        (
+            "wasm-prealloc rewrite --validate changed",
+            comparison.ours_changed,
+        ),
         ("walrus round trip", comparison.walrus),
-    ] {
-        table.add_row([
-            name.to_owned(),
-            format!("{:.3}", cost.seconds),
-            format!("{:.1}", cost.peak_bytes / MB),
-        ]);
-    }
-    right_from(&mut table, 1);
-    table.to_string()
+    ];
+    let rows = rows.map(|(name, cost)| {
+        let peak = format!("{:.1}", cost.peak_bytes / MB);
+        vec![name.to_owned(), format!("{:.3}", cost.seconds), peak]
+    });
+    table(&["program", "seconds", "peak MB"], rows)
 }
