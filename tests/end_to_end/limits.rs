@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::LazyLock;
 
-use wasm_prealloc_tests::limits::{Cached, Host, Pages, Stats};
+use wasm_prealloc_host::Backing;
+use wasm_prealloc_tests::limits::{BACKINGS, Cached, Host, Stats};
 use wasm_prealloc_tests::{MemoryGroup, memory_lock, skipped};
+
+use crate::processes::{expect_parts, expect_status};
 
 const PAGES: u64 = 1024;
 const NEEDED_BYTES: u64 = (PAGES << 16) + (PAGES << 16) / 512;
@@ -25,39 +28,23 @@ fn binary() -> &'static Path {
 }
 
 /// Returns a host of 64 MiB, without a margin.
-fn host(how: Pages) -> Host {
+fn host(backing: Backing) -> Host {
     Host {
         program: binary().to_owned(),
         pages: PAGES,
-        how,
+        backing,
     }
 }
 
-/// Runs a host in a shell, after `before`.
-fn commit(before: &str, arguments: &[&str]) -> Output {
+/// Runs a host in a shell. `prefix` is the start of its command line.
+fn commit(prefix: &str, arguments: &[&str]) -> Output {
     Command::new("sh")
         .arg("-c")
-        .arg(format!("{before} exec \"$0\" \"$@\""))
+        .arg(format!("{prefix} \"$0\" \"$@\""))
         .arg(binary())
         .args(arguments)
         .output()
         .unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-#[track_caller]
-fn refused(output: &Output) -> String {
-    let text = stderr(output);
-    assert_eq!(
-        output.status.code(),
-        Some(REFUSED),
-        "{:?}: {text}",
-        output.status
-    );
-    text
 }
 
 /// Returns true if memory groups can be created here.
@@ -81,12 +68,12 @@ fn around_a_cgroup_limit_no_host_is_killed() {
     if !groups_or_skip() {
         return;
     }
-    for how in Pages::ALL {
-        let host = host(how);
+    for backing in BACKINGS {
+        let host = host(backing);
         let coarse = (0..64).map(|step| NEEDED_BYTES - 4 * MIB + step * (256 * KIB));
-        no_host_was_killed(&format!("{how}, 256 KiB"), &host.sweep(coarse).unwrap());
+        no_host_was_killed(&format!("{backing}, 256 KiB"), &host.sweep(coarse).unwrap());
         let fine = host.limits_around_break_even(64, 16 * KIB).unwrap();
-        no_host_was_killed(&format!("{how}, 16 KiB"), &host.sweep(fine).unwrap());
+        no_host_was_killed(&format!("{backing}, 16 KiB"), &host.sweep(fine).unwrap());
     }
 }
 
@@ -96,21 +83,18 @@ fn a_linear_memory_in_512_mib_is_refused_by_name() {
     let Some(group) = MemoryGroup::create_or_skip(512 * MIB) else {
         return;
     };
-    for backing in ["auto", "base"] {
-        let text = refused(&commit(&group.enter(), &["--backing", backing]));
-        let named = format!(
-            "cgroup {} {}",
-            group.version(),
-            group.limit_file().display()
-        );
-        assert!(text.contains(&named), "{text}");
-        assert!(text.contains("limit 536870912 bytes (512 MiB)"), "{text}");
-        // 4096 MiB, 8 MiB of page tables and 32 MiB of margin.
-        assert!(
-            text.contains("needed 4336910336 bytes (4136 MiB)"),
-            "{text}"
-        );
-        assert!(text.contains("raise this limit to at least"), "{text}");
+    let prefix = format!("{} exec", group.enter());
+    let limit_file = group.limit_file().display().to_string();
+    for backing in BACKINGS {
+        let output = commit(&prefix, &["--backing", &backing.to_string()]);
+        let parts = [
+            &format!("cgroup {} {limit_file}", group.version()),
+            "limit 536870912 bytes (512 MiB)",
+            // 4096 MiB, 8 MiB of page tables and 32 MiB of margin.
+            "needed 4336910336 bytes (4136 MiB)",
+            "raise this limit to at least",
+        ];
+        expect_parts(&expect_status(&output, REFUSED), &parts);
     }
     assert_eq!(group.oom_kills().unwrap(), 0);
 }
@@ -125,17 +109,9 @@ fn unshared(group: &MemoryGroup, before: &str, arguments: &[&str]) -> Option<Out
         skipped("a child cannot have a mount namespace here");
         return None;
     }
-    let enter = format!(
-        "{} exec unshare -m sh -c '{before} exec \"$0\" \"$@\"'",
-        group.enter()
-    );
-    // `unshare` and its shell start the host, whose path is `$0`.
-    let output = Command::new("sh")
-        .args(["-c", &format!("{enter} \"$0\" \"$@\"")])
-        .arg(binary())
-        .args(arguments)
-        .output();
-    Some(output.unwrap())
+    let enter = group.enter();
+    let prefix = format!("{enter} exec unshare -m sh -c '{before} exec \"$0\" \"$@\"'");
+    Some(commit(&prefix, arguments))
 }
 
 /// If the check cannot see the limit, the kernel itself refuses.
@@ -153,9 +129,12 @@ fn an_invisible_cgroup_refuses_without_a_kill() {
         let Some(output) = unshared(&group, &hide, &arguments) else {
             return;
         };
-        let text = refused(&output);
-        assert!(text.contains("a memory cgroup refused after"), "{text}");
-        assert!(text.contains("no limit is visible from here"), "{text}");
+        let text = expect_status(&output, REFUSED);
+        let parts = [
+            "a memory cgroup refused after",
+            "no limit is visible from here",
+        ];
+        expect_parts(&text, &parts);
     }
     assert_eq!(group.oom_kills().unwrap(), 0);
 }
@@ -174,47 +153,37 @@ fn a_parents_limit_outside_of_the_mount_is_found_or_refuses_by_itself() {
     let (own, mount) = (group.path().display(), parent.mount());
     let narrow = format!("mount --bind {own} {mount} &&");
     let pages = PAGES.to_string();
-    for backing in ["auto", "base"] {
-        let arguments = [
-            "--pages",
-            &pages,
-            "--backing",
-            backing,
-            "--margin-bytes",
-            "0",
-        ];
-        let (mut secured, mut refusals) = (0, 0);
+    let visible = parent.version() == "v1";
+    let named = match visible {
+        true => [
+            &format!("a parent cgroup outside this mount, reported by {mount}/memory.stat"),
+            "limit of the parent group",
+        ],
+        false => ["a memory cgroup refused after"; 2],
+    };
+    for backing in BACKINGS {
+        if backing == Backing::Base && !visible {
+            // Version 2 does not report such a parent, and populating cannot be refused.
+            skipped("version 2 does not report a hidden parent to a host with base pages");
+            continue;
+        }
+        let name = backing.to_string();
+        let (mut secured, mut refused) = (0, 0);
         for step in 0..24 {
             parent.set_limit(16 * MIB + step * 3 * MIB).unwrap();
-            let visible = parent.version() == "v1";
-            if backing == "base" && !visible {
-                // Version 2 does not report such a parent, and populating cannot be refused.
-                skipped("version 2 does not report a hidden parent to a host with base pages");
-                break;
-            }
+            let arguments = ["--pages", &pages, "--margin-bytes", "0", "--backing", &name];
             let Some(output) = unshared(&group, &narrow, &arguments) else {
                 return;
             };
-            let text = stderr(&output);
-            match output.status.code() {
-                Some(SECURED) => secured += 1,
-                Some(REFUSED) if visible => {
-                    refusals += 1;
-                    let file = format!(
-                        "a parent cgroup outside this mount, reported by {mount}/memory.stat"
-                    );
-                    assert!(text.contains(&file), "step {step}: {text}");
-                    assert!(text.contains("limit of the parent group"), "{text}");
-                }
-                Some(REFUSED) => {
-                    refusals += 1;
-                    assert!(text.contains("a memory cgroup refused after"), "{text}");
-                }
-                _ => panic!("step {step}: {}: {text}", output.status),
+            if output.status.code() == Some(SECURED) {
+                secured += 1;
+            } else {
+                refused += 1;
+                expect_parts(&expect_status(&output, REFUSED), &named);
             }
         }
-        println!("hidden parent, {backing}: {secured} secured, {refusals} refused");
-        assert!(backing == "base" || (secured > 0 && refusals > 0));
+        println!("hidden parent, {backing}: {secured} secured, {refused} refused");
+        assert!(secured > 0 && refused > 0, "{backing}: {secured} secured");
     }
     assert_eq!(parent.oom_kills().unwrap() + group.oom_kills().unwrap(), 0);
 }
@@ -227,9 +196,9 @@ fn hosts_that_start_together_do_not_take_the_same_room() {
     if !groups_or_skip() {
         return;
     }
-    for how in Pages::ALL {
-        let stats = host(how).race(4, 2, 2 * NEEDED_BYTES + 32 * MIB, 5);
-        no_host_was_killed(&format!("{how}, 4 at once"), &stats.unwrap());
+    for backing in BACKINGS {
+        let stats = host(backing).race(4, 2, 2 * NEEDED_BYTES + 32 * MIB, 5);
+        no_host_was_killed(&format!("{backing}, 4 at once"), &stats.unwrap());
     }
 }
 
@@ -241,10 +210,10 @@ fn page_cache_of_the_group_makes_room() {
     }
     // tmpfs has no page cache, so this uses the directory of the build.
     let folder = env!("CARGO_TARGET_TMPDIR").as_ref();
-    for how in Pages::ALL {
+    for backing in BACKINGS {
         for cached in [Cached::Written, Cached::Read] {
-            let stats = host(how).in_page_cache(cached, folder).unwrap();
-            no_host_was_killed(&format!("{how}, {cached:?}"), &stats);
+            let stats = host(backing).in_page_cache(cached, folder).unwrap();
+            no_host_was_killed(&format!("{backing}, {cached:?}"), &stats);
         }
     }
 }
@@ -262,13 +231,11 @@ fn ulimit_d_is_named_as_the_data_segment() {
 #[track_caller]
 fn ulimit_is_named(ulimit: &str, names: [&str; 2]) {
     let _lock = memory_lock().unwrap();
-    let pages = ["--pages", "8192"];
-    let text = refused(&commit(&format!("{ulimit}300000 &&"), &pages));
-    assert!(names.iter().all(|name| text.contains(name)), "{text}");
+    let run = |kib: u64| commit(&format!("{ulimit}{kib} && exec"), &["--pages", "8192"]);
+    let text = expect_status(&run(300_000), REFUSED);
+    expect_parts(&text, &names);
     // Follows the advice of the message, with room for differences between runs.
-    let kib = advised(&text, ulimit) + 4096;
-    let output = commit(&format!("{ulimit}{kib} &&"), &pages);
-    assert_eq!(output.status.code(), Some(SECURED), "{}", stderr(&output));
+    expect_status(&run(advised(&text, ulimit) + 4096), SECURED);
 }
 
 /// Locked memory counts against a limit, unless the process has CAP_IPC_LOCK.
@@ -289,23 +256,14 @@ fn ulimit_l_is_named_as_locked_memory() {
         }
     };
     let locked = |kib: u64| {
-        Command::new("sh")
-            .args([
-                "-c",
-                &format!("ulimit -l {kib} && exec {before} \"$0\" \"$@\""),
-            ])
-            .arg(binary())
-            .args(["--pages", "32", "--lock-memory"])
-            .output()
-            .unwrap()
+        let prefix = format!("ulimit -l {kib} && exec {before}");
+        commit(&prefix, &["--pages", "32", "--lock-memory"])
     };
-    let text = refused(&locked(1024));
-    assert!(text.contains("RLIMIT_MEMLOCK"), "{text}");
-    assert!(text.contains("limit: LockedMemory"), "{text}");
+    let text = expect_status(&locked(1024), REFUSED);
+    expect_parts(&text, &["RLIMIT_MEMLOCK", "limit: LockedMemory"]);
     let kib = advised(&text, "ulimit -l ");
     assert_eq!(kib, 2 << 10);
-    let output = locked(kib);
-    assert_eq!(output.status.code(), Some(SECURED), "{}", stderr(&output));
+    expect_status(&locked(kib), SECURED);
 }
 
 #[test]
@@ -317,14 +275,14 @@ fn a_pool_of_huge_pages_without_enough_of_them_is_named() {
         Ok(_) => return skipped("the pool of huge pages has 4 GiB free"),
         Err(why) => return skipped(&format!("{pool}: {why}")),
     }
-    let text = refused(&commit("", &["--backing", "hugetlb-2m"]));
-    assert!(text.contains("limit: HugePages"), "{text}");
-    assert!(
-        text.contains(&format!("the pool of huge pages {pool}")),
-        "{text}"
-    );
-    assert!(text.contains("needed 4294967296 bytes"), "{text}");
-    assert!(text.contains(&format!("> {pool}/nr_hugepages")), "{text}");
+    let output = commit("exec", &["--backing", "hugetlb-2m"]);
+    let parts = [
+        "limit: HugePages",
+        &format!("the pool of huge pages {pool}"),
+        "needed 4294967296 bytes",
+        &format!("> {pool}/nr_hugepages"),
+    ];
+    expect_parts(&expect_status(&output, REFUSED), &parts);
 }
 
 /// Under RLIMIT_DATA, memory counts when it becomes accessible, so growth could be refused although
@@ -334,18 +292,17 @@ fn growth_is_not_promised_if_a_limit_could_refuse_it() {
     let _lock = memory_lock().unwrap();
     let arguments = ["--pages", "1024", "--policy", "commit-maximum"];
     // More than enough: the limit matters because it counts at all.
-    let text = refused(&commit("ulimit -d 8388608 &&", &arguments));
-    assert!(text.contains("growth cannot be assured under"), "{text}");
-    assert!(text.contains("RLIMIT_DATA"), "{text}");
-    assert!(
-        text.contains("GrowthNotAssured { limit: DataSegment }"),
-        "{text}"
-    );
+    let limited = "ulimit -d 8388608 && exec";
+    let parts = [
+        "growth cannot be assured under",
+        "RLIMIT_DATA",
+        "GrowthNotAssured { limit: DataSegment }",
+    ];
+    let text = expect_status(&commit(limited, &arguments), REFUSED);
+    expect_parts(&text, &parts);
     // Both remedies that the message names.
-    let output = commit("", &arguments);
-    assert_eq!(output.status.code(), Some(SECURED), "{}", stderr(&output));
-    let output = commit("ulimit -d 8388608 &&", &["--pages", "1024"]);
-    assert_eq!(output.status.code(), Some(SECURED), "{}", stderr(&output));
+    expect_status(&commit("exec", &arguments), SECURED);
+    expect_status(&commit(limited, &["--pages", "1024"]), SECURED);
 }
 
 /// Returns the number that a message advises.

@@ -12,6 +12,7 @@ mod limits;
 mod malformed;
 mod offsets;
 mod preflight;
+mod processes;
 mod running;
 mod shapes;
 mod stress;

@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use anyhow::{Error, Result, anyhow, ensure};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use wasm_prealloc_tests::cells::Cell;
 use wasm_prealloc_tests::limits::Stats;
@@ -19,10 +20,8 @@ const LIMITS_MIB: [u64; 18] = [
 /// 4 GiB and their page tables.
 const NEEDED_BYTES: u64 = (4096 + 8) * MIB;
 
-static INDEXER: LazyLock<Indexer> = LazyLock::new(|| {
-    let indexer = Indexer::build("end-to-end");
-    indexer.unwrap_or_else(|error| panic!("{error:?}"))
-});
+static INDEXER: LazyLock<Indexer> =
+    LazyLock::new(|| Indexer::build("end-to-end").unwrap_or_else(|error| panic!("{error:?}")));
 
 fn main() -> std::process::ExitCode {
     let cells = Cell::all().into_iter().map(|cell| {
@@ -38,45 +37,41 @@ fn main() -> std::process::ExitCode {
 }
 
 /// A test that needs memory cgroups, and gigabytes of memory.
-fn in_memory_group(
-    name: String,
-    case: impl FnOnce() -> Result<(), Failed> + Send + 'static,
-) -> Trial {
+fn in_memory_group(name: String, case: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
     Trial::ignorable_test(name, || {
         if let Err(why) = MemoryGroup::create(MIB) {
             return Ok(Completion::ignored_with(format!("skipped: {why}")));
         }
         let _lock = memory_lock()?;
-        case().map(|()| Completion::Completed)
+        case().map_err(|error| Failed::from(format!("{error:?}")))?;
+        Ok(Completion::Completed)
     })
 }
 
-fn check_cell(cell: Cell) -> Result<(), Failed> {
-    let outcome = cell.run(&INDEXER).map_err(|error| format!("{error:?}"))?;
+fn check_cell(cell: Cell) -> Result<()> {
+    let outcome = cell.run(&INDEXER)?;
     let verdict = cell.judge(&outcome);
-    Ok(verdict.map_err(|difference| format!("{difference}: {outcome:?}"))?)
+    verdict.map_err(|difference| anyhow!("{difference}: {outcome:?}"))
 }
 
 /// The host secures its memory, or it is refused with the file and the value of the limit.
-fn check_limit(limit_bytes: u64) -> Result<(), Failed> {
-    let database = INDEXER
-        .new_database()
-        .map_err(|error| format!("{error:?}"))?;
+fn check_limit(limit_bytes: u64) -> Result<()> {
+    let database = INDEXER.new_database()?;
     let mut stats = Stats::default();
     let output = stats.run(limit_bytes, (NEEDED_BYTES, u64::MAX), |group| {
         let mut command = INDEXER.command(group, Setup::After, Guest::Stress, &database);
         command.args(["--block", &block(20, 10)]);
         command
-    });
-    let output = output.map_err(|error| format!("{error:?}"))?;
-    stats.judge()?;
+    })?;
+    stats.judge().map_err(Error::msg)?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     let expected = match stats.secured {
         0 => format!("limit {limit_bytes} bytes"),
         _ => "(4096 MiB) resident".to_owned(),
     };
-    match stderr.contains(&expected) {
-        true => Ok(()),
-        false => Err(format!("{expected:?} is missing: {stderr}").into()),
-    }
+    ensure!(
+        stderr.contains(&expected),
+        "{expected:?} is missing: {stderr}"
+    );
+    Ok(())
 }

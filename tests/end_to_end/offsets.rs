@@ -8,7 +8,9 @@ use addr2line::Context;
 use gimli::{Dwarf, EndianSlice, LittleEndian};
 use wasm_prealloc::{Options, Rewritten, rewrite};
 use wasmparser::{Operator, Parser, Payload};
-use wasmtime::{Config, Engine, Linker, Module, Store, WasmBacktrace, WasmBacktraceDetails};
+use wasmtime::WasmBacktrace;
+
+use crate::running::Running;
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
 
@@ -118,20 +120,8 @@ type Frames = Vec<(Option<String>, Vec<(Option<String>, Option<u32>)>)>;
 
 /// Runs the guest on an input that is too short, so that it panics.
 fn backtrace(wasm: &[u8]) -> Frames {
-    let mut config = Config::new();
-    config.wasm_backtrace_details(WasmBacktraceDetails::Enable);
-    let engine = Engine::new(&config).unwrap();
-    let module = Module::new(&engine, wasm).unwrap();
-    let mut store = Store::new(&engine, ());
-    let mut linker = Linker::new(&engine);
-    linker
-        .define_unknown_imports_as_default_values(&mut store, &module)
-        .unwrap();
-    let instance = linker.instantiate(&mut store, &module).unwrap();
-    let start = instance
-        .get_typed_func::<(), ()>(&mut store, "_start")
-        .unwrap();
-    let error = start.call(&mut store, ()).unwrap_err();
+    let mut running = Running::new(wasm);
+    let error = running.call::<(), ()>("_start", ()).unwrap_err();
     let backtrace = error.downcast_ref::<WasmBacktrace>().unwrap();
     let frames = backtrace.frames().iter();
     frames

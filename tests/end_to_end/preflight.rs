@@ -5,30 +5,28 @@ use std::process::Output;
 use serde_json::Value;
 use wasm_prealloc_tests::{MemoryGroup, Profile, command, memory_lock};
 
+use crate::processes::{expect_parts, expect_status};
+
 const MIB: u64 = 1 << 20;
 
 fn preflight(group: &MemoryGroup, arguments: &[&str]) -> Output {
-    group
-        .command(command(Profile::Dev).unwrap())
-        .arg("preflight")
-        .args(arguments)
-        .output()
-        .unwrap()
+    let mut command = group.command(command(Profile::Dev).unwrap());
+    command.arg("preflight").args(arguments).output().unwrap()
 }
 
-fn json(output: &Output) -> Value {
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        panic!("{error}: {stderr}")
-    })
+fn json(group: &MemoryGroup, arguments: &[&str], status: i32) -> Value {
+    let output = preflight(group, &[&["--json"], arguments].concat());
+    let stderr = expect_status(&output, status);
+    let answer = serde_json::from_slice(&output.stdout);
+    answer.unwrap_or_else(|error| panic!("{error}: {stderr}"))
 }
 
 /// Returns the entry of the group's limit.
 fn entry(answer: &Value, group: &MemoryGroup) -> Value {
     let file = group.limit_file().display().to_string();
     let limits = answer["limits"].as_array().unwrap();
-    let mut named = limits.iter();
-    let own = named.find(|limit| limit["limit"].as_str().unwrap().contains(&file));
+    let is_own = |limit: &&Value| limit["limit"].as_str().unwrap().contains(&file);
+    let own = limits.iter().find(is_own);
     own.unwrap_or_else(|| panic!("no {file} in {answer}"))
         .clone()
 }
@@ -39,9 +37,7 @@ fn the_limit_of_the_group_decides_the_answer() {
     let Some(group) = MemoryGroup::create_or_skip(512 * MIB) else {
         return;
     };
-    let output = preflight(&group, &["--json", "--commit"]);
-    assert_eq!(output.status.code(), Some(1));
-    let answer = json(&output);
+    let answer = json(&group, &["--commit"], 1);
     let own = entry(&answer, &group);
     assert_eq!(own["sufficient"], false);
     assert_eq!(own["limit_bytes"], 512 * MIB);
@@ -51,10 +47,8 @@ fn the_limit_of_the_group_decides_the_answer() {
     assert_eq!(answer["error"]["kind"], "not-secured");
 
     // The same limit is enough for smaller memories, and they are committed.
-    let small = ["--json", "--commit", "--pages", "2048", "--instances", "3"];
-    let output = preflight(&group, &small);
-    assert_eq!(output.status.code(), Some(0));
-    let answer = json(&output);
+    let small = ["--commit", "--pages", "2048", "--instances", "3"];
+    let answer = json(&group, &small, 0);
     assert_eq!(entry(&answer, &group)["sufficient"], true);
     assert_eq!(answer["secured"]["resident_bytes"], 3 * 128 * MIB);
     let peak = group.peak_bytes().unwrap();
@@ -68,24 +62,18 @@ fn without_commit_nothing_is_committed() {
     let Some(group) = MemoryGroup::create_or_skip(4608 * MIB) else {
         return;
     };
+    let limit_file = group.limit_file();
+    let limit_file = limit_file.to_str().unwrap();
     let output = preflight(&group, &[]);
+    expect_status(&output, 0);
     let stdout = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{stdout}");
-    assert!(
-        stdout.contains(&*group.limit_file().to_string_lossy()),
-        "{stdout}"
-    );
-    assert!(stdout.contains("can be secured now"), "{stdout}");
+    expect_parts(&stdout, &[limit_file, "can be secured now"]);
     let peak = group.peak_bytes().unwrap();
     assert!(peak < 64 * MIB, "{peak}");
     // A margin that does not fit is refused too.
     let margin = (1024 * MIB).to_string();
     let output = preflight(&group, &["--quiet", "--margin-bytes", &margin]);
-    assert_eq!(output.status.code(), Some(1));
+    let stderr = expect_status(&output, 1);
     assert!(output.stdout.is_empty());
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        stderr.contains(&*group.limit_file().to_string_lossy()),
-        "{stderr}"
-    );
+    expect_parts(&stderr, &[limit_file]);
 }

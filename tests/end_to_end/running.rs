@@ -1,6 +1,9 @@
 //! Runs test modules in wasmtime, in memory that is only reserved.
 
-use wasmtime::{Config, Engine, Instance, Module, Store, TypedFunc, Val, WasmParams, WasmResults};
+use wasmtime::{
+    Config, Engine, Instance, Linker, Module, Store, TypedFunc, Val, WasmBacktraceDetails,
+    WasmParams, WasmResults,
+};
 
 /// An instance.
 pub(crate) struct Running {
@@ -8,10 +11,11 @@ pub(crate) struct Running {
     pub(crate) instance: Instance,
 }
 
-/// Returns an engine with the proposals about memories.
+/// Returns an engine with the proposals about memories, whose backtraces name files and lines.
 pub(crate) fn engine() -> Engine {
     let mut config = Config::new();
     config
+        .wasm_backtrace_details(WasmBacktraceDetails::Enable)
         .wasm_custom_page_sizes(true)
         .wasm_memory64(true)
         .wasm_multi_memory(true);
@@ -19,13 +23,22 @@ pub(crate) fn engine() -> Engine {
 }
 
 impl Running {
-    /// Instantiates a module without imports.
+    /// Instantiates a module. Imported functions return zeros.
     pub(crate) fn new(wasm: &[u8]) -> Self {
         let engine = engine();
         let module = Module::new(&engine, wasm).unwrap();
         let mut store = Store::new(&engine, ());
-        let instance = Instance::new(&mut store, &module, &[]).unwrap();
+        let mut linker = Linker::new(&engine);
+        let defined = linker.define_unknown_imports_as_default_values(&mut store, &module);
+        defined.unwrap();
+        let instance = linker.instantiate(&mut store, &module).unwrap();
         Self { store, instance }
+    }
+
+    /// Returns the contents of an exported memory.
+    pub(crate) fn memory(&mut self, name: &str) -> &[u8] {
+        let memory = self.instance.get_memory(&mut self.store, name);
+        memory.unwrap().data(&self.store)
     }
 
     /// Calls an export. A trap is an error.

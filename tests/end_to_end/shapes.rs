@@ -123,34 +123,20 @@ fn with_define_an_imported_memory_is_defined() {
         (func (export "sizes") (param i32) (result i32 i32 i32 i32)
           (memory.grow $second (local.get 0))
           (memory.size $first) (memory.size $second) (memory.size $own))
-        (data $second (i32.const 9) "\07"))"#
-        .replace("(data $second", "(data (memory $second)");
-    let [_, defined] = both(&text, |o| o.memory_import = MemoryImportPolicy::Define);
-    let engine = engine();
-    let module = Module::new(&engine, defined).unwrap();
-    let imports: Vec<_> = module
-        .imports()
-        .map(|import| import.name().to_owned())
-        .collect();
+        (data (memory $second) (i32.const 9) "\07"))"#;
+    let [_, defined] = both(text, |o| o.memory_import = MemoryImportPolicy::Define);
+    let module = Module::new(&engine(), &defined).unwrap();
+    let imports: Vec<_> = module.imports().map(|import| import.name()).collect();
     assert_eq!(imports, ["f", "g"]);
-    let mut store = Store::new(&engine, ());
-    let mut linker = wasmtime::Linker::new(&engine);
-    linker
-        .define_unknown_imports_as_default_values(&mut store, &module)
-        .unwrap();
-    let instance = linker.instantiate(&mut store, &module).unwrap();
-    let mut defined = Running { store, instance };
+    let mut defined = Running::new(&defined);
     // The memories that the module only measures read as grown. The one that it grows starts at
     // its declared minimum.
     let sizes = defined.call_as_text("sizes", &[Val::I32(3)]);
     assert_eq!(sizes, "[I32(2), I32(10), I32(5), I32(30)]");
     for (name, address, byte) in [("first", 0, 0), ("second", 9, 7)] {
-        let memory = defined
-            .instance
-            .get_memory(&mut defined.store, name)
-            .unwrap();
-        assert_eq!(memory.size(&defined.store), 1024);
-        assert_eq!(memory.data(&defined.store)[address], byte);
+        let memory = defined.memory(name);
+        assert_eq!(memory.len() as u64, 1024 * PAGE);
+        assert_eq!(memory[address], byte, "{name}");
     }
 }
 
@@ -163,29 +149,19 @@ fn the_exported_commit_touches_every_page_and_keeps_the_contents() {
     let [_, wasm] = both(text, export);
     let mut running = Running::new(&wasm);
     let resident = |running: &mut Running, name: &str| {
-        let memory = running
-            .instance
-            .get_memory(&mut running.store, name)
-            .unwrap();
-        let data = memory.data(&running.store);
+        let data = running.memory(name);
         assert_eq!(data.len() as u64, 1024 * PAGE);
         resident_bytes(data).unwrap()
     };
     for name in ["a", "b"] {
-        assert!(
-            resident(&mut running, name) < PAGE,
-            "memory is committed too early"
-        );
+        let resident = resident(&mut running, name);
+        assert!(resident < PAGE, "{name} is committed too early");
     }
     assert_eq!(running.call_as_text("commit", &[]), "[]");
     for name in ["a", "b"] {
         assert_eq!(resident(&mut running, name), 1024 * PAGE);
     }
-    let memory = running
-        .instance
-        .get_memory(&mut running.store, "a")
-        .unwrap();
-    let data = memory.data(&running.store);
+    let data = running.memory("a");
     assert_eq!(&data[4095..4099], b"edge");
     assert!(data[4099..].iter().all(|byte| *byte == 0));
 

@@ -1,7 +1,7 @@
 //! The differences between an outcome and the expectation.
 
 /// A sentence for each expectation that does not hold.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Differences(Vec<String>);
 
 impl Differences {

@@ -3,7 +3,6 @@
 //!
 //! The process is the program `commit`, which does not use its memory.
 
-use std::fmt;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -11,6 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use wasm_prealloc_host::Backing;
 
 use crate::differences::Differences;
 use crate::memory_group::MemoryGroup;
@@ -22,28 +22,9 @@ const MIB: u64 = 1 << 20;
 /// process itself, and the charges that the kernel makes in advance for each processor.
 const PROCESS_BYTES: u64 = 24 * MIB;
 
-/// The way to obtain pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pages {
-    /// Huge pages, which the kernel can refuse at a cgroup's limit (`Backing::Auto`).
-    Collapse,
-    /// The operating system's base pages, which it cannot refuse there (`Backing::Base`).
-    Populate,
-}
-
-impl Pages {
-    /// Both ways.
-    pub const ALL: [Self; 2] = [Self::Collapse, Self::Populate];
-}
-
-impl fmt::Display for Pages {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Collapse => "collapse",
-            Self::Populate => "populate",
-        })
-    }
-}
+/// The kinds of pages whose limits differ: the kernel can refuse huge pages at a cgroup's limit, and
+/// cannot refuse base pages there.
+pub const BACKINGS: [Backing; 2] = [Backing::Auto, Backing::Base];
 
 /// A host that secures one memory and exits. It uses no margin, because a margin would hide errors.
 #[derive(Clone, Debug)]
@@ -52,8 +33,8 @@ pub struct Host {
     pub program: PathBuf,
     /// The size of its memory, in wasm pages of 64 KiB.
     pub pages: u64,
-    /// The way to obtain pages.
-    pub how: Pages,
+    /// The kind of pages.
+    pub backing: Backing,
 }
 
 impl Host {
@@ -76,11 +57,8 @@ impl Host {
     pub fn command(&self, group: &MemoryGroup) -> Command {
         let mut command = group.command(&self.program);
         command.args(["--pages", &self.pages.to_string()]);
-        command.args(["--margin-bytes", "0", "--backing"]);
-        command.arg(match self.how {
-            Pages::Collapse => "auto",
-            Pages::Populate => "base",
-        });
+        command.args(["--backing", &self.backing.to_string()]);
+        command.args(["--margin-bytes", "0"]);
         command
     }
 
@@ -261,17 +239,14 @@ pub struct Stats {
     /// The run time of all hosts.
     pub elapsed: Duration,
     /// A sentence for each unexpected answer.
-    pub differences: Vec<String>,
+    differences: Differences,
 }
 
 impl Stats {
     /// Checks that all answers were expected, and that no host was killed. The error is the list of
     /// differences.
     pub fn judge(&self) -> Result<(), String> {
-        let mut differences = Differences::default();
-        for difference in &self.differences {
-            differences.expect(false, difference.clone());
-        }
+        let mut differences = self.differences.clone();
         let (killed, oom_kills) = (self.killed, self.oom_kills);
         let kills = format!("{killed} were killed (the kernel's count: {oom_kills})");
         differences.expect(killed + oom_kills == 0, kills);
@@ -324,7 +299,7 @@ impl Stats {
     }
 
     fn differs(&mut self, how: impl Into<String>) {
-        self.differences.push(how.into());
+        self.differences.expect(false, how);
     }
 }
 

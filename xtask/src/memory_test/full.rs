@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use comfy_table::CellAlignment;
 use wasm_prealloc_tests::chain::Chain;
-use wasm_prealloc_tests::limits::{Cached, Host, Pages, Stats, limits};
+use wasm_prealloc_tests::limits::{BACKINGS, Cached, Host, Stats, limits};
 use wasm_prealloc_tests::machines::{Bench, Machine};
 use wasm_prealloc_tests::{Indexer, Setup};
 
@@ -21,7 +21,7 @@ const QUARTER: u64 = 16_384;
 /// Runs and prints hosts at limits, and returns the number of rows that are not as expected.
 pub(super) fn limit_rows(commit: &Path, scratch: &Path) -> Result<usize> {
     let mut table = super::table(
-        "hosts|memory MiB|pages by|tried|secured|refused|killed|OOM kills|seconds|as expected",
+        "hosts|memory MiB|backing|tried|secured|refused|killed|OOM kills|seconds|as expected",
     );
     let mut wrong = 0;
     let mut row = |what: &str, host: &Host, stats: Stats| {
@@ -30,7 +30,7 @@ pub(super) fn limit_rows(commit: &Path, scratch: &Path) -> Result<usize> {
         table.add_row([
             what.to_owned(),
             (host.bytes() / MIB).to_string(),
-            host.how.to_string(),
+            host.backing.to_string(),
             stats.tried.to_string(),
             stats.secured.to_string(),
             stats.refused.to_string(),
@@ -40,24 +40,24 @@ pub(super) fn limit_rows(commit: &Path, scratch: &Path) -> Result<usize> {
             super::verdict_text(&verdict),
         ]);
     };
-    for how in Pages::ALL {
+    for backing in BACKINGS {
         let host = |pages| Host {
             program: commit.to_owned(),
             pages,
-            how,
+            backing,
         };
-        eprintln!("running: 200 limits, {how}");
+        eprintln!("running: 200 limits, {backing}");
         let whole = host(WHOLE);
         let stats = whole.sweep(limits(64 * MIB, 5120 * MIB, 200))?;
         row("limits from 64 MiB to 5 GiB", &whole, stats);
 
-        eprintln!("running: 256 limits around the break-even, {how}");
+        eprintln!("running: 256 limits around the break-even, {backing}");
         let quarter = host(QUARTER);
         let around = quarter.limits_around_break_even(256, 16 * KIB)?;
         let stats = quarter.sweep(around)?;
         row("limits every 16 KiB around the break-even", &quarter, stats);
 
-        eprintln!("running: 20 rounds of 4 hosts at once, {how}");
+        eprintln!("running: 20 rounds of 4 hosts at once, {backing}");
         let stats = quarter.race(4, 2, 2560 * MIB, 20)?;
         row("4 at once in 2560 MiB, 20 rounds", &quarter, stats);
 
@@ -65,7 +65,7 @@ pub(super) fn limit_rows(commit: &Path, scratch: &Path) -> Result<usize> {
             (Cached::Written, "in page cache of a file written"),
             (Cached::Read, "in page cache of a file read"),
         ] {
-            eprintln!("running: {what}, {how}");
+            eprintln!("running: {what}, {backing}");
             let stats = quarter.in_page_cache(cached, scratch)?;
             row(what, &quarter, stats);
         }
