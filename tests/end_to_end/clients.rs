@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::LazyLock;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use serde_json::Value;
@@ -97,12 +98,25 @@ fn run(argument: &str, binary: &Path) -> Result<Option<Output>, Failed> {
     }
 }
 
+/// Installs the packages and builds the command, once for all clients. The outer error is a failure,
+/// the inner one is the reason to skip.
+fn prepare() -> Result<Result<PathBuf, String>, String> {
+    static PREPARED: LazyLock<Result<Result<PathBuf, String>, String>> = LazyLock::new(|| {
+        let prepared = install_packages(&folder()).and_then(|missing| match missing {
+            Some(why) => Ok(Err(format!("skipped: {why}"))),
+            None => Ok(Ok(command(Profile::Dev)?)),
+        });
+        prepared.map_err(|error| format!("{error:?}"))
+    });
+    PREPARED.clone()
+}
+
 fn check(client: &Client) -> Result<Completion, Failed> {
     let _lock = memory_lock()?;
-    if let Some(why) = install_packages(&folder()).map_err(|error| format!("{error:?}"))? {
-        return Ok(Completion::ignored_with(format!("skipped: {why}")));
-    }
-    let binary = command(Profile::Dev).map_err(|error| format!("{error:?}"))?;
+    let binary = match prepare()? {
+        Ok(binary) => binary,
+        Err(why) => return Ok(Completion::ignored_with(why)),
+    };
     let output = run(&client.name, &binary)?.ok_or("there is no `node` on PATH")?;
     let table = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
