@@ -37,6 +37,20 @@ impl Cost {
         })
     }
 
+    /// Measures a piece of work `warm_up` times without a use, and then `rounds` times. Returns the
+    /// median of each number.
+    pub(crate) fn repeated(
+        warm_up: usize,
+        rounds: usize,
+        mut once: impl FnMut() -> Result<Self>,
+    ) -> Result<Self> {
+        for _ in 0..warm_up {
+            once()?;
+        }
+        let costs: Result<Vec<Self>> = (0..rounds).map(|_| once()).collect();
+        Ok(Self::median(&costs?))
+    }
+
     /// Returns the median of each number.
     pub(crate) fn median(costs: &[Self]) -> Self {
         let middle = |number: fn(&Self) -> f64| median(costs.iter().map(number).collect());

@@ -80,23 +80,18 @@ pub(super) fn measure(contender: &str) -> Result<Vec<Row>> {
     }
     let mut rows = Vec::new();
     for (mib, rounds) in SIZES {
-        let (mut costs, mut guest_costs) = (Vec::new(), Vec::new());
         // The first blocks of a size warm the pool.
-        for round in 0..rounds + 4 {
+        let cost = Cost::repeated(4, rounds, || {
             let mut in_guest = Cost::default();
             let cost = Cost::of(|| {
                 in_guest = host.block(mib)?;
                 Ok(())
             })?;
-            if round >= 4 {
-                costs.push(cost);
-                guest_costs.push(in_guest);
-            }
-        }
-        // Only faults that the guest takes count: a host can be killed at each of them.
-        let faults = Cost::median(&guest_costs).faults;
-        let cost = Cost::median(&costs);
-        rows.push((mib, Cost { faults, ..cost }));
+            // Only faults that the guest takes count: a host can be killed at each of them.
+            let faults = in_guest.faults;
+            Ok(Cost { faults, ..cost })
+        });
+        rows.push((mib, cost?));
     }
     Ok(rows)
 }
@@ -139,18 +134,17 @@ impl Host {
 fn anew(guest: &[u8]) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (mib, _) in SIZES {
-        let mut costs = Vec::new();
-        for _ in 0..3 {
+        let cost = Cost::repeated(0, 3, || {
             let pool = MemoryPool::builder().prepare();
             let mut config = Config::new();
             pool.configure(&mut config);
             let host = Host::new(&config, guest)?;
-            costs.push(Cost::of(|| {
+            Cost::of(|| {
                 let _pool = pool.secure()?;
-                host.block(mib).map(|_| ())
-            })?);
-        }
-        rows.push((mib, Cost::median(&costs)));
+                host.block(mib).map(drop)
+            })
+        });
+        rows.push((mib, cost?));
     }
     Ok(rows)
 }

@@ -1,7 +1,6 @@
 //! The benchmarks of the host as Markdown: ratios first, then the numbers they are made of.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use crate::cost::Cost;
 use crate::tables::Goal::{AtLeast, AtMost};
@@ -51,13 +50,10 @@ impl Measured {
     }
 
     pub(crate) fn text(&self) -> String {
-        let mut text = String::new();
         if self.costs.is_empty() {
-            return text;
+            return String::new();
         }
-        // Writing to a string cannot fail.
-        let _ = write!(
-            text,
+        format!(
             "\n## The host: ratios\n\n{}\n\n\
              Ratios are of CPU time. Times are medians of {} rounds. In each round the contenders \
              take turns, each in a separate process. The resets in (c) are compared with the \
@@ -78,28 +74,25 @@ impl Measured {
             self.securing(),
             self.blocks(),
             self.resets(),
-        );
-        text
+        )
     }
 
     fn ratios(&self) -> String {
         let block = |contender, mib| self.cost("block", contender, mib);
         let reset = |contender, mib| self.cost("reset", contender, mib);
         let secure = |contender| self.cost("secure", contender, 4096);
-        let mut rows = Vec::new();
-        let mut row = |label: String, one, other, goal| rows.push((label, one, other, goal));
-        row(
-            "(a) ours / the bare system calls".to_owned(),
-            secure("ours"),
-            secure("bare"),
-            AtMost(1.1),
-        );
-        row(
-            "(a) a pattern, then zeros / ours".to_owned(),
-            secure("pattern"),
-            secure("ours"),
-            AtLeast(6.0),
-        );
+        let mut ratios = Ratios::default();
+        let mut row = |label: &str, one: Option<Cost>, other: Option<Cost>, goal| {
+            if let (Some(one), Some(other)) = (one, other) {
+                let wall_clock = one.seconds / other.seconds;
+                let cpu = one.cpu_seconds / other.cpu_seconds;
+                ratios.add(label, cpu, Some(wall_clock), goal);
+            }
+        };
+        let label = "(a) ours / the bare system calls";
+        row(label, secure("ours"), secure("bare"), AtMost(1.1));
+        let label = "(a) a pattern, then zeros / ours";
+        row(label, secure("pattern"), secure("ours"), AtLeast(6.0));
         for mib in [10, 100] {
             let ours = block("commit-maximum", mib);
             for (contender, name, goal) in [
@@ -114,33 +107,23 @@ impl Measured {
                 ("declared", "`Declared`", AtMost(1.5)),
             ] {
                 let label = format!("(b) {mib} MiB: {name} / `CommitMaximum`");
-                row(label, block(contender, mib), ours, goal);
+                row(&label, block(contender, mib), ours, goal);
             }
         }
         for mib in [10, 100, 1000] {
             let memset = reset("memset", mib);
             let label = format!("(c) {mib} MiB: high-water reset / memset");
-            row(label, reset("high-water", mib), memset, AtMost(1.2));
+            row(&label, reset("high-water", mib), memset, AtMost(1.2));
             let both = memset.zip(reset("scan", 4096)).map(|(memset, scan)| Cost {
                 seconds: memset.seconds + scan.seconds,
                 cpu_seconds: memset.cpu_seconds + scan.cpu_seconds,
                 ..memset
             });
             let label = format!("(c) {mib} MiB: watermark reset / memset and scan");
-            row(label, reset("watermark", mib), both, AtMost(1.2));
+            row(&label, reset("watermark", mib), both, AtMost(1.2));
         }
-        let label = "(c) 4096 MiB: full reset / memset".to_owned();
-        let memset = reset("memset", 4096);
+        let (label, memset) = ("(c) 4096 MiB: full reset / memset", reset("memset", 4096));
         row(label, reset("everything", 4096), memset, AtMost(1.2));
-
-        let mut ratios = Ratios::default();
-        for (label, one, other, goal) in rows {
-            if let (Some(one), Some(other)) = (one, other) {
-                let wall_clock = one.seconds / other.seconds;
-                let cpu = one.cpu_seconds / other.cpu_seconds;
-                ratios.add(&label, cpu, Some(wall_clock), goal);
-            }
-        }
         ratios.text()
     }
 

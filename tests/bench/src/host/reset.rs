@@ -1,6 +1,6 @@
 //! (c) Taking memory back, compared with the memset and the scan that it needs at least.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use wasm_prealloc_host::bare::{Tracked, collapse};
 use wasm_prealloc_host::{DEFAULT_PAGES, MemoryPool, Policy, Tracking, WASM_PAGE_BYTES};
 
@@ -29,28 +29,25 @@ fn ours(policy: Policy, tracking: Tracking, sizes: &[usize]) -> Result<Vec<Row>>
         .secure()?;
     let mut rows = Vec::new();
     for &mib in sizes {
-        let mut costs = Vec::new();
+        let minimum = match policy {
+            Policy::Declared => DEFAULT_PAGES,
+            _ => (mib * MIB) as u64 / WASM_PAGE_BYTES,
+        };
         // The first blocks of a size move the watermark to its place.
-        for round in 0..ROUNDS + 5 {
-            let minimum = match policy {
-                Policy::Declared => DEFAULT_PAGES,
-                _ => (mib * MIB) as u64 / WASM_PAGE_BYTES,
-            };
+        let cost = Cost::repeated(5, ROUNDS, || {
             let mut memory = pool.lend(minimum, Some(DEFAULT_PAGES))?;
             memory.bytes_mut()[..mib * MIB].fill(0xa5);
-            let cost = Cost::of(|| {
+            Cost::of(|| {
                 drop(memory);
                 Ok(())
-            })?;
-            if round >= 5 {
-                costs.push(cost);
-            }
-        }
-        rows.push((mib, Cost::median(&costs)));
+            })
+        });
+        rows.push((mib, cost?));
     }
-    if tracking == Tracking::Auto && pool.statistics().full_resets > 0 {
-        bail!("writes cannot be tracked on this machine");
-    }
+    ensure!(
+        tracking == Tracking::Off || pool.statistics().full_resets == 0,
+        "writes cannot be tracked on this machine"
+    );
     Ok(rows)
 }
 
@@ -60,15 +57,14 @@ fn memset() -> Result<Vec<Row>> {
     collapse(memory.bytes())?;
     let mut rows = Vec::new();
     for mib in [10, 100, 1000, 4096] {
-        let mut costs = Vec::new();
-        for _ in 0..ROUNDS {
+        let cost = Cost::repeated(0, ROUNDS, || {
             memory.fill(mib * MIB, 0xa5);
-            costs.push(Cost::of(|| {
+            Cost::of(|| {
                 memory.fill(mib * MIB, 0);
                 Ok(())
-            })?);
-        }
-        rows.push((mib, Cost::median(&costs)));
+            })
+        });
+        rows.push((mib, cost?));
     }
     Ok(rows)
 }
@@ -78,16 +74,17 @@ fn scan() -> Result<Vec<Row>> {
     let mut memory = Memory::new(BYTES);
     collapse(memory.bytes())?;
     let tracked = Tracked::new(memory.bytes())?;
-    let mut costs = Vec::new();
-    for _ in 0..ROUNDS {
+    let cost = Cost::repeated(0, ROUNDS, || {
         let mut written = 0;
-        costs.push(Cost::of(|| {
+        let cost = Cost::of(|| {
             written = tracked.written_bytes()?;
             Ok(())
-        })?);
-        if written > 0 {
-            bail!("{written} bytes count as written, and none were");
-        }
-    }
-    Ok(vec![(BYTES / MIB, Cost::median(&costs))])
+        });
+        ensure!(
+            written == 0,
+            "{written} bytes count as written, and none were"
+        );
+        cost
+    });
+    Ok(vec![(BYTES / MIB, cost?)])
 }

@@ -11,15 +11,14 @@ const BYTES: usize = 4 * GIB;
 const ROUNDS: usize = 3;
 
 pub(super) fn measure(contender: &str) -> Result<Vec<Row>> {
-    let mut costs = Vec::new();
-    for _ in 0..ROUNDS {
+    let cost = Cost::repeated(0, ROUNDS, || {
         // A virtual machine returns unused memory to its host after a while. The faults that get it
         // back are not part of the comparison, so each round starts with memory that was in use a
         // moment ago.
         collapse(Memory::new(BYTES).bytes())?;
-        costs.push(once(contender)?);
-    }
-    Ok(vec![(BYTES / MIB, Cost::median(&costs))])
+        once(contender)
+    });
+    Ok(vec![(BYTES / MIB, cost?)])
 }
 
 /// Makes 4 GiB resident. Releasing them is not measured.

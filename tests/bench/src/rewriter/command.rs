@@ -16,13 +16,15 @@ use crate::cost::{Cost, median, peak_bytes};
 /// The time between two readings of a running process's peak memory.
 const POLL: Duration = Duration::from_micros(200);
 
-/// The costs of whole processes: wall-clock time and peak memory.
-#[derive(Debug)]
-pub(super) struct Comparison {
-    pub(super) ours_full: Cost,
-    pub(super) ours_changed: Cost,
-    pub(super) walrus: Cost,
-}
+/// The programs that are compared.
+pub(super) const PROGRAMS: [&str; 3] = [
+    "wasm-prealloc rewrite",
+    "wasm-prealloc rewrite --validate changed",
+    "walrus round trip",
+];
+
+/// The wall-clock time and the peak memory of each of the [`PROGRAMS`].
+pub(super) type Comparison = [Cost; PROGRAMS.len()];
 
 /// The program that the command is compared with.
 pub(crate) fn walrus_file(input: &Path, output: &Path) -> Result<()> {
@@ -37,42 +39,34 @@ pub(super) fn compare(module: &Module, rounds: usize) -> Result<Comparison> {
     let folder = repository().join("target/bench");
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let output = folder.join("out.wasm");
-    let start = |contender: usize| {
-        let mut command = match contender {
-            2 => this_program()?,
-            _ => Command::new(&binary),
-        };
-        match contender {
-            2 => command.arg("walrus-file").arg(&module.path).arg(&output),
-            _ => {
-                let validate = ["full", "changed"][contender];
-                command.arg("rewrite").arg(&module.path).arg("-o");
-                command.arg(&output).args(["--validate", validate])
-            }
-        };
+    let start = |program: usize| {
+        let mut command;
+        if let Some(validate) = ["full", "changed"].get(program) {
+            command = Command::new(&binary);
+            command.args(["rewrite", "--validate", validate, "-o"]);
+            command.arg(&output).arg(&module.path);
+        } else {
+            command = this_program()?;
+            command.arg("walrus-file").arg(&module.path).arg(&output);
+        }
         let child = command.stdout(Stdio::null()).spawn();
         child.with_context(|| format!("starting {command:?}"))
     };
-    let mut seconds = [const { Vec::new() }; 3];
+    let mut seconds = [const { Vec::new() }; PROGRAMS.len()];
     for _ in 0..rounds {
-        for (contender, seconds) in seconds.iter_mut().enumerate() {
+        for (program, seconds) in seconds.iter_mut().enumerate() {
             let begin = Instant::now();
-            finish(start(contender)?)?;
+            finish(start(program)?)?;
             seconds.push(begin.elapsed().as_secs_f64());
         }
     }
     // Reading the peak takes CPU time, so it is done in separate runs.
-    let mut costs = [Cost::default(); 3];
-    for (contender, (cost, seconds)) in costs.iter_mut().zip(seconds).enumerate() {
+    let mut costs = Comparison::default();
+    for (program, (cost, seconds)) in costs.iter_mut().zip(seconds).enumerate() {
         cost.seconds = median(seconds);
-        cost.peak_bytes = watch(start(contender)?)?;
+        cost.peak_bytes = watch(start(program)?)?;
     }
-    let [ours_full, ours_changed, walrus] = costs;
-    Ok(Comparison {
-        ours_full,
-        ours_changed,
-        walrus,
-    })
+    Ok(costs)
 }
 
 fn finish(mut child: Child) -> Result<()> {

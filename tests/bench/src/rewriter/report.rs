@@ -1,8 +1,6 @@
 //! The benchmarks of the rewriter as Markdown: ratios first, then the numbers they are made of.
 
-use std::fmt::Write as _;
-
-use super::command::Comparison;
+use super::command::{Comparison, PROGRAMS};
 use super::contenders::Contender;
 use super::corpus::Module;
 use crate::cost::Cost;
@@ -36,13 +34,10 @@ struct Total {
 
 impl Measured {
     pub(crate) fn text(&self) -> String {
-        let mut text = String::new();
         if self.modules.is_empty() {
-            return text;
+            return String::new();
         }
-        // Writing to a string cannot fail.
-        let _ = write!(
-            text,
+        let mut text = format!(
             "## The rewriter: ratios\n\n{}\n\n\
              `changed` and `full` are this project's rewrite with `Validate::Changed` and \
              `Validate::Full`. The whole command uses full validation. `changed` writes into a \
@@ -64,8 +59,7 @@ impl Measured {
             self.rounds
         );
         if let Some((module, comparison)) = &self.whole {
-            let _ = write!(
-                text,
+            text += &format!(
                 "## The rewriter: the whole command\n\n{}\n\n\
                  The release build of `wasm-prealloc rewrite`, and a program that does the same \
                  work with walrus, on the module of `{}` ({:.1} MB). Both read a file, and write \
@@ -76,8 +70,7 @@ impl Measured {
                 module.bytes as f64 / MB
             );
         }
-        let _ = write!(
-            text,
+        text += &format!(
             "## The rewriter: modules\n\n{}\n\n\
              CPU time in milliseconds of each contender; `fresh` is `changed`, fresh. The versions \
              of the modules are in `tests/fixtures/corpus/package.json`.\n\n",
@@ -135,8 +128,7 @@ impl Measured {
             let label = format!("{name}: peak memory / size of the input");
             ratios.add(&label, ours.memory, None, AtMost(2.2));
         }
-        if let Some((_, whole)) = &self.whole {
-            let (ours, walrus) = (whole.ours_full, whole.walrus);
+        if let Some((_, [ours, _, walrus])) = &self.whole {
             let time = ours.seconds / walrus.seconds;
             let label = "whole command: time / time of walrus";
             ratios.add(label, time, None, AtMost(0.1));
@@ -192,17 +184,9 @@ impl Measured {
 }
 
 fn whole(comparison: &Comparison) -> String {
-    let rows = [
-        ("wasm-prealloc rewrite", comparison.ours_full),
-        (
-            "wasm-prealloc rewrite --validate changed",
-            comparison.ours_changed,
-        ),
-        ("walrus round trip", comparison.walrus),
-    ];
-    let rows = rows.map(|(name, cost)| {
+    let rows = PROGRAMS.iter().zip(comparison).map(|(name, cost)| {
         let peak = format!("{:.1}", cost.peak_bytes / MB);
-        vec![name.to_owned(), format!("{:.3}", cost.seconds), peak]
+        vec![(*name).to_owned(), format!("{:.3}", cost.seconds), peak]
     });
     table(&["program", "seconds", "peak MB"], rows)
 }
