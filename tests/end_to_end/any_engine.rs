@@ -2,11 +2,9 @@
 
 use std::process::Output;
 
-use wasm_prealloc_tests::{MemoryGroup, memory_lock};
+use wasm_prealloc_tests::{MIB, MemoryGroup, memory_lock};
 
 use crate::processes::{expect_parts, expect_status};
-
-const MIB: u64 = 1 << 20;
 
 fn run(group: &MemoryGroup) -> Output {
     let folder = tempfile::tempdir().unwrap();

@@ -3,9 +3,7 @@
 
 use wasm_prealloc_tests::chain::Chain;
 use wasm_prealloc_tests::machines::{Bench, Machine};
-use wasm_prealloc_tests::{MemoryGroup, Setup, memory_lock};
-
-use crate::indexer::INDEXER;
+use wasm_prealloc_tests::{INDEXER, MemoryGroup, Setup, memory_lock};
 
 #[test]
 fn secured_hosts_agree_or_refuse_to_start_and_unmodified_hosts_do_not() {

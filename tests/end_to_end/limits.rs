@@ -9,14 +9,13 @@ use std::sync::LazyLock;
 
 use wasm_prealloc_host::Backing;
 use wasm_prealloc_tests::limits::{BACKINGS, Cached, Host, Stats};
-use wasm_prealloc_tests::{MemoryGroup, memory_lock, skipped};
+use wasm_prealloc_tests::{MIB, MemoryGroup, memory_lock, skipped};
 
 use crate::processes::{expect_parts, expect_status};
 
 const PAGES: u64 = 1024;
 const NEEDED_BYTES: u64 = (PAGES << 16) + (PAGES << 16) / 512;
 const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
 
 const SECURED: i32 = 0;
 const REFUSED: i32 = 1;
@@ -47,11 +46,6 @@ fn commit(prefix: &str, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// Returns true if memory groups can be created here.
-fn groups_or_skip() -> bool {
-    MemoryGroup::create_or_skip(MIB).is_some()
-}
-
 #[track_caller]
 fn no_host_was_killed(what: &str, stats: &Stats) {
     println!(
@@ -65,7 +59,7 @@ fn no_host_was_killed(what: &str, stats: &Stats) {
 #[test]
 fn around_a_cgroup_limit_no_host_is_killed() {
     let _lock = memory_lock().unwrap();
-    if !groups_or_skip() {
+    if MemoryGroup::create_or_skip(MIB).is_none() {
         return;
     }
     for backing in BACKINGS {
@@ -193,7 +187,7 @@ fn a_parents_limit_outside_of_the_mount_is_found_or_refuses_by_itself() {
 #[test]
 fn hosts_that_start_together_do_not_take_the_same_room() {
     let _lock = memory_lock().unwrap();
-    if !groups_or_skip() {
+    if MemoryGroup::create_or_skip(MIB).is_none() {
         return;
     }
     for backing in BACKINGS {
@@ -205,7 +199,7 @@ fn hosts_that_start_together_do_not_take_the_same_room() {
 #[test]
 fn page_cache_of_the_group_makes_room() {
     let _lock = memory_lock().unwrap();
-    if !groups_or_skip() {
+    if MemoryGroup::create_or_skip(MIB).is_none() {
         return;
     }
     // tmpfs has no page cache, so this uses the directory of the build.

@@ -7,7 +7,6 @@ mod any_engine;
 mod chain;
 mod differential;
 mod growth;
-mod indexer;
 mod limits;
 mod malformed;
 mod offsets;

@@ -1,15 +1,12 @@
 //! Hosts in memory cgroups: one named test for each of the four cells, before and after, and for each
 //! limit around the memory that a 4 GiB guest needs. `cargo xtask memory-test` shows the same cells.
 
-use std::sync::LazyLock;
-
 use anyhow::{Error, Result, anyhow, ensure};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use wasm_prealloc_tests::cells::Cell;
+use wasm_prealloc_tests::chain::Block;
 use wasm_prealloc_tests::limits::Stats;
-use wasm_prealloc_tests::{Guest, Indexer, MemoryGroup, Setup, block, memory_lock};
-
-const MIB: u64 = 1 << 20;
+use wasm_prealloc_tests::{Guest, INDEXER, MIB, MemoryGroup, Setup, memory_lock};
 
 /// Limits from far too low to high enough.
 const LIMITS_MIB: [u64; 18] = [
@@ -19,9 +16,6 @@ const LIMITS_MIB: [u64; 18] = [
 
 /// 4 GiB and their page tables.
 const NEEDED_BYTES: u64 = (4096 + 8) * MIB;
-
-static INDEXER: LazyLock<Indexer> =
-    LazyLock::new(|| Indexer::build("end-to-end").unwrap_or_else(|error| panic!("{error:?}")));
 
 fn main() -> std::process::ExitCode {
     let cells = Cell::all().into_iter().map(|cell| {
@@ -60,7 +54,7 @@ fn check_limit(limit_bytes: u64) -> Result<()> {
     let mut stats = Stats::default();
     let output = stats.run(limit_bytes, (NEEDED_BYTES, u64::MAX), |group| {
         let mut command = INDEXER.command(group, Setup::After, Guest::Stress, &database);
-        command.args(["--block", &block(20, 10)]);
+        command.args(["--block", &Block::new(20, 10).to_hexadecimal()]);
         command
     })?;
     stats.judge().map_err(Error::msg)?;

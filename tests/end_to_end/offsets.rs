@@ -1,7 +1,6 @@
 //! Debug information stays correct although it is copied unchanged: every call in a debug build keeps
 //! its line, and a backtrace shows the same files and lines.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 use addr2line::Context;
@@ -69,10 +68,6 @@ fn debug_guest() -> Vec<u8> {
     std::fs::read(wasm_prealloc_tests::debug_guest().unwrap()).unwrap()
 }
 
-fn rewritten(wasm: &[u8]) -> Rewritten<'_> {
-    rewrite(wasm, &Options::default()).unwrap()
-}
-
 #[test]
 fn every_call_keeps_its_line() {
     let before = debug_guest();
@@ -80,7 +75,7 @@ fn every_call_keeps_its_line() {
         wasm: after,
         report,
         ..
-    } = rewritten(&before);
+    } = rewrite(&before, &Options::default()).unwrap();
     let wasm_prealloc::GrowthHandling::Emulated {
         function: Some(added),
         ..
@@ -136,7 +131,7 @@ fn backtrace(wasm: &[u8]) -> Frames {
 #[test]
 fn a_backtrace_shows_the_same_files_and_lines() {
     let before = debug_guest();
-    let after: Cow<'_, [u8]> = rewritten(&before).wasm;
+    let after = rewrite(&before, &Options::default()).unwrap().wasm;
     let expected = backtrace(&before);
     assert_eq!(backtrace(&after), expected);
     let in_guest = |file: &Option<String>| {

@@ -3,11 +3,9 @@
 use std::process::Output;
 
 use serde_json::Value;
-use wasm_prealloc_tests::{MemoryGroup, Profile, command, memory_lock};
+use wasm_prealloc_tests::{MIB, MemoryGroup, Profile, command, memory_lock};
 
 use crate::processes::{expect_parts, expect_status};
-
-const MIB: u64 = 1 << 20;
 
 fn preflight(group: &MemoryGroup, arguments: &[&str]) -> Output {
     let mut command = group.command(command(Profile::Dev).unwrap());

@@ -5,29 +5,28 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use wasm_prealloc::{Growth, Options, rewrite};
-use wasm_prealloc_tests::{block, memory_lock, repository, skipped};
+use wasm_prealloc_tests::chain::Block;
+use wasm_prealloc_tests::{INDEXER, memory_lock, repository, skipped};
 
-use crate::indexer::INDEXER;
+use crate::processes::{expect_parts, expect_status};
 
 /// Blocks, each with the value that the guest stores.
-const BLOCKS: [(u32, u32, &str); 3] = [
-    (1, 50, "SUCCESS:50MB"),
-    (50, 20, "SUCCESS:1000MB"),
-    (100, 39, "SUCCESS:3900MB"),
+const BLOCKS: [(Block, &str); 3] = [
+    (Block::new(1, 50), "SUCCESS:50MB"),
+    (Block::new(50, 20), "SUCCESS:1000MB"),
+    (Block::new(100, 39), "SUCCESS:3900MB"),
 ];
 
-/// Runs blocks on the indexer. Returns the exit code, the stored values, and stderr.
-fn index(module: &Path, blocks: &[String]) -> (Option<i32>, Vec<String>, String) {
+/// Runs blocks on the indexer, and checks its exit status. Returns the stored values and stderr.
+fn index(module: &Path, blocks: &[Block], status: i32) -> (Vec<String>, String) {
     let database = INDEXER.new_database().unwrap();
     let mut command = Command::new(&INDEXER.program);
     command.arg(module).arg("--db").arg(&database);
     for block in blocks {
-        command.args(["--block", block]);
+        command.args(["--block", &block.to_hexadecimal()]);
     }
-    let output = command.output().unwrap();
-    let stored = INDEXER.stored(&database).unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    (output.status.code(), stored, stderr)
+    let stderr = expect_status(&command.output().unwrap(), status);
+    (INDEXER.stored(&database).unwrap(), stderr)
 }
 
 /// Rewrites a guest that cargo linked without this project's link arguments.
@@ -43,12 +42,11 @@ fn rewritten(growth: Growth) -> PathBuf {
 #[test]
 fn the_stress_guest_allocates_almost_all_of_its_memory() {
     let _lock = memory_lock().unwrap();
-    let blocks = BLOCKS.map(|(mib, count, _)| block(mib, count));
-    let (code, stored, stderr) = index(&INDEXER.pinned.memory_stress, &blocks);
-    assert_eq!(code, Some(0), "{stderr}");
+    let blocks = BLOCKS.map(|(block, _)| block);
+    let (stored, stderr) = index(&INDEXER.pinned.memory_stress, &blocks, 0);
     let lines = BLOCKS.iter().enumerate();
     let expected: Vec<String> = lines
-        .map(|(height, (_, _, value))| format!("/memory-stress-result/{height} = {value}"))
+        .map(|(height, (_, value))| format!("/memory-stress-result/{height} = {value}"))
         .collect();
     assert_eq!(stored, expected);
     // Memory is secured once for all blocks: each block uses the slot that the last one returned.
@@ -59,8 +57,7 @@ fn the_stress_guest_allocates_almost_all_of_its_memory() {
 #[test]
 fn a_rewritten_guest_works_without_the_link_arguments() {
     let _lock = memory_lock().unwrap();
-    let (code, stored, stderr) = index(&rewritten(Growth::Auto), &[block(50, 20)]);
-    assert_eq!(code, Some(0), "{stderr}");
+    let (stored, _) = index(&rewritten(Growth::Auto), &[Block::new(50, 20)], 0);
     assert_eq!(stored, ["/memory-stress-result/0 = SUCCESS:1000MB"]);
 }
 
@@ -69,19 +66,19 @@ fn a_rewritten_guest_works_without_the_link_arguments() {
 #[test]
 fn with_keep_the_guest_cannot_allocate() {
     let _lock = memory_lock().unwrap();
-    let (code, stored, stderr) = index(&rewritten(Growth::Keep), &[block(1, 1)]);
-    assert_eq!(code, Some(1), "{stderr}");
-    assert!(stderr.contains("unreachable"), "{stderr}");
+    let (stored, stderr) = index(&rewritten(Growth::Keep), &[Block::new(1, 1)], 1);
+    expect_parts(&stderr, &["unreachable"]);
     assert!(stored.is_empty(), "{stored:?}");
 }
 
 /// Runs a module on a block in Node. `None` if Node is not installed.
-fn in_node(module: &Path, height: usize, block: &str) -> Option<Output> {
+fn in_node(module: &Path, height: usize, block: Block) -> Option<Output> {
     let host = repository().join("tests/fixtures/node/stress_host.mjs");
     let output = Command::new("node")
         .arg(host)
         .arg(module)
-        .args(["--height", &height.to_string(), "--block", block])
+        .args(["--height", &height.to_string()])
+        .args(["--block", &block.to_hexadecimal()])
         .output();
     match output {
         Ok(output) => Some(output),
@@ -98,12 +95,11 @@ fn node_stores_the_same_values_as_the_indexer() {
     let _lock = memory_lock().unwrap();
     for guests in [&INDEXER.pinned, &INDEXER.natural] {
         let module = &guests.memory_stress;
-        for (height, (mib, count, value)) in BLOCKS.into_iter().enumerate() {
-            let Some(output) = in_node(module, height, &block(mib, count)) else {
+        for (height, (block, value)) in BLOCKS.into_iter().enumerate() {
+            let Some(output) = in_node(module, height, block) else {
                 return;
             };
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{stderr}");
+            expect_status(&output, 0);
             let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
             let key = format!("/memory-stress-result/{height}");
             assert_eq!(
@@ -121,9 +117,7 @@ fn node_stores_the_same_values_as_the_indexer() {
 #[test]
 fn with_keep_the_guest_fails_in_node_too() {
     let _lock = memory_lock().unwrap();
-    if let Some(output) = in_node(&rewritten(Growth::Keep), 0, &block(1, 1)) {
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{stderr}");
-        assert!(stderr.contains("unreachable"), "{stderr}");
+    if let Some(output) = in_node(&rewritten(Growth::Keep), 0, Block::new(1, 1)) {
+        expect_parts(&expect_status(&output, 1), &["unreachable"]);
     }
 }

@@ -1,8 +1,7 @@
 //! A chain of blocks for the stress guest, and the values that it must store.
 
-use crate::indexer::block;
+use crate::MIB;
 
-const MIB: u64 = 1 << 20;
 pub(crate) const GUEST_BYTES: u64 = 4096 * MIB;
 
 /// A request to the stress guest.
@@ -15,13 +14,23 @@ pub struct Block {
 }
 
 impl Block {
+    /// Returns a block with this size of each allocation in MiB, and this number of allocations.
+    pub const fn new(mib_each: u32, allocations: u32) -> Self {
+        Self {
+            mib_each,
+            allocations,
+        }
+    }
+
     /// Returns the total size of the allocations in MiB.
     pub fn total_mib(self) -> u64 {
         u64::from(self.mib_each) * u64::from(self.allocations)
     }
 
-    pub(crate) fn to_hexadecimal(self) -> String {
-        block(self.mib_each, self.allocations)
+    /// Encodes a block: both numbers as u32, little-endian, in hexadecimal.
+    pub fn to_hexadecimal(self) -> String {
+        let bytes = [self.mib_each.to_le_bytes(), self.allocations.to_le_bytes()].concat();
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
@@ -101,10 +110,7 @@ fn generate(seed: u64, count: usize) -> Vec<Block> {
             };
             let total = low + random.up_to(high - low + 1);
             let mib_each = 1 + random.up_to(total.min(400));
-            Block {
-                mib_each,
-                allocations: total / mib_each,
-            }
+            Block::new(mib_each, total / mib_each)
         })
         .collect()
 }
@@ -132,10 +138,7 @@ mod tests {
     #[test]
     fn chains_are_the_same_every_time() {
         let chain = Chain::long();
-        let first = Block {
-            mib_each: 4,
-            allocations: 3,
-        };
+        let first = Block::new(4, 3);
         assert_eq!((chain.blocks.len(), chain.blocks[0]), (200, first));
         assert_eq!((chain.total_mib(), chain.beyond()), (85_175, 4));
         let short = Chain::short();

@@ -5,11 +5,13 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use wasm_prealloc_build::Linking;
 
+use crate::differences::Differences;
 use crate::memory_group::MemoryGroup;
 use crate::programs::{self, Guest, Guests, repository};
 
@@ -65,12 +67,27 @@ pub struct Outcome {
     pub limit_file: PathBuf,
 }
 
-/// Encodes a block for the stress guest: the size of each allocation in MiB and the number of
-/// allocations, u32 little-endian, in hexadecimal.
-pub fn block(mib_each: u32, allocations: u32) -> String {
-    let bytes = [mib_each.to_le_bytes(), allocations.to_le_bytes()].concat();
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+impl Outcome {
+    /// Compares the exit status with the expected one. Status 1 is a refusal, which must name the
+    /// limit.
+    pub(crate) fn compare_status(&self, status: i32) -> Differences {
+        let (stderr, limit) = (&self.stderr, self.limit_file.display().to_string());
+        let mut differences = Differences::default();
+        differences.expect(
+            self.status == status,
+            format!("the exit status must be {status}: {stderr}"),
+        );
+        differences.expect(
+            status != 1 || stderr.contains(&limit),
+            format!("the error must name {limit}: {stderr}"),
+        );
+        differences
+    }
 }
+
+/// The indexer of the end-to-end tests, built once.
+pub static INDEXER: LazyLock<Indexer> =
+    LazyLock::new(|| Indexer::build("end-to-end").unwrap_or_else(|error| panic!("{error:?}")));
 
 impl Indexer {
     /// Builds the host and the guests if they are not up to date. `scratch` is the name of a folder in
@@ -79,7 +96,7 @@ impl Indexer {
         let scratch = repository().join("target/tests").join(scratch);
         fs::create_dir_all(&scratch).with_context(|| scratch.display().to_string())?;
         Ok(Self {
-            program: programs::indexer()?,
+            program: programs::example("indexer")?,
             natural: Guests::build(Linking::Natural)?,
             pinned: Guests::build(Linking::Pinned)?,
             scratch,

@@ -16,11 +16,12 @@ mod npm;
 mod programs;
 mod skip;
 
-pub use indexer::{Indexer, Outcome, Setup, block};
+pub use indexer::{INDEXER, Indexer, Outcome, Setup};
 pub use memory_group::MemoryGroup;
 pub use memory_lock::memory_lock;
 pub use npm::install_packages;
-pub use programs::{
-    Guest, Guests, Profile, any_engine, command, commit, debug_guest, indexer, repository,
-};
+pub use programs::{Guest, Guests, Profile, any_engine, command, commit, debug_guest, repository};
 pub use skip::skipped;
+
+/// One MiB in bytes.
+pub const MIB: u64 = 1 << 20;

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use wasm_prealloc_host::Backing;
 
+use crate::MIB;
 use crate::differences::Differences;
 use crate::memory_group::MemoryGroup;
 
 const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
 
 /// The memory that a group may need in addition to the secured memory and its page tables: the
 /// process itself, and the charges that the kernel makes in advance for each processor.
@@ -328,24 +328,21 @@ mod tests {
 
     /// A killed host must not count as a refused one.
     #[test]
-    fn a_kill_and_an_unexpected_exit_are_differences() {
-        for (command, answer, killed) in [
-            ("exit 0", Answer::Secured, 0),
-            (
-                "echo memory not secured: /limit >&2; exit 1",
-                Answer::Refused,
-                0,
-            ),
-            ("kill -9 $$", Answer::Killed, 1),
-            ("exit 101", Answer::Unexpected, 0),
+    fn a_kill_an_unnamed_limit_and_an_unexpected_exit_are_differences() {
+        let named = "echo memory not secured: /limit >&2; exit 1";
+        for (command, answer, killed, as_expected) in [
+            ("exit 0", Answer::Secured, 0, true),
+            (named, Answer::Refused, 0, true),
+            ("exit 1", Answer::Refused, 0, false),
+            ("kill -9 $$", Answer::Killed, 1, false),
+            ("exit 101", Answer::Unexpected, 0, false),
         ] {
             let output = Command::new("sh").args(["-c", command]).output();
             let output = output.expect("there is a shell");
             let mut stats = Stats::default();
-            assert_eq!(stats.count("here", Path::new("/limit"), &output), answer);
-            assert_eq!(stats.killed, killed, "{command}");
-            let right = matches!(answer, Answer::Secured | Answer::Refused);
-            assert_eq!(stats.judge().is_ok(), right, "{command}");
+            let found = stats.count("here", Path::new("/limit"), &output);
+            assert_eq!((found, stats.killed), (answer, killed), "{command}");
+            assert_eq!(stats.judge().is_ok(), as_expected, "{command}");
         }
         let counted = Stats {
             oom_kills: 1,

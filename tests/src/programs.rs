@@ -85,11 +85,6 @@ pub fn debug_guest() -> Result<PathBuf> {
         .join("debug/memory_stress.wasm"))
 }
 
-/// Builds the indexer host if it is not up to date. Returns its path.
-pub fn indexer() -> Result<PathBuf> {
-    example("indexer")
-}
-
 /// Builds the host with wasmi if it is not up to date. Returns its path.
 pub fn any_engine() -> Result<PathBuf> {
     example("any_engine")
@@ -118,13 +113,14 @@ pub fn command(profile: Profile) -> Result<PathBuf> {
     })
 }
 
-fn example(name: &str) -> Result<PathBuf> {
+/// Builds an example if it is not up to date. Returns its path.
+pub(crate) fn example(name: &str) -> Result<PathBuf> {
     program(CargoBuild::new().example(name))
 }
 
 fn program(build: CargoBuild) -> Result<PathBuf> {
+    let build = build.manifest_path(repository().join("Cargo.toml"));
     // With `--workspace` the engine has the same features as in the other builds, and is built once.
-    let manifest = repository().join("Cargo.toml");
-    let program = build.manifest_path(manifest).arg("--workspace").run()?;
+    let program = build.arg("--workspace").run()?;
     Ok(program.path().to_owned())
 }

@@ -8,9 +8,7 @@ use std::io::Write as _;
 use anyhow::Result;
 use comfy_table::{Table, presets::ASCII_MARKDOWN};
 use wasm_prealloc_tests::cells::Cell;
-use wasm_prealloc_tests::{Indexer, MemoryGroup, Outcome, Setup, commit};
-
-const MIB: u64 = 1 << 20;
+use wasm_prealloc_tests::{Indexer, MIB, MemoryGroup, Outcome, Setup, commit};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

@@ -127,15 +127,15 @@ impl Difference<'_> {
         match (expected, found) {
             (Observed::Trapped(Trap::MemoryOutOfBounds), Observed::Instance) => Reason::Data,
             (Observed::Trapped(Trap::MemoryOutOfBounds), Observed::Values(_)) => Reason::Access,
-            (Observed::Refused(_), Observed::Instance | Observed::Trapped(_)) if own_memory => {
+            (Observed::Refused(_), Observed::Instance | Observed::Trapped(_))
+            | (Observed::Instance, _)
+            | (Observed::Values(_) | Observed::Trapped(_), Observed::Values(_))
+                if own_memory =>
+            {
                 Reason::OwnMemory
             }
             (Observed::Refused(_), Observed::Instance | Observed::Trapped(_)) if imports_memory => {
                 Reason::Limits
-            }
-            (Observed::Instance, _) if own_memory => Reason::OwnMemory,
-            (Observed::Values(_) | Observed::Trapped(_), Observed::Values(_)) if own_memory => {
-                Reason::OwnMemory
             }
             (Observed::Values(_), Observed::Values(found)) => {
                 let pregrown = self.module().map_or(&[][..], |module| &module.pregrown);

@@ -1,7 +1,8 @@
 //! Counts and differences of a run with one policy for imported memories.
 
-use std::collections::BTreeMap;
 use std::fmt;
+
+use wasm_prealloc_fuzzing::Stats as Counts;
 
 use super::list::Differences;
 
@@ -9,7 +10,7 @@ use super::list::Differences;
 pub(super) struct Stats {
     /// Counts by name: files, modules that were instantiated before and after, assertions that hold
     /// before and after, and reasons for skipped assertions.
-    pub(super) counts: wasm_prealloc_fuzzing::Stats,
+    pub(super) counts: Counts,
     /// Directives that held before and do not hold now.
     pub(super) differences: Differences,
 }
@@ -23,16 +24,12 @@ impl Stats {
 
 impl fmt::Display for Stats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.counts)?;
-        let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
+        let mut reasons = Counts::default();
         for reason in self.differences.values() {
             // Some reasons contain a line number.
             let kind = reason.replace(|c: char| c.is_ascii_digit(), "");
-            *reasons.entry(kind).or_default() += 1;
+            reasons.count(&format!("differ: {kind}"), 1);
         }
-        for (reason, count) in reasons {
-            writeln!(f, "{count:7} differ: {reason}")?;
-        }
-        Ok(())
+        write!(f, "{}{reasons}", self.counts)
     }
 }

@@ -9,9 +9,7 @@ use comfy_table::CellAlignment;
 use wasm_prealloc_tests::chain::Chain;
 use wasm_prealloc_tests::limits::{BACKINGS, Cached, Host, Stats, limits};
 use wasm_prealloc_tests::machines::{Bench, Machine};
-use wasm_prealloc_tests::{Indexer, Setup};
-
-use super::MIB;
+use wasm_prealloc_tests::{Indexer, MIB, Setup};
 
 const KIB: u64 = 1 << 10;
 /// 4 GiB and 1 GiB, in wasm pages.
