@@ -9,8 +9,14 @@ use crate::programs::repository;
 /// the file is dropped.
 pub fn memory_lock() -> io::Result<File> {
     let folder = repository().join("target/tests");
-    std::fs::create_dir_all(&folder)?;
-    let file = File::create(folder.join("memory.lock"))?;
-    file.lock()?;
-    Ok(file)
+    let lock = || {
+        std::fs::create_dir_all(&folder)?;
+        let file = File::create(folder.join("memory.lock"))?;
+        file.lock()?;
+        Ok(file)
+    };
+    lock().map_err(|error: io::Error| {
+        let text = format!("memory.lock in {}: {error}", folder.display());
+        io::Error::new(error.kind(), text)
+    })
 }

@@ -7,6 +7,9 @@ use anyhow::{Context as _, Result};
 use escargot::CargoBuild;
 use wasm_prealloc_build::{BuildOptions, Linking, WASM_TARGET, build};
 
+/// Arguments with which the error of a build contains the compiler's messages.
+const DIAGNOSTICS: [&str; 2] = ["--quiet", "--message-format=json-render-diagnostics"];
+
 /// Returns the root of the repository.
 pub fn repository() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -76,7 +79,8 @@ pub fn debug_guest() -> Result<PathBuf> {
         .manifest_path(root.join("wasm-modules/Cargo.toml"))
         .package("memory-stress")
         .target(WASM_TARGET)
-        .target_dir(&target_dir);
+        .target_dir(&target_dir)
+        .args(DIAGNOSTICS);
     for message in build.exec()? {
         message?;
     }
@@ -121,6 +125,6 @@ pub(crate) fn example(name: &str) -> Result<PathBuf> {
 fn program(build: CargoBuild) -> Result<PathBuf> {
     let build = build.manifest_path(repository().join("Cargo.toml"));
     // With `--workspace` the engine has the same features as in the other builds, and is built once.
-    let program = build.arg("--workspace").run()?;
+    let program = build.arg("--workspace").args(DIAGNOSTICS).run()?;
     Ok(program.path().to_owned())
 }
