@@ -104,11 +104,8 @@ fn random_calls_have_the_same_results() {
                 _ => ("load", (random.u64(0..u64::from(size) * PAGE)) as u32),
             };
             let expected = before.call1(name, param).unwrap();
-            assert_eq!(
-                after.call1(name, param).unwrap(),
-                expected,
-                "{name}({param})"
-            );
+            let found = after.call1(name, param).unwrap();
+            assert_eq!(found, expected, "{name}({param})");
         }
     }
 }

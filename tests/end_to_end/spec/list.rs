@@ -38,14 +38,11 @@ pub(super) fn read() -> Differences {
         .map(|line| {
             let (place, reason) = line.split_once('\t').unwrap();
             let (file, rest) = place.rsplit_once(':').unwrap();
-            let (number, policy) = match rest.split_once(' ') {
-                Some((number, policy)) => (number, Some(policy.to_owned())),
-                None => (rest, None),
-            };
+            let mut words = rest.split(' ');
             let place = Place {
                 file: file.to_owned(),
-                line: number.parse().unwrap(),
-                policy,
+                line: words.next().unwrap().parse().unwrap(),
+                policy: words.next().map(str::to_owned),
             };
             (place, reason.to_owned())
         })

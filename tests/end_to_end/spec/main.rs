@@ -31,7 +31,7 @@ use wast::parser::ParseBuffer;
 use instances::Variant;
 use list::{Differences, Place};
 use observed::{Observed, Outcome, Run};
-use reason::{Difference, Divergence, Divergences, Reason};
+use reason::{Difference, Divergence, Divergences, Reason, UNEXPLAINED};
 use stats::Stats;
 
 const POLICIES: [MemoryImportPolicy; 3] = [
@@ -72,9 +72,7 @@ fn check_script(script: &Script) -> Result<(), Failed> {
     let mut wrong = Vec::new();
     for (place, reason) in &found {
         match LISTED.get(place) {
-            _ if reason.starts_with(Reason::UNEXPLAINED) => {
-                wrong.push(format!("{place}: {reason}"))
-            }
+            _ if reason.starts_with(UNEXPLAINED) => wrong.push(format!("{place}: {reason}")),
             _ if blesses() => {}
             Some(listed) if listed == reason => {}
             Some(listed) => wrong.push(format!("{place} is listed as \"{listed}\": {reason}")),

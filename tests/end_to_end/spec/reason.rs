@@ -42,10 +42,8 @@ pub(super) enum Divergence {
     Refused,
 }
 
-impl Reason {
-    /// The start of the text of [`Reason::Unexplained`].
-    pub(super) const UNEXPLAINED: &str = "UNEXPLAINED";
-}
+/// The start of the text of [`Reason::Unexplained`].
+pub(super) const UNEXPLAINED: &str = "UNEXPLAINED";
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -74,7 +72,7 @@ impl fmt::Display for Reason {
             Self::ImportsLimits => {
                 f.write_str("growth is counted between the limits that the import declares")
             }
-            Self::Unexplained(words) => write!(f, "{}: {words}", Self::UNEXPLAINED),
+            Self::Unexplained(words) => write!(f, "{UNEXPLAINED}: {words}"),
         }
     }
 }

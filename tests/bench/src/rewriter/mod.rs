@@ -48,7 +48,8 @@ pub(crate) fn measure_one(contender: Contender, module: &Path) -> Result<Cost> {
     Ok(Cost { peak_bytes, ..cost })
 }
 
-/// Measures every contender on every module, each in a separate process. The contenders take turns. If `quick`, leaves out walrus, which takes minutes.
+/// Measures every contender on every module, each in a separate process. The contenders take turns.
+/// If `quick`, leaves out walrus, which takes minutes.
 pub(crate) fn measure(rounds: usize, quick: bool) -> Result<Measured> {
     let modules = corpus::modules()?;
     let contenders: Vec<Contender> = Contender::value_variants()
