@@ -59,18 +59,12 @@ impl Memories {
                         }
                     }
                 }
-                Payload::CodeSectionStart { .. } => {
-                    memories.sites.resize(memories.types.len(), (0, 0));
-                }
                 Payload::CodeSectionEntry(body) => {
+                    memories.sites.resize(memories.types.len(), (0, 0));
                     for operator in body.get_operators_reader()? {
                         match operator? {
-                            Operator::MemorySize { mem } => {
-                                memories.sites[mem as usize].0 += 1;
-                            }
-                            Operator::MemoryGrow { mem } => {
-                                memories.sites[mem as usize].1 += 1;
-                            }
+                            Operator::MemorySize { mem } => memories.sites[mem as usize].0 += 1,
+                            Operator::MemoryGrow { mem } => memories.sites[mem as usize].1 += 1,
                             _ => {}
                         }
                     }

@@ -6,7 +6,9 @@
 //! one more frame.
 
 use anyhow::{Context as _, Result, ensure};
-use wasm_prealloc::{EmulateFrom, Error, MemoryImportPolicy, Options, rewrite, verify};
+use wasm_prealloc::{
+    EmulateFrom, Error, MemoryImportPolicy, Options, WASM_PAGE_SIZE, rewrite, verify,
+};
 use wasmparser::{MemoryType, Validator, WasmFeatures};
 use wasmtime::Module;
 
@@ -16,9 +18,6 @@ use crate::generate::Generated;
 use crate::run::{Growth, compile};
 use crate::stats::{End, Stats};
 use crate::walrus_rewrite::walrus_rewrite;
-
-/// The size of a WebAssembly page, in bytes.
-const PAGE: u64 = 65_536;
 
 /// Sequences of calls for each pair of modules. Each sequence uses new instances.
 const SEQUENCES: u64 = 3;
@@ -42,26 +41,14 @@ fn check_each(generated: &Generated, stats: &mut Stats) -> Result<()> {
     Validator::new_with_features(WasmFeatures::all()).validate_all(wasm)?;
     let memories = Memories::read(wasm)?;
     let mut compiled = Compiled::default();
-    let kinds = features(wasm);
+    let mut kinds = features(wasm);
     for options in option_sets(&memories, *pages, *calls) {
-        let subject = Subject {
-            wasm,
-            memories: &memories,
-            kinds: &kinds,
-            calls: *calls,
-        };
-        check_one(&subject, &options, &mut compiled, stats)
+        check_one(wasm, *calls, &kinds, &options, &mut compiled, stats)
             .with_context(|| format!("{options:?}"))?;
     }
     if let Some((pinned, options)) = pinned(generated, &memories)? {
-        let memories = Memories::read(&pinned)?;
-        let subject = Subject {
-            wasm: &pinned,
-            memories: &memories,
-            kinds: &[&kinds[..], &["pinned before"]].concat(),
-            calls: *calls,
-        };
-        check_one(&subject, &options, &mut compiled, stats)
+        kinds.push("pinned before");
+        check_one(&pinned, *calls, &kinds, &options, &mut compiled, stats)
             .with_context(|| format!("pinned before, {options:?}"))?;
     }
     Ok(())
@@ -80,16 +67,6 @@ impl Compiled {
         self.0.push((wasm.to_vec(), module.clone()));
         Ok(module)
     }
-}
-
-/// A module that is rewritten and run.
-struct Subject<'a> {
-    wasm: &'a [u8],
-    memories: &'a Memories,
-    /// Properties to count the cases by.
-    kinds: &'a [&'static str],
-    /// The seed of the calls.
-    calls: u64,
 }
 
 /// Returns the features of WebAssembly without which the module is not valid.
@@ -174,7 +151,7 @@ fn option_sets(memories: &Memories, pages: u64, calls: u64) -> Vec<Options> {
 
 /// Converts `pages` of 64 KiB to pages of the memory's own page size.
 fn own_pages(ty: &MemoryType, pages: u64) -> u64 {
-    (pages * PAGE) >> ty.page_size_log2.unwrap_or(16)
+    (pages * WASM_PAGE_SIZE) >> ty.page_size_log2.unwrap_or(16)
 }
 
 /// Returns the size, in the memory's own pages, to which a memory can grow.
@@ -228,18 +205,17 @@ fn reference(
     }
 }
 
+/// Rewrites and compares a module. `calls` is the seed of the calls, and `kinds` are the properties
+/// to count the cases by.
 fn check_one(
-    subject: &Subject<'_>,
+    wasm: &[u8],
+    calls: u64,
+    kinds: &[&str],
     options: &Options,
     compiled: &mut Compiled,
     stats: &mut Stats,
 ) -> Result<()> {
-    let Subject {
-        wasm,
-        memories,
-        kinds,
-        calls,
-    } = subject;
+    let memories = Memories::read(wasm)?;
     let ours = match rewrite(wasm, options) {
         Ok(rewritten) => rewritten.wasm.into_owned(),
         Err(error) => {
@@ -265,7 +241,7 @@ fn check_one(
     kinds.extend(options.export_commit.as_ref().map(|_| "committed"));
     let mut compare_with = |reference: &[u8], stats: &mut Stats| {
         let (reference, ours) = (compiled.module(reference)?, compiled.module(&ours)?);
-        let growth = Growth::UpTo(options.pages * PAGE);
+        let growth = Growth::UpTo(options.pages * WASM_PAGE_SIZE);
         let mut to_the_end = true;
         for sequence in 0..SEQUENCES {
             let seed = calls.wrapping_add(sequence);

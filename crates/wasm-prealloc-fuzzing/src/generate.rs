@@ -2,7 +2,7 @@
 //! inserted into their functions, because wasm-smith alone generates too few.
 
 use arbitrary::{Result, Unstructured};
-use wasm_encoder::Encode as _;
+use wasm_encoder::{Encode as _, SectionId};
 use wasm_smith::{Config, InstructionKind, InstructionKinds, MemoryOffsetChoices};
 use wasmparser::{FunctionBody, MemoryType, Parser, Payload};
 
@@ -38,9 +38,7 @@ impl Generated {
         let mut module = wasm_smith::Module::new(config, u)?;
         let unfit = |_| arbitrary::Error::IncorrectFormat;
         module.ensure_termination(FUEL).map_err(unfit)?;
-        let wasm = insertions
-            .insert(&module.to_bytes(), u)
-            .map_err(|_| arbitrary::Error::IncorrectFormat)?;
+        let wasm = insertions.insert(&module.to_bytes(), u).map_err(unfit)?;
         Ok(Self { wasm, pages, calls })
     }
 }
@@ -107,10 +105,9 @@ fn config(u: &mut Unstructured<'_>, pages: u64) -> Result<Config> {
 fn memory_import(u: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     let minimum: u64 = u.int_in_range(0..=3)?;
     let maximum = match u.ratio(3, 4)? {
-        true => Some(minimum + u.int_in_range(0..=60)?),
-        false => None,
+        true => (minimum + u.int_in_range(0..=60)?).to_string(),
+        false => String::new(),
     };
-    let maximum = maximum.map_or(String::new(), |maximum: u64| maximum.to_string());
     let text = format!(r#"(module (import "env" "memory" (memory {minimum} {maximum})))"#);
     wat::parse_str(text).map_err(|_| arbitrary::Error::IncorrectFormat)
 }
@@ -131,14 +128,6 @@ struct Insertions {
 
 /// The sections of a module in order, as (id, content).
 type Sections = Vec<(u8, Vec<u8>)>;
-
-mod id {
-    pub(super) const TYPE: u8 = 1;
-    pub(super) const FUNCTION: u8 = 3;
-    pub(super) const GLOBAL: u8 = 6;
-    pub(super) const EXPORT: u8 = 7;
-    pub(super) const CODE: u8 = 10;
-}
 
 /// The name of the exported global that mixes the results of the inserted instructions.
 const RESULTS: &str = "results of the inserted instructions";
@@ -182,20 +171,21 @@ impl Insertions {
         }
 
         for _ in 0..self.idle_globals {
-            append(&mut sections, id::GLOBAL, &i32_global(false, 0))?;
+            append(&mut sections, SectionId::Global, &i32_global(false, 0))?;
         }
         let results = globals + self.idle_globals;
-        append(&mut sections, id::GLOBAL, &i32_global(true, 0))?;
-        append(&mut sections, id::EXPORT, &global_export(RESULTS, results))?;
+        append(&mut sections, SectionId::Global, &i32_global(true, 0))?;
+        append(
+            &mut sections,
+            SectionId::Export,
+            &global_export(RESULTS, results),
+        )?;
         if let (Some(below), Some(memory)) = (self.heap_base_below, memories.first()) {
             let end = memory.initial << memory.page_size_log2.unwrap_or(16);
             let base = end.saturating_sub(below.into()) as i32;
-            append(&mut sections, id::GLOBAL, &i32_global(false, base))?;
-            append(
-                &mut sections,
-                id::EXPORT,
-                &global_export(HEAP_BASE, results + 1),
-            )?;
+            append(&mut sections, SectionId::Global, &i32_global(false, base))?;
+            let export = global_export(HEAP_BASE, results + 1);
+            append(&mut sections, SectionId::Export, &export)?;
         }
 
         let mut code = wasm_encoder::CodeSection::new();
@@ -204,11 +194,11 @@ impl Insertions {
         }
         if self.idle_functions > 0 && !bodies.is_empty() {
             const NOTHING_TO_NOTHING: [u8; 3] = [0x60, 0, 0];
-            append(&mut sections, id::TYPE, &NOTHING_TO_NOTHING)?;
+            append(&mut sections, SectionId::Type, &NOTHING_TO_NOTHING)?;
             let mut ty = Vec::new();
             types.encode(&mut ty);
             for _ in 0..self.idle_functions {
-                append(&mut sections, id::FUNCTION, &ty)?;
+                append(&mut sections, SectionId::Function, &ty)?;
                 const NO_LOCALS_END: [u8; 2] = [0, 0x0b];
                 code.raw(&NO_LOCALS_END);
             }
@@ -216,9 +206,10 @@ impl Insertions {
 
         let mut module = wasm_encoder::Module::new();
         for (id, content) in &sections {
-            match *id {
-                id::CODE => module.section(&code),
-                id => module.section(&wasm_encoder::RawSection { id, data: content }),
+            let (id, data) = (*id, &content[..]);
+            match id == SectionId::Code as u8 {
+                true => module.section(&code),
+                false => module.section(&wasm_encoder::RawSection { id, data }),
             };
         }
         Ok(module.finish())
@@ -305,17 +296,17 @@ fn i32_global(mutable: bool, value: i32) -> Vec<u8> {
 }
 
 /// Appends an item to a section. Adds the section if there is none.
-fn append(sections: &mut Sections, id: u8, item: &[u8]) -> anyhow::Result<()> {
-    let at = match sections.iter().position(|(other, _)| *other == id) {
-        Some(at) => at,
-        None => {
-            // The sections are in ascending order of their ids, except for the tag section.
-            let after = |(other, _): &(u8, Vec<u8>)| *other > id && *other != 13;
-            let at = sections.iter().position(after).unwrap_or(sections.len());
-            sections.insert(at, (id, vec![0]));
-            at
-        }
-    };
+fn append(sections: &mut Sections, id: SectionId, item: &[u8]) -> anyhow::Result<()> {
+    const TAG: u8 = SectionId::Tag as u8;
+    let id = id as u8;
+    // The sections are in ascending order of their ids, except for the tag section.
+    let at = sections
+        .iter()
+        .position(|(other, _)| *other >= id && *other != TAG);
+    let at = at.unwrap_or(sections.len());
+    if sections.get(at).is_none_or(|(other, _)| *other != id) {
+        sections.insert(at, (id, vec![0]));
+    }
     let content = &mut sections[at].1;
     let mut reader = wasmparser::BinaryReader::new(content, 0);
     let count = reader.read_var_u32()?;

@@ -21,10 +21,9 @@ pub fn mutate(wasm: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
     const COMMON: [u8; 8] = [0x00, 0x01, 0x3f, 0x40, 0x7f, 0x80, 0xfe, 0xff];
     const HEADER: usize = 8;
     let mut wasm = wasm.to_vec();
-    let changes = if random.bool() {
-        1
-    } else {
-        random.usize(1..=6)
+    let changes = match random.bool() {
+        true => 1,
+        false => random.usize(1..=6),
     };
     for _ in 0..changes {
         if wasm.len() <= HEADER {
@@ -56,17 +55,14 @@ pub fn mutate(wasm: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
 /// # Errors
 /// The property that does not hold.
 pub fn check(wasm: &[u8]) -> Result<Outcome> {
+    use Growth::{Auto, Emulate, Keep, Pregrown};
+
     let _ = verify(wasm, 65_536);
     let _ = verify_deep(wasm, 65_536);
     let _ = inspect(wasm);
 
     let mut outcome = Outcome::Refused;
-    for growth in [
-        Growth::Auto,
-        Growth::Emulate,
-        Growth::Pregrown,
-        Growth::Keep,
-    ] {
+    for growth in [Auto, Emulate, Pregrown, Keep] {
         for validate in [Validate::Full, Validate::Changed] {
             let mut options = Options::default();
             options.growth = growth;

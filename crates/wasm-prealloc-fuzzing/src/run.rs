@@ -65,11 +65,11 @@ impl Observed {
             Val::F32(bits) => Self::Bits("f32", u128::from(*bits)),
             Val::F64(bits) => Self::Bits("f64", u128::from(*bits)),
             Val::V128(bits) => Self::Bits("v128", bits.as_u128()),
-            Val::FuncRef(f) => Self::Reference { null: f.is_none() },
-            Val::ExternRef(r) => Self::Reference { null: r.is_none() },
-            Val::AnyRef(r) => Self::Reference { null: r.is_none() },
-            Val::ExnRef(r) => Self::Reference { null: r.is_none() },
-            _ => Self::Reference { null: false },
+            reference => Self::Reference {
+                null: reference
+                    .ref_()
+                    .is_some_and(|reference| reference.is_null()),
+            },
         }
     }
 }
@@ -188,19 +188,15 @@ impl Running {
 
     /// Returns the values of all exported globals and the sizes of all exported tables.
     pub(crate) fn globals_and_tables(&mut self) -> Vec<(String, Observed)> {
-        let mut observed = Vec::new();
-        for (name, item) in self.exports() {
-            observed.push((
-                name,
-                match item {
-                    Extern::Global(global) => Observed::of(&global.get(&mut self.store)),
-                    Extern::Table(table) => {
-                        Observed::Bits("elements", table.size(&self.store).into())
-                    }
-                    _ => continue,
-                },
-            ));
-        }
-        observed
+        let exports = self.exports().into_iter();
+        let observed = exports.filter_map(|(name, item)| {
+            let observed = match item {
+                Extern::Global(global) => Observed::of(&global.get(&mut self.store)),
+                Extern::Table(table) => Observed::Bits("elements", table.size(&self.store).into()),
+                _ => return None,
+            };
+            Some((name, observed))
+        });
+        observed.collect()
     }
 }

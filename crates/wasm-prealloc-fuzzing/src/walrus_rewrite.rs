@@ -21,10 +21,8 @@ pub fn walrus_rewrite(wasm: &[u8], pages: u64, growth: Growth) -> Result<Vec<u8>
     config.generate_producers_section(false);
     let mut module = config.parse(wasm)?;
     ensure!(module.memories.len() == 1, "not one memory");
-    let memory = module.memories.iter().next().map(walrus::Memory::id);
-    let memory = module
-        .memories
-        .get_mut(memory.expect("there is one, as just counted"));
+    let memory = module.memories.iter_mut().next();
+    let memory = memory.expect("there is one, as just counted");
     ensure!(memory.import.is_none(), "an imported memory");
     ensure!(!memory.memory64, "a 64-bit memory");
     ensure!(memory.page_size_log2.is_none(), "a custom page size");
@@ -40,20 +38,21 @@ pub fn walrus_rewrite(wasm: &[u8], pages: u64, growth: Growth) -> Result<Vec<u8>
     // `memory.grow`.
     let (sizes, grows) = Memories::read(wasm)?.sites[0];
     let emulate = match growth {
+        _ if sizes + grows == 0 => return Ok(module.emit_wasm()),
         Growth::Auto if pinned_at_size => return Ok(module.emit_wasm()),
+        Growth::Keep => return Ok(module.emit_wasm()),
         Growth::Auto => grows > 0,
         Growth::Emulate => true,
         Growth::Pregrown => false,
-        Growth::Keep => return Ok(module.emit_wasm()),
     };
-    if sizes + grows == 0 {
-        return Ok(module.emit_wasm());
-    }
     let start = if emulate { minimum } else { cap.min(65_535) };
     let size = ConstExpr::Value(Value::I32(start as u32 as i32));
     let size = module.globals.add_local(ValType::I32, emulate, false, size);
     let grow = emulate.then(|| grow_function(&mut module, size, cap));
-    each_function(&mut module, &mut Replace { size, grow });
+    for (_, function) in module.funcs.iter_local_mut() {
+        let entry = function.entry_block();
+        dfs_pre_order_mut(&mut Replace { size, grow }, function, entry);
+    }
     Ok(module.emit_wasm())
 }
 
@@ -86,13 +85,6 @@ fn grow_function(module: &mut Module, size: GlobalId, cap: u64) -> FunctionId {
             },
         );
     builder.finish(vec![delta], &mut module.funcs)
-}
-
-fn each_function(module: &mut Module, visitor: &mut impl VisitorMut) {
-    for (_, function) in module.funcs.iter_local_mut() {
-        let entry = function.entry_block();
-        dfs_pre_order_mut(visitor, function, entry);
-    }
 }
 
 struct Replace {
