@@ -7,14 +7,15 @@ use std::fmt::Write as _;
 use std::ops::Range;
 
 use wasm_prealloc::{
-    EmulateFrom, Error, Growth, GrowthHandling, Options, Rewritten, Validate, Warning, inspect,
-    rewrite, rewrite_into, verify,
+    CodeOffsets, EmulateFrom, Growth, GrowthHandling, Options, Rewritten, Validate, Warning,
+    inspect, rewrite, rewrite_into, verify,
 };
 use wasmparser::{Parser, Payload, Validator, WasmFeatures};
 
-fn options(growth: Growth) -> Options {
+/// The default options, but for what `set` changes.
+fn options(set: impl FnOnce(&mut Options)) -> Options {
     let mut options = Options::default();
-    options.growth = growth;
+    set(&mut options);
     options
 }
 
@@ -23,13 +24,19 @@ fn rewritten(module: &[u8]) -> Rewritten<'_> {
     rewrite(module, &Options::default()).unwrap()
 }
 
+/// A rewrite with default options that moves code: the offsets that change, and the bodies before
+/// and after it.
+fn moved(module: &[u8]) -> (CodeOffsets, Bodies, Bodies) {
+    let mut rewritten = rewritten(module);
+    let offsets = rewritten.report.code_offsets.remove(0);
+    (offsets, bodies(module), bodies(&rewritten.wasm))
+}
+
 /// The id of every section, and the range of its content.
 fn sections(wasm: &[u8]) -> Vec<(u8, Range<usize>)> {
-    let payloads = Parser::new(0)
-        .parse_all(wasm)
-        .map(|payload| payload.unwrap());
-    payloads
-        .filter_map(|payload| payload.as_section())
+    let payloads = Parser::new(0).parse_all(wasm);
+    let sections = payloads.filter_map(|payload| payload.unwrap().as_section());
+    sections
         .map(|(id, range)| (id, range.start as usize..range.end as usize))
         .collect()
 }
@@ -41,7 +48,9 @@ fn section(wasm: &[u8], wanted: u8) -> Range<usize> {
 }
 
 /// The offset of every function body within the code section, and its bytes.
-fn bodies(wasm: &[u8]) -> Vec<(usize, Vec<u8>)> {
+type Bodies = Vec<(usize, Vec<u8>)>;
+
+fn bodies(wasm: &[u8]) -> Bodies {
     let mut bodies = Vec::new();
     let mut start = 0;
     for payload in Parser::new(0).parse_all(wasm) {
@@ -136,11 +145,9 @@ fn a_longer_replacement_moves_only_its_own_function() {
         "(func (param i32) (result i32) (i32.add (memory.grow (local.get 0)) (memory.size)))",
         200,
     );
-    let rewritten = rewritten(&before);
-    let offsets = &rewritten.report.code_offsets[0];
+    let (offsets, old, new) = moved(&before);
     assert_eq!(offsets.relocated, [0]);
     assert_eq!(offsets.shifted_from, None);
-    let (old, new) = (bodies(&before), bodies(&rewritten.wasm));
     assert_eq!(new.len(), old.len() + 2, "the growth function and the copy");
     assert_eq!(old[0].1.len(), new[0].1.len());
     assert_eq!(old[1..], new[1..201], "other functions do not move");
@@ -152,11 +159,9 @@ fn a_body_without_room_for_a_call_is_reported() {
         "(func) (func (param i32) (result i32) (memory.grow (local.get 0)))",
         200,
     );
-    let rewritten = rewritten(&before);
-    let offsets = &rewritten.report.code_offsets[0];
+    let (offsets, old, new) = moved(&before);
     assert!(offsets.relocated.is_empty());
     assert_eq!(offsets.shifted_from, Some(1));
-    let (old, new) = (bodies(&before), bodies(&rewritten.wasm));
     assert_eq!(old[0], new[0]);
     assert_eq!(old[2].0 + 1, new[2].0, "one byte more before it");
 }
@@ -168,14 +173,15 @@ fn a_function_count_that_widens_is_reported() {
         "(func (drop (memory.grow (i32.const 1))) nop nop nop nop)",
         126,
     );
-    let rewritten = rewritten(&before);
-    assert_eq!(rewritten.report.code_offsets[0].shifted_from, Some(0));
-    let (old, new) = (bodies(&before), bodies(&rewritten.wasm));
+    let (offsets, old, new) = moved(&before);
+    assert_eq!(offsets.shifted_from, Some(0));
     assert_eq!(old[5].0 + 1, new[5].0);
 }
 
 #[test]
 fn every_choice_gives_a_valid_pinned_module_that_a_second_rewrite_does_not_change() {
+    use Growth::{Auto, Emulate, Keep, Pregrown};
+
     let modules = [
         wat::parse_str(FULL).unwrap(),
         with_functions(
@@ -189,26 +195,25 @@ fn every_choice_gives_a_valid_pinned_module_that_a_second_rewrite_does_not_chang
         wat::parse_str("(module (memory 65536 65536) (func (drop (memory.size))))").unwrap(),
     ];
     for module in &modules {
-        for growth in [
-            Growth::Auto,
-            Growth::Emulate,
-            Growth::Pregrown,
-            Growth::Keep,
-        ] {
+        for growth in [Auto, Emulate, Pregrown, Keep] {
             for pages in [64, 65_535, 65_536] {
                 for validate in [Validate::Full, Validate::Changed] {
-                    let mut options = options(growth);
-                    options.pages = pages;
-                    options.validate = validate;
+                    let options = options(|options| {
+                        options.growth = growth;
+                        options.pages = pages;
+                        options.validate = validate;
+                    });
                     let rewritten = match rewrite(module, &options) {
                         Ok(rewritten) => rewritten,
-                        Err(
-                            Error::MinimumExceedsTarget { .. } | Error::NoNaturalMinimum { .. },
-                        ) => {
+                        Err(error) => {
+                            let expected = ["minimum-exceeds-target", "no-natural-minimum"];
+                            assert!(
+                                expected.contains(&error.kind()),
+                                "{growth} {pages}: {error}"
+                            );
                             assert_eq!(verify(module, 65_536).map(|m| m[0].minimum), Ok(65_536));
                             continue;
                         }
-                        Err(error) => panic!("{growth} {pages}: {error}"),
                     };
                     verify(&rewritten.wasm, pages).unwrap();
                     Validator::new_with_features(WasmFeatures::all())
@@ -254,30 +259,17 @@ fn padded_indices_leave_room_for_the_replacement() {
         "(func (drop (memory.grow (i32.const 1))) nop nop nop nop)",
         200,
     );
-    let at = before
-        .windows(2)
-        .position(|pair| pair == [0x40, 0x00])
-        .unwrap();
+    let mut pairs = before.windows(2);
+    let at = pairs.position(|pair| pair == [0x40, 0x00]).unwrap();
     // The index is padded over the four nops after the drop.
     assert_eq!(before[at + 2..at + 7], [0x1a, 1, 1, 1, 1]);
     before[at..at + 7].copy_from_slice(&[0x40, 0x80, 0x80, 0x80, 0x80, 0x00, 0x1a]);
     let rewritten = rewritten(&before);
     assert_eq!(rewritten.report.memories[0].sites.grow, 1);
     assert_eq!(rewritten.report.code_offsets, []);
-    let function = 201;
-    assert_eq!(
-        bodies(&rewritten.wasm)[0].1[3..],
-        [
-            0x10,
-            0x80 | (function & 0x7f) as u8,
-            0x81,
-            0x80,
-            0x80,
-            0x00,
-            0x1a,
-            0x0b
-        ]
-    );
+    // A call of function 201, then the drop and the end.
+    let call = [0x10, 0xc9, 0x81, 0x80, 0x80, 0x00, 0x1a, 0x0b];
+    assert_eq!(bodies(&rewritten.wasm)[0].1[3..], call);
 }
 
 #[test]
@@ -321,20 +313,20 @@ fn emulation_starts_at_the_requested_page() {
         (func (drop (memory.grow (i32.const 1)))))"#;
     let module = wat::parse_str(text).unwrap();
     for (from, pages) in [(EmulateFrom::HeapBase, 2), (EmulateFrom::Pages(40), 40)] {
-        let mut options = Options::default();
-        options.emulate_from = from;
+        let options = options(|options| options.emulate_from = from);
         let report = rewrite(&module, &options).unwrap().report;
-        let GrowthHandling::Emulated {
-            from_pages,
-            cap_pages,
-            ..
-        } = report.memories[0].growth
-        else {
-            panic!("{report:?}");
-        };
-        assert_eq!((from_pages, cap_pages), (pages, 65_536));
+        let growth = report.memories[0].growth.to_string();
+        assert_eq!(growth, format!("emulated from page {pages} up to 65536"));
         assert_eq!(report.warnings, []);
     }
+}
+
+/// The offset at which a module that is not validated is malformed.
+fn malformed_at(module: &[u8]) -> Option<u64> {
+    let options = options(|options| options.validate = Validate::Changed);
+    let error = rewrite(module, &options).unwrap_err();
+    assert_eq!(error.kind(), "malformed", "{error}");
+    error.offset()
 }
 
 #[test]
@@ -343,14 +335,7 @@ fn a_repeated_section_is_malformed() {
     let memory = section(&module, 5);
     let mut doubled = module.clone();
     doubled.extend_from_slice(&module[memory.start - 2..memory.end]);
-    let mut options = Options::default();
-    options.validate = Validate::Changed;
-    let error = rewrite(&doubled, &options).unwrap_err();
-    let at = module.len() as u64;
-    assert!(
-        matches!(error, Error::Malformed { offset, .. } if offset == at),
-        "{error}"
-    );
+    assert_eq!(malformed_at(&doubled), Some(module.len() as u64));
 }
 
 /// An added body would follow the bytes that are no body, and its function would get another body.
@@ -365,14 +350,8 @@ fn code_after_the_last_body_is_malformed() {
     module[functions.start] = 3;
     module[functions.start - 1] -= 1;
     module.remove(functions.end - 1);
-    let mut options = Options::default();
-    options.validate = Validate::Changed;
-    let error = rewrite(&module, &options).unwrap_err();
     let last_body = code.end as u64 - 1 - 4;
-    assert!(
-        matches!(error, Error::Malformed { offset, .. } if offset == last_body),
-        "{error} at {last_body}"
-    );
+    assert_eq!(malformed_at(&module), Some(last_body));
 }
 
 /// A buffer that is used for several modules holds the result of each, and nothing after an error.
@@ -388,8 +367,7 @@ fn a_buffer_can_be_used_again() {
         assert_eq!(output, *fresh.wasm);
         assert_eq!(report, fresh.report);
     }
-    let mut options = Options::default();
-    options.pages = 0;
+    let options = options(|options| options.pages = 0);
     rewrite_into(&large, &options, &mut output).unwrap_err();
     assert!(output.is_empty());
 }

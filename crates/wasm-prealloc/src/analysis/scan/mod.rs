@@ -154,28 +154,22 @@ mod tests {
 
     type Found = (u32, Range<usize>, Vec<Site>);
 
-    /// Decodes a body to its end with the parser.
-    fn decode(code: &[u8], content: &Range<usize>) -> wasmparser::Result<Vec<Site>> {
-        let mut sites = Vec::new();
-        let body = FunctionBody::new(reader(code, content.clone()));
-        let mut operators = body.get_operators_reader()?;
-        while !operators.eof() {
-            let start = operators.original_position() as usize;
-            let operator = operators.read()?;
-            let at = start..operators.original_position() as usize;
-            sites.extend(Site::of(&operator, at));
-        }
-        Ok(sites)
-    }
-
-    /// Decodes all bodies to their end; `None` if the parser refuses one.
-    fn full_decode(code: &[u8]) -> Option<Vec<Found>> {
+    /// Decodes all bodies to their end with the parser.
+    fn full_decode(code: &[u8]) -> wasmparser::Result<Vec<Found>> {
         let mut bodies = BinaryReader::new(code, 0);
-        let count = bodies.read_var_u32().unwrap();
+        let count = bodies.read_var_u32()?;
         let decode = |defined| {
-            let content = to_range(&bodies.read_reader().unwrap().range());
-            let sites = decode(code, &content).ok()?;
-            Some((defined, content, sites))
+            let content = to_range(&bodies.read_reader()?.range());
+            let body = FunctionBody::new(reader(code, content.clone()));
+            let mut operators = body.get_operators_reader()?;
+            let mut sites = Vec::new();
+            while !operators.eof() {
+                let start = operators.original_position() as usize;
+                let operator = operators.read()?;
+                let at = start..operators.original_position() as usize;
+                sites.extend(Site::of(&operator, at));
+            }
+            Ok((defined, content, sites))
         };
         (0..count).map(decode).collect()
     }
@@ -202,7 +196,7 @@ mod tests {
                 let count = reader.read_var_u32().unwrap();
                 let start = reader.original_position() as usize;
                 let scanned = scan(&code, start, count, memories);
-                let Some(full) = full_decode(&code) else {
+                let Ok(full) = full_decode(&code) else {
                     refused += 1;
                     continue;
                 };
