@@ -63,9 +63,8 @@ impl Node {
             let found = kind(&wasm[content.clone()]).ok();
             let node = match (section.id, found) {
                 (id::CORE_MODULE, Some(Kind::Module)) => {
-                    let index = Some(*modules);
+                    let (index, range) = (Some(*modules), content);
                     *modules += 1;
-                    let range = content;
                     Self::Module { index, range }
                 }
                 (id::COMPONENT, Some(Kind::Component)) => {

@@ -26,7 +26,6 @@ impl DataSegment {
     }
 }
 
-/// Reads the module's data segments, in order.
 pub(crate) fn data_segments(info: &ModuleInfo<'_>) -> wasmparser::Result<Vec<DataSegment>> {
     let Some(section) = info.section(id::DATA) else {
         return Ok(Vec::new());

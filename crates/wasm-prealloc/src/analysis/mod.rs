@@ -100,7 +100,6 @@ impl Module<'_> {
         bodies.as_deref().map_err(Error::clone)
     }
 
-    /// The function types.
     pub(crate) fn types(&self) -> Result<&FunctionTypes, Error> {
         let read = || FunctionTypes::read(&self.info).map_err(Error::malformed);
         self.types.get_or_init(read).as_ref().map_err(Error::clone)

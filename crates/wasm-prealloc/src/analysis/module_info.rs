@@ -4,9 +4,9 @@
 use std::ops::Range;
 
 use wasmparser::{
-    BinaryReader, ConstExpr, ExportSectionReader, ExternalKind, FunctionSectionReader,
-    GlobalSectionReader, Import, ImportSectionReader, Imports, MemorySectionReader, Name,
-    NameSectionReader, Operator, TypeRef,
+    BinaryReader, CodeSectionReader, ConstExpr, ExportSectionReader, ExternalKind,
+    FunctionSectionReader, GlobalSectionReader, Import, ImportSectionReader, Imports,
+    MemorySectionReader, Name, NameSectionReader, Operator, TypeRef,
 };
 
 use super::sections::{Section, id, rank, reader, sections};
@@ -25,7 +25,6 @@ pub(crate) struct MappedMemory {
 /// The structure of a core module.
 #[derive(Debug)]
 pub(crate) struct ModuleInfo<'a> {
-    /// The whole input.
     pub(crate) wasm: &'a [u8],
     /// The module's bytes within the input.
     pub(crate) range: Range<usize>,
@@ -41,7 +40,6 @@ pub(crate) struct ModuleInfo<'a> {
 }
 
 impl<'a> ModuleInfo<'a> {
-    /// Reads a module's structure.
     pub(crate) fn read(
         wasm: &'a [u8],
         range: Range<usize>,
@@ -223,8 +221,8 @@ impl<'a> ModuleInfo<'a> {
         Ok(None)
     }
 
-    /// Returns the code section's item for a defined function: its length and its body.
-    pub(crate) fn function_code(&self, function: u32) -> Result<Option<&'a [u8]>, Error> {
+    /// Returns the body of a defined function, without the length.
+    pub(crate) fn function_body(&self, function: u32) -> Result<Option<&'a [u8]>, Error> {
         let (Some(section), Some(defined)) = (
             self.section(id::CODE),
             function.checked_sub(self.imported_functions),
@@ -232,15 +230,9 @@ impl<'a> ModuleInfo<'a> {
             return Ok(None);
         };
         let read = || {
-            let mut reader = section.reader(self.wasm);
-            for position in 0..reader.read_var_u32()? {
-                let start = reader.original_position() as usize;
-                let end = reader.read_reader()?.range().end as usize;
-                if position == defined {
-                    return Ok(Some(&self.wasm[start..end]));
-                }
-            }
-            Ok(None)
+            let bodies = CodeSectionReader::new(section.reader(self.wasm))?;
+            let body = bodies.into_iter().nth(defined as usize).transpose()?;
+            Ok(body.map(|body| body.as_bytes()))
         };
         read().map_err(Error::malformed)
     }

@@ -14,7 +14,6 @@ use wasmparser::BinaryReader;
 
 use super::module_info::ModuleInfo;
 
-/// The section's name.
 pub(crate) const SECTION: &str = "wasm-prealloc";
 
 const VERSION: u8 = 1;
@@ -52,9 +51,8 @@ impl Provenance {
                 let index = reader.read_var_u32()?;
                 let minimum = reader.read_var_u64()?;
                 let maximum = reader.read_var_u64()?.checked_sub(1);
-                memories
-                    .entry(index)
-                    .or_insert(Declared { minimum, maximum });
+                let declared = Declared { minimum, maximum };
+                memories.entry(index).or_insert(declared);
             }
         }
         Ok(Self { memories })

@@ -63,7 +63,6 @@ pub(crate) struct FirstSites {
     pub(crate) grow: Option<u64>,
 }
 
-/// Counts the sites of one memory.
 pub(crate) fn count_sites(bodies: &[Body], memory: u32) -> (Sites, FirstSites) {
     let (mut sites, mut first) = (Sites::default(), FirstSites::default());
     let all = bodies.iter().flat_map(|body| &body.sites);

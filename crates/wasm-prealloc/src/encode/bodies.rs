@@ -54,7 +54,7 @@ impl Replacements {
 #[derive(Debug)]
 pub(crate) struct AddedFunction {
     pub(crate) ty: u32,
-    /// Its item for the code section.
+    /// Its body, without the length.
     pub(crate) code: Vec<u8>,
     pub(crate) origin: Origin,
 }
@@ -107,7 +107,7 @@ impl ChangedCode {
         };
         let (_, count) = section.count_field(info.wasm)?;
         let starts = self.bodies.iter().map(|(length, _)| length.start);
-        let ends = self.bodies.iter().map(|(_, body)| body.range().end);
+        let ends = self.bodies.iter().map(|(_, body)| body.range.end);
         let gap_starts = std::iter::once(count.end).chain(ends);
         let gap_ends = starts.chain([section.content.end]);
         let gaps = gap_starts.zip(gap_ends).map(|(start, end)| end - start);
@@ -124,12 +124,11 @@ pub(crate) struct BodyPatcher<'m, 'a> {
     pub(crate) info: &'m ModuleInfo<'a>,
     pub(crate) types: &'m FunctionTypes,
     /// By index of the memory.
-    pub(crate) replacements: Vec<Replacements>,
-    pub(crate) code: ChangedCode,
+    pub(crate) replacements: &'m [Replacements],
+    pub(crate) code: &'m mut ChangedCode,
 }
 
 impl BodyPatcher<'_, '_> {
-    /// Replaces the sites of one body.
     pub(crate) fn patch(&mut self, body: &Body) -> Result<(), Error> {
         let replace = |site: &Site| {
             let replacements = self.replacements.get(site.memory as usize)?;
@@ -157,9 +156,7 @@ impl BodyPatcher<'_, '_> {
             content.replace(at, with);
         }
         if let Some((ty, call)) = copy {
-            let copied = content.apply(self.info.wasm);
-            let mut code = leb128(copied.len() as u64, 1);
-            code.extend(copied);
+            let code = content.apply(self.info.wasm);
             self.code.add(self.info, ty, code, Origin::Copy(function));
             self.code.offsets.relocated.push(function);
             content = Patch::whole(body.content.clone(), call);
@@ -228,7 +225,6 @@ impl BodyPatcher<'_, '_> {
     }
 }
 
-/// Returns true if a body calls in tail position.
 fn has_tail_call(wasm: &[u8], body: &Body) -> Result<bool, Error> {
     let read = || {
         let body = FunctionBody::new(reader(wasm, body.content.clone()));

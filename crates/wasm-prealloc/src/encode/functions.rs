@@ -26,7 +26,7 @@ pub(crate) fn pages_global(memory: &Memory, pages: u64, mutable: bool) -> Vec<u8
     ty.encode(&mut item);
     let value = match memory.memory64 {
         true => ConstExpr::i64_const(pages.cast_signed()),
-        false => ConstExpr::i32_const(as_i32(pages)),
+        false => ConstExpr::i32_const((pages as u32).cast_signed()),
     };
     value.encode(&mut item);
     item
@@ -41,7 +41,7 @@ pub(crate) fn function_type(params: &[ValType], results: &[ValType]) -> Vec<u8> 
     item
 }
 
-/// An item for the code section: a memory's `memory.grow`, on the size that `global` holds.
+/// A function body: a memory's `memory.grow`, on the size that `global` holds.
 pub(crate) fn grow_body(memory: &Memory, global: u32, cap: u64) -> Vec<u8> {
     const DELTA: u32 = 0;
     const OLD_SIZE: u32 = 1;
@@ -57,27 +57,21 @@ pub(crate) fn grow_body(memory: &Memory, global: u32, cap: u64) -> Vec<u8> {
         _ => code.i32_sub().i32_gt_u(),
     };
     code.if_(BlockType::Result(address));
-    match address {
-        ValType::I64 => code.i64_const(-1),
-        _ => code.i32_const(-1),
-    };
+    constant(&mut code, address, u64::MAX);
     code.else_();
     code.local_get(OLD_SIZE).local_get(DELTA);
-    match address {
-        ValType::I64 => code.i64_add(),
-        _ => code.i32_add(),
-    };
+    add(&mut code, address);
     code.global_set(global);
     code.local_get(OLD_SIZE);
     code.end();
     code.end();
-    encoded(&function)
+    function.into_raw_body()
 }
 
 /// The smallest page that an operating system commits, in bytes.
 const OS_PAGE_BYTES: u64 = 4096;
 
-/// An item for the code section: the function that `export_commit` adds. It reads one byte of each
+/// A function body: the function that `export_commit` adds. It reads one byte of each
 /// of the operating system's pages and writes it back. The memories have their final sizes.
 pub(crate) fn commit_body<'m>(memories: impl Iterator<Item = &'m Memory>) -> Vec<u8> {
     let mut function = Function::new([(1, ValType::I32), (1, ValType::I64)]);
@@ -91,7 +85,7 @@ pub(crate) fn commit_body<'m>(memories: impl Iterator<Item = &'m Memory>) -> Vec
         }
     }
     code.end();
-    encoded(&function)
+    function.into_raw_body()
 }
 
 /// Emits a loop over the pages of a memory up to the address `end`.
@@ -117,35 +111,28 @@ fn touch_pages(code: &mut InstructionSink<'_>, memory: &Memory, end: u64) {
     }
     code.local_get(address);
     constant(code, address_type, OS_PAGE_BYTES);
-    match address_type {
-        ValType::I64 => code.i64_add(),
-        _ => code.i32_add(),
-    };
+    add(code, address_type);
     code.local_tee(address);
+    constant(code, address_type, end);
     match address_type {
-        ValType::I64 => code.i64_const(end.cast_signed()).i64_ne(),
-        _ => code.i32_const((end as u32).cast_signed()).i32_ne(),
+        ValType::I64 => code.i64_ne(),
+        _ => code.i32_ne(),
     };
     code.br_if(0);
     code.end();
 }
 
-/// Emits a constant of the type of an address.
+/// Emits a constant of the type of an address. A larger value wraps.
 fn constant(code: &mut InstructionSink<'_>, address: ValType, value: u64) {
     match address {
         ValType::I64 => code.i64_const(value.cast_signed()),
-        _ => code.i32_const(as_i32(value)),
+        _ => code.i32_const((value as u32).cast_signed()),
     };
 }
 
-fn encoded(function: &Function) -> Vec<u8> {
-    let mut item = Vec::new();
-    function.encode(&mut item);
-    item
-}
-
-/// Converts a size of a memory with 32-bit addresses. It fits, read as unsigned.
-fn as_i32(pages: u64) -> i32 {
-    debug_assert!(u32::try_from(pages).is_ok(), "sizes are checked earlier");
-    (pages as u32).cast_signed()
+fn add(code: &mut InstructionSink<'_>, address: ValType) {
+    match address {
+        ValType::I64 => code.i64_add(),
+        _ => code.i32_add(),
+    };
 }

@@ -16,6 +16,8 @@ mod id {
     pub(super) const GLOBALS: u8 = 7;
 }
 
+pub(crate) const PRODUCERS: &str = "producers";
+
 /// Names to be added, in ascending order of their indices.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
@@ -35,33 +37,26 @@ fn subsections(mut reader: BinaryReader<'_>) -> wasmparser::Result<Vec<Section>>
 /// Returns the names of the `wanted` functions that have one.
 pub(crate) fn of_functions(info: &ModuleInfo<'_>, wanted: &[u32]) -> Vec<(u32, String)> {
     let mut found = Vec::new();
-    if !wanted.is_empty() {
-        // Names before one that cannot be read are used.
-        let _ = find_functions(info, wanted, &mut found);
-    }
-    found
-}
-
-fn find_functions(
-    info: &ModuleInfo<'_>,
-    wanted: &[u32],
-    found: &mut Vec<(u32, String)>,
-) -> Option<()> {
-    let subsections = subsections(info.custom("name")?.1).ok()?;
-    let functions = subsections.iter().find(|s| s.id == id::FUNCTIONS)?;
-    let mut names = functions.reader(info.wasm);
-    for _ in 0..names.read_var_u32().ok()? {
-        let (index, name) = read_name(&mut names).ok()?;
-        if wanted.contains(&index)
-            && let Ok(name) = str::from_utf8(name)
-        {
-            found.push((index, name.to_owned()));
+    let mut find = || {
+        let subsections = subsections(info.custom("name")?.1).ok()?;
+        let functions = subsections.iter().find(|s| s.id == id::FUNCTIONS)?;
+        let mut names = functions.reader(info.wasm);
+        for _ in 0..names.read_var_u32().ok()? {
             if found.len() == wanted.len() {
                 break;
             }
+            let (index, name) = read_name(&mut names).ok()?;
+            if wanted.contains(&index)
+                && let Ok(name) = str::from_utf8(name)
+            {
+                found.push((index, name.to_owned()));
+            }
         }
-    }
-    Some(())
+        Some(())
+    };
+    // Names before one that cannot be read are used.
+    let _ = find();
+    found
 }
 
 /// Reads an entry of a name map. wasmparser would also check every byte of the name, and a map can
@@ -178,6 +173,3 @@ pub(crate) fn producers(section: Option<BinaryReader<'_>>) -> Option<Vec<u8>> {
     }
     Some(bytes)
 }
-
-/// The name of the producers section.
-pub(crate) const PRODUCERS: &str = "producers";

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use wasm_encoder::Encode;
+use wasm_encoder::{Encode, ExportKind, RawSection, Section as _};
 
 use super::bodies::{ChangedCode, Origin};
 use super::code_offsets::CodeOffsets;
@@ -20,13 +20,11 @@ use crate::limits::Memory;
 pub(crate) struct ModuleEdits<'m> {
     /// One entry for each memory, in index order.
     pub(crate) memories: Vec<MemoryEdit<'m>>,
-    /// Items for the type section.
     pub(crate) types: Vec<Vec<u8>>,
     /// Items for the global section, each with the index of the memory whose size it holds.
     pub(crate) globals: Vec<(u32, Vec<u8>)>,
     pub(crate) code: ChangedCode,
-    /// Exports to be added.
-    pub(crate) exports: Vec<(String, ExportKind)>,
+    pub(crate) exports: Vec<(String, ExportKind, u32)>,
     /// True if imported memories become the module's own.
     pub(crate) define: bool,
 }
@@ -46,15 +44,7 @@ impl MemoryEdit<'_> {
     }
 }
 
-/// The index of an exported item.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum ExportKind {
-    Function(u32),
-    Memory(u32),
-}
-
 impl ModuleEdits<'_> {
-    /// Returns true if the module does not change.
     fn is_empty(&self) -> bool {
         !self.memories.iter().any(MemoryEdit::changes_limits)
             && self.types.is_empty()
@@ -131,8 +121,6 @@ struct SectionChange {
     prepended: Vec<Vec<u8>>,
     /// Items after the last.
     appended: Vec<Vec<u8>>,
-    /// The number of items that are removed.
-    removed: usize,
 }
 
 impl SectionChange {
@@ -148,7 +136,7 @@ impl SectionChange {
             id::EXPORT => change.appended = edits.exports.iter().map(encode_export).collect(),
             id::CODE => {
                 change.patched = edits.code.bodies.clone();
-                change.appended = added.map(|f| f.code.clone()).collect();
+                change.appended = added.map(|f| encoded(f.code.as_slice())).collect();
             }
             _ => change.add_memories(id, edits),
         }
@@ -166,7 +154,6 @@ impl SectionChange {
             match (is_import && edits.define, is_here) {
                 (true, true) => {
                     self.replaced.push((entry.clone(), Vec::new()));
-                    self.removed += 1;
                 }
                 (true, false) => self.prepended.push(encode_limits(&edit.after)),
                 (false, true) if edit.changes_limits() => {
@@ -187,7 +174,8 @@ impl SectionChange {
 
     fn new_count(&self, count: u32) -> u64 {
         let added = self.prepended.len() + self.appended.len();
-        (u64::from(count) + added as u64).saturating_sub(self.removed as u64)
+        let removed = self.replaced.iter().filter(|(_, with)| with.is_empty());
+        (u64::from(count) + added as u64).saturating_sub(removed.count() as u64)
     }
 
     /// The changed content of a section; `field` is the LEB128 with its number of items.
@@ -207,10 +195,9 @@ impl SectionChange {
 
     /// The whole of a section that the module lacks.
     fn into_section(self, id: u8) -> Vec<u8> {
-        let mut content = leb128(self.new_count(0), 1);
-        content.extend(self.prepended.concat());
-        content.extend(self.appended.concat());
-        framed(id, &content)
+        let count = leb128(self.new_count(0), 1);
+        let items = [self.prepended, self.appended].concat();
+        framed(id, &[count, items.concat()].concat())
     }
 }
 
@@ -251,26 +238,16 @@ fn added_names(info: &ModuleInfo<'_>, edits: &ModuleEdits<'_>) -> Names {
         true => format!("wasm_prealloc.{name}.{memory}"),
         false => format!("wasm_prealloc.{name}"),
     };
-    let origins = || edits.code.added.iter().map(|function| function.origin);
-    let copied: Vec<u32> = origins()
-        .filter_map(|origin| match origin {
-            Origin::Copy(function) => Some(function),
-            Origin::Grow(_) | Origin::Commit => None,
-        })
-        .collect();
-    let known = names::of_functions(info, &copied);
+    let known = names::of_functions(info, &edits.code.offsets.relocated);
     let mut names = Names::default();
-    for (index, origin) in (info.next_function()..).zip(origins()) {
-        let name = match origin {
+    for (index, added) in (info.next_function()..).zip(&edits.code.added) {
+        let name = match added.origin {
             Origin::Grow(memory) => of_memory("grow", memory),
             Origin::Commit => "wasm_prealloc.commit".to_owned(),
-            Origin::Copy(function) => {
-                let named = known.iter().find(|(index, _)| *index == function);
-                match named {
-                    Some((_, name)) => format!("{name}.relocated"),
-                    None => format!("wasm_prealloc.relocated.{function}"),
-                }
-            }
+            Origin::Copy(function) => match known.iter().find(|(index, _)| *index == function) {
+                Some((_, name)) => format!("{name}.relocated"),
+                None => format!("wasm_prealloc.relocated.{function}"),
+            },
         };
         names.functions.push((index, name));
     }
@@ -282,33 +259,28 @@ fn added_names(info: &ModuleInfo<'_>, edits: &ModuleEdits<'_>) -> Names {
 
 /// The limits of a memory as the format encodes them.
 fn encode_limits(memory: &Memory) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let ty = wasm_encoder::MemoryType {
+    encoded(&wasm_encoder::MemoryType {
         minimum: memory.minimum,
         maximum: memory.maximum,
         memory64: memory.memory64,
         shared: memory.shared,
         page_size_log2: memory.page_size_log2,
-    };
-    ty.encode(&mut bytes);
-    bytes
+    })
 }
 
-fn encode_export((name, kind): &(String, ExportKind)) -> Vec<u8> {
-    let (kind, index) = match kind {
-        ExportKind::Function(index) => (wasm_encoder::ExportKind::Func, index),
-        ExportKind::Memory(index) => (wasm_encoder::ExportKind::Memory, index),
-    };
+fn encode_export((name, kind, index): &(String, ExportKind, u32)) -> Vec<u8> {
+    [encoded(name.as_str()), encoded(kind), encoded(index)].concat()
+}
+
+fn encoded(item: &(impl Encode + ?Sized)) -> Vec<u8> {
     let mut bytes = Vec::new();
-    name.as_str().encode(&mut bytes);
-    kind.encode(&mut bytes);
-    index.encode(&mut bytes);
+    item.encode(&mut bytes);
     bytes
 }
 
 /// A section with its id and length.
-fn framed(id: u8, content: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![id];
-    content.encode(&mut bytes);
+fn framed(id: u8, data: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    RawSection { id, data }.append_to(&mut bytes);
     bytes
 }

@@ -122,10 +122,8 @@ mod tests {
         let bytes = [0x10, 0x85, 0x81, 0x80, 0x80, 0x00];
         let slack = Slack::number_at_end_of(&bytes, 1..6).unwrap();
         assert_eq!((slack.at(), slack.spare()), (&(1..6), 3));
-        assert_eq!(
-            slack.clone().shortened(&bytes, 1).1,
-            [0x85, 0x81, 0x80, 0x00]
-        );
+        let (_, shortened) = slack.clone().shortened(&bytes, 1);
+        assert_eq!(shortened, [0x85, 0x81, 0x80, 0x00]);
         assert_eq!(slack.shortened(&bytes, 3).1, [0x85, 0x01]);
         // A memory argument: the flags come first and are not part of the number.
         let bytes = [0x28, 0x02, 0x80, 0x80, 0x00];

@@ -8,7 +8,7 @@ use crate::leb128::leb128;
 /// A range of the input and the edits within it.
 #[derive(Clone, Debug)]
 pub(crate) struct Patch {
-    range: Range<usize>,
+    pub(crate) range: Range<usize>,
     /// In ascending order, without overlaps.
     edits: Vec<Edit>,
 }
@@ -34,7 +34,6 @@ impl Edit {
 }
 
 impl Patch {
-    /// A patch that changes nothing yet.
     pub(crate) fn new(range: Range<usize>) -> Self {
         Self {
             range,
@@ -49,10 +48,6 @@ impl Patch {
         patch
     }
 
-    pub(crate) fn range(&self) -> Range<usize> {
-        self.range.clone()
-    }
-
     pub(crate) fn is_unchanged(&self) -> bool {
         self.edits.is_empty()
     }
@@ -63,7 +58,6 @@ impl Patch {
         self.push(Edit::Replace { range, with });
     }
 
-    /// Inserts bytes at an offset.
     pub(crate) fn insert(&mut self, at: usize, with: Vec<u8>) {
         self.replace(at..at, with);
     }

@@ -13,7 +13,7 @@ use crate::limits::{MAX_PAGES, Memory, WASM_PAGE_SIZE};
 /// guests compute `size << 16`, which is 0 for one page more.
 const MAX_READABLE_PAGES: u64 = MAX_PAGES - 1;
 
-/// A memory and the decision about it.
+/// The decision about a memory.
 #[derive(Debug)]
 pub(crate) struct MemoryPlan<'m> {
     pub(crate) before: &'m MappedMemory,
@@ -49,7 +49,6 @@ pub(crate) struct Decisions<'m> {
     pub(crate) warnings: Vec<Warning>,
 }
 
-/// Decides for all core modules of an input.
 pub(crate) fn decide<'m>(
     analysis: &'m Analysis<'_>,
     options: &Options,
@@ -229,16 +228,14 @@ impl Subject<'_, '_> {
         }
     }
 
-    /// The size reads as the cap, if the module can read that.
+    /// The size reads as the cap, or as the largest size that the module can read.
     fn pregrown(&self) -> GrowthHandling {
         let cap = self.cap();
-        let pages = if self.wraps() {
-            cap.min(MAX_READABLE_PAGES)
-        } else {
-            cap
-        };
-        let global = self.global;
-        GrowthHandling::Pregrown { pages, global }
+        let readable = cap.min(MAX_READABLE_PAGES);
+        GrowthHandling::Pregrown {
+            pages: if self.wraps() { readable } else { cap },
+            global: self.global,
+        }
     }
 
     fn emulated(&self) -> Result<GrowthHandling, Error> {
@@ -262,7 +259,6 @@ impl Subject<'_, '_> {
         !self.memory.memory64 && self.memory.page_log2() == WASM_PAGE_SIZE.ilog2()
     }
 
-    /// The memory as the output declares it.
     fn after(&self, mapped: &MappedMemory) -> Result<Memory, Error> {
         let mut after = self.memory.clone();
         after.minimum = self.target;

@@ -1,6 +1,6 @@
 //! Turns the decisions about an input into a patch, and describes the plan in a report.
 
-use wasm_encoder::ValType;
+use wasm_encoder::{ExportKind, ValType};
 use wasmparser::ExternalKind;
 
 use super::decide::{Decisions, MemoryPlan, decide};
@@ -14,7 +14,7 @@ use crate::analysis::{Analysis, Module};
 use crate::encode::bodies::{BodyPatcher, Origin, Replacements};
 use crate::encode::code_offsets::CodeOffsets;
 use crate::encode::functions::{address_type, commit_body, function_type, grow_body, pages_global};
-use crate::encode::sections::{ExportKind, MemoryEdit, ModuleEdits, encode};
+use crate::encode::sections::{MemoryEdit, ModuleEdits, encode};
 use crate::encode::splice::Patch;
 use crate::error::{Error, Unsupported};
 
@@ -29,7 +29,6 @@ pub(crate) struct Plan<'m> {
 }
 
 impl<'m> Plan<'m> {
-    /// Plans the rewrite of an input.
     pub(crate) fn new(analysis: &'m Analysis<'_>, options: &Options) -> Result<Self, Error> {
         let decisions = decide(analysis, options)?;
         let (mut patches, mut changed, mut code_offsets) = (Vec::new(), Vec::new(), Vec::new());
@@ -57,13 +56,10 @@ impl<'m> Plan<'m> {
 
     /// Describes the rewrite once it is done.
     pub(crate) fn into_report(self, bytes_before: usize, bytes_after: usize) -> Report {
-        let decided = || self.decisions.iter();
-        let memories: Vec<_> = decided()
-            .flat_map(|decided| decided.memories.iter().map(MemoryPlan::report))
-            .collect();
-        let mut warnings: Vec<_> = decided()
-            .flat_map(|decided| decided.warnings.iter().cloned())
-            .collect();
+        let memories = self.decisions.iter().flat_map(|decided| &decided.memories);
+        let memories: Vec<_> = memories.map(MemoryPlan::report).collect();
+        let warnings = self.decisions.into_iter();
+        let mut warnings: Vec<_> = warnings.flat_map(|decided| decided.warnings).collect();
         if memories.is_empty() {
             warnings.push(Warning::NoMemory);
         }
@@ -91,7 +87,6 @@ fn nest(node: &Node, modules: &mut impl Iterator<Item = Patch>) -> Patch {
     }
 }
 
-/// Collects the edits of one core module.
 struct ModulePlanner<'m, 'a> {
     info: &'m ModuleInfo<'a>,
     types: &'m FunctionTypes,
@@ -124,13 +119,12 @@ impl<'m> ModulePlanner<'m, '_> {
         let mut patcher = BodyPatcher {
             info: planner.info,
             types: planner.types,
-            replacements: std::mem::take(&mut planner.replacements),
-            code: std::mem::take(&mut planner.edits.code),
+            replacements: &planner.replacements,
+            code: &mut planner.edits.code,
         };
         for body in module.bodies()? {
             patcher.patch(body)?;
         }
-        planner.edits.code = patcher.code;
         if let Some(name) = &options.export_commit {
             planner.export_commit(name)?;
         }
@@ -214,7 +208,7 @@ impl<'m> ModulePlanner<'m, '_> {
             }
             self.edits.define = true;
             match self.info.export(&import.name)? {
-                None => self.add_export(&import.name, ExportKind::Memory(id.index))?,
+                None => self.add_export(&import.name, ExportKind::Memory, id.index)?,
                 // Many modules export the memory that they import.
                 Some((ExternalKind::Memory, index)) if index == id.index => {}
                 Some(_) => {
@@ -227,15 +221,15 @@ impl<'m> ModulePlanner<'m, '_> {
         Ok(())
     }
 
-    fn add_export(&mut self, name: &str, kind: ExportKind) -> Result<(), Error> {
+    fn add_export(&mut self, name: &str, kind: ExportKind, index: u32) -> Result<(), Error> {
         let exports = &mut self.edits.exports;
-        let added = exports.iter().any(|(other, _)| other == name);
+        let added = exports.iter().any(|(other, ..)| other == name);
         if added || self.info.export(name)?.is_some() {
             return Err(Error::ExportExists {
                 name: name.to_owned(),
             });
         }
-        exports.push((name.to_owned(), kind));
+        exports.push((name.to_owned(), kind, index));
         Ok(())
     }
 
@@ -243,13 +237,13 @@ impl<'m> ModulePlanner<'m, '_> {
     fn export_commit(&mut self, name: &str) -> Result<(), Error> {
         let code = commit_body(self.edits.memories.iter().map(|memory| &memory.after));
         if let Some((ExternalKind::Func, index)) = self.info.export(name)?
-            && self.info.function_code(index)? == Some(code.as_slice())
+            && self.info.function_body(index)? == Some(code.as_slice())
         {
             return Ok(());
         }
         let ty = self.signature(&[], &[]);
         let function = self.edits.code.add(self.info, ty, code, Origin::Commit);
-        self.add_export(name, ExportKind::Function(function))
+        self.add_export(name, ExportKind::Func, function)
     }
 }
 

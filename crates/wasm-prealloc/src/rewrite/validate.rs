@@ -30,7 +30,7 @@ pub(crate) struct ChangedBodies {
     pub(crate) exports_added: bool,
 }
 
-/// A validator that allows every proposal, because whatever can be read can be rewritten.
+/// A validator that allows every proposal, because all that can be read can be rewritten.
 fn validator() -> Validator {
     Validator::new_with_features(WasmFeatures::all())
 }
@@ -200,9 +200,9 @@ fn validate_sections(wasm: &[u8], modules: &[ChangedBodies]) -> wasmparser::Resu
     let mut states = BodyStates::new(modules);
     for payload in Parser::new(0).parse_all(wasm) {
         let payload = payload?;
-        states.observe(&payload);
+        let state = states.next(&payload);
         if let ValidPayload::Func(function, body) = validator.payload(&payload)?
-            && states.next() != BodyState::Unchanged
+            && state != Some(BodyState::Unchanged)
         {
             validate_body(function, &body, &mut allocations)?;
         }
@@ -221,17 +221,16 @@ pub(crate) fn first_difference(
     let mut states = BodyStates::new(modules);
     for payload in Parser::new(0).parse_all(output) {
         let payload = payload?;
-        states.observe(&payload);
+        let state = states.next(&payload);
         let Payload::CodeSectionEntry(body) = payload else {
             continue;
         };
-        let state = states.next();
-        if state == BodyState::Added {
+        if state == Some(BodyState::Added) {
             continue;
         }
         let original = originals.next().transpose()?;
         let same = original.is_some_and(|original| original.as_bytes() == body.as_bytes());
-        if state == BodyState::Unchanged && !same {
+        if state == Some(BodyState::Unchanged) && !same {
             return Ok(Some(body.range().start));
         }
     }
@@ -271,26 +270,25 @@ impl<'t> BodyStates<'t> {
         }
     }
 
-    /// Restarts the count where a core module begins.
-    fn observe(&mut self, payload: &Payload<'_>) {
-        if let Payload::Version {
-            encoding: Encoding::Module,
-            ..
-        } = payload
-        {
-            self.module = self.modules.next();
-            self.next = 0;
-        }
-    }
-
-    /// The state of the next body.
-    fn next(&mut self) -> BodyState {
+    /// The state of the body in a payload. Restarts the count where a core module begins.
+    fn next(&mut self, payload: &Payload<'_>) -> Option<BodyState> {
         let index = self.next;
-        self.next += 1;
-        match self.module {
+        match payload {
+            Payload::Version {
+                encoding: Encoding::Module,
+                ..
+            } => {
+                self.module = self.modules.next();
+                self.next = 0;
+                return None;
+            }
+            Payload::CodeSectionEntry(_) => self.next += 1,
+            _ => return None,
+        }
+        Some(match self.module {
             Some(module) if module.bodies.binary_search(&index).is_ok() => BodyState::Changed,
             Some(module) if index < module.known => BodyState::Unchanged,
             _ => BodyState::Added,
-        }
+        })
     }
 }
