@@ -56,6 +56,11 @@ pub enum Growth {
 
 /// The start of the virtual size of an emulated memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize),
+    serde(rename_all = "kebab-case")
+)]
 pub enum EmulateFrom {
     /// The minimum that the module declares.
     #[default]
@@ -101,7 +106,7 @@ pub struct UnknownValue {
     expected: &'static str,
 }
 
-/// Implements `Display` and `FromStr` with one table of words.
+/// Implements `Display`, `FromStr` and `Serialize` with one table of words.
 macro_rules! words {
     ($ty:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
         impl $ty {
@@ -112,6 +117,13 @@ macro_rules! words {
         impl fmt::Display for $ty {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(match self { $(Self::$variant => $word),+ })
+            }
+        }
+
+        #[cfg(feature = "serde")]
+        impl serde::Serialize for $ty {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
             }
         }
 
@@ -166,13 +178,21 @@ mod tests {
 
     #[test]
     fn words_parse_as_they_are_displayed() {
-        for word in ["auto", "emulate", "pregrown", "keep"] {
-            assert_eq!(word.parse::<Growth>().unwrap().to_string(), word);
+        for growth in [
+            Growth::Auto,
+            Growth::Emulate,
+            Growth::Pregrown,
+            Growth::Keep,
+        ] {
+            assert_eq!(growth.to_string().parse(), Ok(growth));
         }
-        for word in ["declared", "heap-base", "17"] {
-            assert_eq!(word.parse::<EmulateFrom>().unwrap().to_string(), word);
+        for from in [
+            EmulateFrom::Declared,
+            EmulateFrom::HeapBase,
+            EmulateFrom::Pages(17),
+        ] {
+            assert_eq!(from.to_string().parse(), Ok(from));
         }
-        assert_eq!("17".parse(), Ok(EmulateFrom::Pages(17)));
         let error = "fast".parse::<Validate>().unwrap_err();
         assert_eq!(error.to_string(), "`fast` is none of `full` `changed`");
         assert!("-1".parse::<EmulateFrom>().is_err());
