@@ -96,7 +96,10 @@ impl Guests {
             };
         }
         let metadata = command.exec().map_err(|source| match source {
-            cargo_metadata::Error::Io(source) => CargoEnv::not_started(&env.cargo(), source),
+            // In a folder that does not exist, no program can be started.
+            cargo_metadata::Error::Io(source) if env.folder.is_dir() => {
+                CargoEnv::not_started(&env.cargo(), source)
+            }
             source => Error::Workspace {
                 manifest_path: manifest_path.to_owned(),
                 source,

@@ -45,11 +45,9 @@ fn items_of(input: &Input) -> Vec<Item> {
         relative: relative.to_owned(),
         refusal: None,
     };
-    let Some(path) = input.path() else {
-        return vec![item(input.clone(), Path::new(""))];
-    };
+    let path = input.path().unwrap_or(Path::new(""));
     if !path.is_dir() {
-        let name = path.file_name().map(Path::new).unwrap_or(path);
+        let name = path.file_name().map_or(path, Path::new);
         return vec![item(input.clone(), name)];
     }
     let mut found = Vec::new();
@@ -100,6 +98,6 @@ fn walk(folder: &Path, seen: &mut HashSet<PathBuf>, found: &mut Vec<PathBuf>) ->
 }
 
 fn is_module(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known))
+    let is = |known: &&str| path.extension() == Some(known.as_ref());
+    EXTENSIONS.iter().any(is)
 }

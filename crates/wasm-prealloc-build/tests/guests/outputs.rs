@@ -2,7 +2,7 @@
 
 use crate::fixture::{ALLOCATING, CDYLIB, Fixture, IDLE, NEEDS_MARKER, fails_with};
 use sha2::{Digest as _, Sha256};
-use wasm_prealloc::{GrowthHandling, MAX_PAGES};
+use wasm_prealloc::{GrowthHandling, MAX_PAGES, Report};
 use wasm_prealloc_build::manifest::{BuiltGuest, Manifest, SCHEMA};
 use wasm_prealloc_build::{Error, Linking, build};
 
@@ -21,6 +21,11 @@ rustflags = [\"-Clink-arg=--initial-memory=4294967296\", \"-Clink-arg=--export=_
 #[track_caller]
 fn built(fixture: &Fixture) -> BuiltGuest {
     build(&fixture.options()).unwrap().guests.remove(0)
+}
+
+#[track_caller]
+fn assert_pinned(fixture: &Fixture, file: &str) {
+    wasm_prealloc::verify(&fixture.outputs()[file], MAX_PAGES).unwrap();
 }
 
 fn names(manifest: &Manifest) -> Vec<&str> {
@@ -120,32 +125,20 @@ fn a_guest_that_only_measures_its_memory_reads_it_as_grown() {
 #[unsafe(no_mangle)] pub extern \"C\" fn _start() -> usize { core::arch::wasm32::memory_size(0) }
 ";
     let fixture = Fixture::of_guests(&[("measuring", source)]);
-    let pinned = built(&fixture);
-    assert_eq!(pinned.report.memories[0].sites.size, 1);
-    assert_eq!(pinned.report.memories[0].sites.grow, 0);
-    assert_eq!(pregrown(&pinned), MAX_PAGES - 1);
-    // The linker does not pin it, so an embedder could have grown it.
-    assert_eq!(
-        pinned.report.warnings.len(),
-        1,
-        "{:?}",
-        pinned.report.warnings
-    );
-    let manifest = Manifest::read(&fixture.out_dir()).unwrap();
-    assert_eq!(manifest.guests, [pinned]);
-
-    for (flags, warnings) in [(LINK_64_MIB, 1), (LINK_4_GIB, 0)] {
+    // If the linker does not pin the memory, an embedder could have grown it.
+    for (flags, warnings) in [("", 1), (LINK_64_MIB, 1), (LINK_4_GIB, 0)] {
         fixture.write(".cargo/config.toml", flags);
-        let rewritten = built(&fixture);
-        assert_eq!(pregrown(&rewritten), MAX_PAGES - 1);
-        assert_eq!(
-            rewritten.report.warnings.len(),
-            warnings,
-            "{:?}",
-            rewritten.report.warnings
-        );
+        let guest = built(&fixture);
+        let Report {
+            memories,
+            warnings: found,
+            ..
+        } = &guest.report;
+        assert_eq!((memories[0].sites.size, memories[0].sites.grow), (1, 0));
+        assert_eq!(pregrown(&guest), MAX_PAGES - 1, "{flags}");
+        assert_eq!(found.len(), warnings, "{flags}: {found:?}");
         let manifest = Manifest::read(&fixture.out_dir()).unwrap();
-        assert_eq!(manifest.guests, [rewritten]);
+        assert_eq!(manifest.guests, [guest]);
     }
 }
 
@@ -176,9 +169,8 @@ fn the_cargo_configuration_of_the_workspace_applies() {
         ".cargo/config.toml",
         "[target.wasm32-unknown-unknown]\nrustflags = [\"--cfg\", \"marker\"]\n",
     );
-    let build = build(&fixture.options()).unwrap();
-    let module = std::fs::read(build.path("marked").unwrap()).unwrap();
-    wasm_prealloc::verify(&module, MAX_PAGES).unwrap();
+    build(&fixture.options()).unwrap();
+    assert_pinned(&fixture, "marked.wasm");
 }
 
 #[test]
@@ -196,10 +188,8 @@ fn a_build_script_does_not_get_the_link_args() {
 fn growth_starts_at_a_minimum_that_the_workspace_sets() {
     let fixture = Fixture::of_guests(&[("allocating", ALLOCATING)]);
     fixture.write(".cargo/config.toml", LINK_64_MIB);
-    let build = build(&fixture.options()).unwrap();
-    assert_eq!(emulated(&build.guests[0]), (1024, MAX_PAGES));
-    let module = std::fs::read(build.path("allocating").unwrap()).unwrap();
-    wasm_prealloc::verify(&module, MAX_PAGES).unwrap();
+    assert_eq!(emulated(&built(&fixture)), (1024, MAX_PAGES));
+    assert_pinned(&fixture, "allocating.wasm");
 }
 
 #[test]
@@ -209,8 +199,7 @@ fn a_maximum_of_the_workspace_is_the_cap_of_growth() {
         ".cargo/config.toml",
         "[target.wasm32-unknown-unknown]\nrustflags = [\"-Clink-arg=--max-memory=67108864\"]\n",
     );
-    let build = build(&fixture.options()).unwrap();
-    assert_eq!(emulated(&build.guests[0]).1, 1024);
+    assert_eq!(emulated(&built(&fixture)).1, 1024);
 }
 
 #[test]
@@ -220,8 +209,7 @@ fn a_memory_that_the_workspace_pins_grows_from_its_heap_base() {
     fixture.write(".cargo/config.toml", LINK_4_GIB);
     let pinned = built(&fixture);
     assert_eq!(emulated(&pinned), emulated(&natural));
-    let module = &fixture.outputs()["allocating.wasm"];
-    wasm_prealloc::verify(module, MAX_PAGES).unwrap();
+    assert_pinned(&fixture, "allocating.wasm");
 }
 
 #[test]
@@ -254,11 +242,9 @@ fn an_unknown_package_is_an_error_that_lists_the_guests() {
     fixture.package("library", "");
     fixture.source("library", "");
     for name in ["three", "library"] {
-        let error = build(&fixture.options_for(&["one", name])).unwrap_err();
-        let text = error.to_string();
-        assert!(
-            matches!(error, Error::UnknownPackage { known, .. } if known == ["one", "two"]),
-            "{text}"
+        let text = fails_with(
+            &fixture.options_for(&["one", name]),
+            |error| matches!(error, Error::UnknownPackage { known, .. } if *known == ["one", "two"]),
         );
         assert!(text.contains(&format!("`{name}`")), "{text}");
         assert!(text.ends_with("one, two"), "{text}");
@@ -399,13 +385,15 @@ fn the_manifest_path_may_be_that_of_a_member() {
 
 #[test]
 fn a_workspace_that_cargo_cannot_read_is_named() {
-    let fixture = Fixture::of_guests(&[("one", IDLE)]);
-    fixture.write("Cargo.toml", "[workspace");
-    let text = fails_with(&fixture.options(), |error| {
-        matches!(error, Error::Workspace { .. })
-    });
-    let manifest = fixture.path("Cargo.toml");
-    assert!(text.contains(manifest.to_str().unwrap()));
+    let fixture = Fixture::new();
+    fixture.write("broken/Cargo.toml", "[workspace");
+    for folder in ["broken", "missing"] {
+        let mut options = fixture.options();
+        options.manifest_path = fixture.path(folder).join("Cargo.toml");
+        let text = fails_with(&options, |error| matches!(error, Error::Workspace { .. }));
+        let manifest = options.manifest_path.to_str().unwrap();
+        assert!(text.contains(manifest), "{text}");
+    }
 }
 
 #[test]
