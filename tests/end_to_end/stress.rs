@@ -26,6 +26,7 @@ fn index(module: &Path, blocks: &[Block], status: i32) -> (Vec<String>, String) 
         command.args(["--block", &block.to_hexadecimal()]);
     }
     let stderr = expect_status(&command.output().unwrap(), status);
+    assert!(database.exists(), "the indexer made no database: {stderr}");
     (INDEXER.stored(&database).unwrap(), stderr)
 }
 
