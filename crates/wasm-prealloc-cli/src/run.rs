@@ -8,9 +8,8 @@ use serde::Serialize;
 use wasm_prealloc::{Analysis, MAX_PAGES, Memory, VerifyError};
 use wasm_prealloc_host::{InstantiateError, MemoryPool, Policy, WasmtimePool};
 use wasmtime::{Config, Engine, ExternType, Instance, Linker, Module, Store, Val, ValType};
-use wasmtime_wasi::I32Exit;
-use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_sync};
+use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
 
 use crate::io::{Input, print_json};
 use crate::json::SecuredReport;
