@@ -26,6 +26,7 @@ fn a_thousand_instances_use_the_same_memory_without_page_faults() {
                 (i32.store (i32.const 0x80000000) (local.get 0))))"#;
     let module = Module::new(&engine, wat::parse_str(text).unwrap()).unwrap();
     let mut before = None;
+    let mut disturbed = Vec::new();
     for block in 0..1000 {
         let mut store = Store::new(&engine, ());
         let instance = pool.instantiate(&linker, &mut store, &module).unwrap();
@@ -36,8 +37,8 @@ fn a_thousand_instances_use_the_same_memory_without_page_faults() {
         let faults = thread_faults() - faults;
         // In the first block the watermark is low. The far page is tracked, which causes one page
         // fault each time, and one more after its huge page was split.
-        if block > 1 {
-            assert!(faults <= 2, "block {block}: {faults} page faults");
+        if block > 1 && faults > 2 {
+            disturbed.push((block, faults));
         }
         drop(store);
         match before {
@@ -52,6 +53,12 @@ fn a_thousand_instances_use_the_same_memory_without_page_faults() {
         }
     }
     assert_eq!(pool.statistics().watermark_resets, 1000);
+    // The kernel can unmap a page at any time, of this program's code for instance, to reclaim or
+    // to migrate it. The next access to such a page is a fault that the pool does not cause.
+    assert!(
+        disturbed.len() <= 5,
+        "blocks with page faults: {disturbed:?}"
+    );
 }
 
 /// Reads the number of minor page faults of this thread so far.
