@@ -5,7 +5,7 @@
 use std::fmt;
 
 use crate::analysis::Analysis;
-use crate::analysis::component::Node;
+use crate::analysis::component::Nesting;
 use crate::analysis::module_info::ModuleInfo;
 use crate::analysis::sections::id;
 use crate::analysis::site::count_sites;
@@ -160,7 +160,7 @@ pub enum VerifyError {
 /// ```
 pub fn verify(wasm: &[u8], pages: u64) -> Result<Vec<Memory>, VerifyError> {
     let mut memories = Vec::new();
-    for (module, range) in Node::read(wasm)?.modules() {
+    for (module, range) in Nesting::read(wasm)?.modules() {
         let info = ModuleInfo::read_through(wasm, range, module, id::MEMORY)?;
         memories.extend(info.memories().cloned());
     }

@@ -1,5 +1,5 @@
 //! The core modules of an input: the input itself, or all that a component contains, at any depth.
-//! No other part of a component is read.
+//! No other part of a component is read here; `wiring` reads how the core modules are linked.
 
 use std::ops::Range;
 
@@ -7,86 +7,164 @@ use super::sections::{Kind, kind, sections};
 use crate::error::Error;
 
 /// Section ids of a component (component model, "Component Definitions").
-mod id {
-    pub(super) const CORE_MODULE: u8 = 1;
-    pub(super) const COMPONENT: u8 = 4;
+pub(crate) mod id {
+    pub(crate) const CORE_MODULE: u8 = 1;
+    pub(crate) const CORE_INSTANCE: u8 = 2;
+    pub(crate) const CORE_TYPE: u8 = 3;
+    pub(crate) const COMPONENT: u8 = 4;
+    pub(crate) const INSTANCE: u8 = 5;
+    pub(crate) const ALIAS: u8 = 6;
+    pub(crate) const TYPE: u8 = 7;
+    pub(crate) const IMPORT: u8 = 10;
+    pub(crate) const EXPORT: u8 = 11;
 }
 
-/// The depth of nesting that is read. No tool nests deeper, and the recursion needs stack.
-const MOST_NESTING: usize = 100;
+/// The depth of nesting that is read. A valid component contains at most 1,000 components and core
+/// modules (wasmparser's limit), so none is deeper.
+const MAX_DEPTH: usize = 1_000;
 
-/// A core module, or a component with the core modules and components in it.
+/// The nesting of an input, without recursion: an input may be as deep as it is long.
 #[derive(Debug)]
-pub(crate) enum Node {
-    Module {
-        /// The module's position among the core modules; `None` where it is the input itself.
-        index: Option<u32>,
-        range: Range<usize>,
-    },
-    Component {
-        range: Range<usize>,
-        /// The nested nodes, each after the LEB128 with its length.
-        nested: Vec<(Range<usize>, Node)>,
-    },
+pub(crate) struct Nesting {
+    /// The core modules and components, in the order of their first bytes: a component comes before
+    /// its content. The first node is the input itself.
+    pub(crate) nodes: Vec<Node>,
 }
 
-impl Node {
+/// A core module or a component.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) kind: NodeKind,
+    pub(crate) range: Range<usize>,
+    /// The LEB128 before the range that holds its length. Empty for the input itself.
+    pub(crate) length: Range<usize>,
+    /// The position of the component around it; `None` for the input itself.
+    pub(crate) parent: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodeKind {
+    /// A core module, and its position among the core modules; `None` where it is the input itself.
+    Module(Option<u32>),
+    Component,
+}
+
+impl Nesting {
     /// Reads the nesting of an input.
     pub(crate) fn read(wasm: &[u8]) -> Result<Self, Error> {
-        let range = 0..wasm.len();
+        let root = |kind| Node {
+            kind,
+            range: 0..wasm.len(),
+            length: 0..0,
+            parent: None,
+        };
         match kind(wasm)? {
-            Kind::Module => Ok(Self::Module { index: None, range }),
-            Kind::Component => Self::read_component(wasm, range, &mut 0, MOST_NESTING),
+            Kind::Module => Ok(Self {
+                nodes: vec![root(NodeKind::Module(None))],
+            }),
+            Kind::Component => Self::read_content(wasm, root(NodeKind::Component)),
         }
     }
 
-    fn read_component(
-        wasm: &[u8],
-        range: Range<usize>,
-        modules: &mut u32,
-        depth: usize,
-    ) -> Result<Self, Error> {
-        let malformed = |offset: usize, message: &str| Error::Malformed {
-            offset: offset as u64,
-            message: message.to_owned(),
-        };
-        if depth == 0 {
-            return Err(malformed(range.start, "components are nested too deeply"));
-        }
-        let mut nested = Vec::new();
-        for section in sections(wasm, range.clone()) {
-            let section = section?;
+    fn read_content(wasm: &[u8], root: Node) -> Result<Self, Error> {
+        let mut modules = 0;
+        // The components that are not read to their end: position, and the sections that follow.
+        let mut open = vec![(0, sections(wasm, root.range.clone()))];
+        let mut nodes = vec![root];
+        while let Some((parent, rest)) = open.last_mut() {
+            let parent = *parent;
+            let Some(section) = rest.next().transpose()? else {
+                open.pop();
+                continue;
+            };
             if !matches!(section.id, id::CORE_MODULE | id::COMPONENT) {
                 continue;
             }
-            let content = section.content;
-            let found = kind(&wasm[content.clone()]).ok();
-            let node = match (section.id, found) {
-                (id::CORE_MODULE, Some(Kind::Module)) => {
-                    let (index, range) = (Some(*modules), content);
-                    *modules += 1;
-                    Self::Module { index, range }
-                }
-                (id::COMPONENT, Some(Kind::Component)) => {
-                    Self::read_component(wasm, content, modules, depth - 1)?
-                }
-                _ => {
-                    let message = "the section's content is not of the kind that its id says";
-                    return Err(malformed(content.start, message));
-                }
+            let kind = content_kind(wasm, section.id, &section.content)?;
+            let node = Node {
+                kind: match kind {
+                    Kind::Module => NodeKind::Module(Some(modules)),
+                    Kind::Component => NodeKind::Component,
+                },
+                range: section.content.clone(),
+                length: section.length,
+                parent: Some(parent),
             };
-            nested.push((section.length, node));
+            match kind {
+                Kind::Module => modules += 1,
+                Kind::Component if open.len() == MAX_DEPTH => {
+                    return Err(Error::Malformed {
+                        offset: section.content.start as u64,
+                        message: format!("components are nested more than {MAX_DEPTH} deep"),
+                    });
+                }
+                Kind::Component => open.push((nodes.len(), sections(wasm, section.content))),
+            }
+            nodes.push(node);
         }
-        Ok(Self::Component { range, nested })
+        Ok(Self { nodes })
     }
 
     /// The core modules, in the order of the bytes: index and range.
-    pub(crate) fn modules(&self) -> Vec<(Option<u32>, Range<usize>)> {
-        match self {
-            Self::Module { index, range } => vec![(*index, range.clone())],
-            Self::Component { nested, .. } => {
-                nested.iter().flat_map(|(_, node)| node.modules()).collect()
-            }
+    pub(crate) fn modules(&self) -> impl Iterator<Item = (Option<u32>, Range<usize>)> {
+        self.nodes.iter().filter_map(|node| match node.kind {
+            NodeKind::Module(index) => Some((index, node.range.clone())),
+            NodeKind::Component => None,
+        })
+    }
+}
+
+/// The kind of a section's content, which must be the kind that the section's id says.
+fn content_kind(wasm: &[u8], section: u8, content: &Range<usize>) -> Result<Kind, Error> {
+    match (section, kind(&wasm[content.clone()])) {
+        (id::CORE_MODULE, Ok(Kind::Module)) => Ok(Kind::Module),
+        (id::COMPONENT, Ok(Kind::Component)) => Ok(Kind::Component),
+        _ => Err(Error::Malformed {
+            offset: content.start as u64,
+            message: "the section's content is not of the kind that its id says".to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::leb128::leb128;
+
+    /// A component that contains a component, and so on, `depth` deep in all.
+    fn nested(depth: usize) -> Vec<u8> {
+        const HEADER: &[u8] = b"\0asm\x0d\0\x01\0";
+        // From the inside out, each with its bytes in reverse, so that the input is built in one pass.
+        let mut reversed: Vec<u8> = HEADER.iter().rev().copied().collect();
+        for _ in 1..depth {
+            let mut before = HEADER.to_vec();
+            before.push(id::COMPONENT);
+            before.extend(leb128(reversed.len() as u64, 1));
+            reversed.extend(before.iter().rev());
+        }
+        reversed.reverse();
+        reversed
+    }
+
+    #[test]
+    fn nesting_is_read_to_its_limit() {
+        let nesting = Nesting::read(&nested(MAX_DEPTH)).unwrap();
+        assert_eq!(nesting.nodes.len(), MAX_DEPTH);
+        assert!(
+            nesting
+                .nodes
+                .iter()
+                .skip(1)
+                .enumerate()
+                .all(|(i, node)| node.parent == Some(i))
+        );
+    }
+
+    #[test]
+    fn deeper_nesting_is_an_error_and_not_an_overflow() {
+        for depth in [MAX_DEPTH + 1, 100_000] {
+            let error = Nesting::read(&nested(depth)).unwrap_err();
+            assert!(error.to_string().contains("more than 1000 deep"), "{error}");
         }
     }
 }

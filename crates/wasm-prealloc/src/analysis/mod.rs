@@ -9,18 +9,21 @@ pub(crate) mod provenance;
 pub(crate) mod scan;
 pub(crate) mod sections;
 pub(crate) mod site;
+#[allow(dead_code, reason = "the decisions about growth are about to use it")]
+pub(crate) mod wiring;
 
 use std::sync::OnceLock;
 
 use crate::error::Error;
 use crate::limits::Memory;
-use component::Node;
+use component::Nesting;
 use data::{DataSegment, data_segments};
 use function_types::FunctionTypes;
 use module_info::ModuleInfo;
 use provenance::Provenance;
 use scan::growth_sites;
 use site::Body;
+use wiring::Wiring;
 
 /// A core module or component whose structure has been read.
 ///
@@ -45,9 +48,10 @@ use site::Body;
 #[derive(Debug)]
 pub struct Analysis<'a> {
     pub(crate) wasm: &'a [u8],
-    pub(crate) root: Node,
+    pub(crate) nesting: Nesting,
     /// The core modules, in the order of the bytes.
     pub(crate) modules: Vec<Module<'a>>,
+    wiring: OnceLock<Result<Wiring, Error>>,
 }
 
 /// A core module: its structure, and its types, code and data once something needs them.
@@ -67,8 +71,8 @@ impl<'a> Analysis<'a> {
     /// # Errors
     /// Returns an error if the bytes are not WebAssembly or are malformed.
     pub fn new(wasm: &'a [u8]) -> Result<Self, Error> {
-        let root = Node::read(wasm)?;
-        let modules = root.modules().into_iter().map(|(index, range)| {
+        let nesting = Nesting::read(wasm)?;
+        let modules = nesting.modules().map(|(index, range)| {
             let info = ModuleInfo::read(wasm, range, index)?;
             Ok(Module {
                 provenance: Provenance::read(&info),
@@ -81,8 +85,20 @@ impl<'a> Analysis<'a> {
         Ok(Self {
             modules: modules.collect::<Result<_, Error>>()?,
             wasm,
-            root,
+            nesting,
+            wiring: OnceLock::new(),
         })
+    }
+
+    /// The links between the memories of core modules.
+    #[allow(dead_code, reason = "the decisions about growth are about to use it")]
+    pub(crate) fn wiring(&self) -> Result<&Wiring, Error> {
+        let read = || {
+            let modules: Vec<_> = self.modules.iter().map(|module| &module.info).collect();
+            Wiring::read(self.wasm, &self.nesting, &modules)
+        };
+        let wiring = self.wiring.get_or_init(read);
+        wiring.as_ref().map_err(Error::clone)
     }
 
     /// The memories of all core modules, in the order of the bytes.

@@ -7,7 +7,7 @@ use super::decide::{Decisions, MemoryPlan, decide};
 use super::options::{MemoryImportPolicy, Options};
 use super::report::{GrowthHandling, Report, Warning};
 use super::validate::ChangedBodies;
-use crate::analysis::component::Node;
+use crate::analysis::component::{Nesting, Node, NodeKind};
 use crate::analysis::function_types::FunctionTypes;
 use crate::analysis::module_info::ModuleInfo;
 use crate::analysis::{Analysis, Module};
@@ -47,7 +47,7 @@ impl<'m> Plan<'m> {
             });
         }
         Ok(Self {
-            patch: nest(&analysis.root, &mut patches.into_iter()),
+            patch: nest(&analysis.nesting, patches),
             changed,
             decisions,
             code_offsets,
@@ -74,17 +74,35 @@ impl<'m> Plan<'m> {
 }
 
 /// Nests the patches of the core modules, given in order, in those of the components around them.
-fn nest(node: &Node, modules: &mut impl Iterator<Item = Patch>) -> Patch {
-    match node {
-        Node::Module { range, .. } => modules.next().unwrap_or_else(|| Patch::new(range.clone())),
-        Node::Component { range, nested } => {
-            let mut component = Patch::new(range.clone());
-            for (length, node) in nested {
-                component.nest(length.clone(), nest(node, modules));
-            }
-            component
+fn nest(nesting: &Nesting, modules: Vec<Patch>) -> Patch {
+    let mut modules = modules.into_iter();
+    // The patches of the node before and of the components around it, the outermost first.
+    let mut open: Vec<(&Node, usize, Patch)> = Vec::new();
+    let close = |open: &mut Vec<(&Node, usize, Patch)>| {
+        if let Some((node, _, patch)) = open.pop()
+            && let Some((_, _, around)) = open.last_mut()
+        {
+            around.nest(node.length.clone(), patch);
         }
+    };
+    for (position, node) in nesting.nodes.iter().enumerate() {
+        while open
+            .last()
+            .is_some_and(|(_, last, _)| Some(*last) != node.parent)
+        {
+            close(&mut open);
+        }
+        let changed = match node.kind {
+            NodeKind::Module(_) => modules.next(),
+            NodeKind::Component => None,
+        };
+        let patch = changed.unwrap_or_else(|| Patch::new(node.range.clone()));
+        open.push((node, position, patch));
     }
+    while open.len() > 1 {
+        close(&mut open);
+    }
+    open.pop().map_or(Patch::new(0..0), |(_, _, patch)| patch)
 }
 
 struct ModulePlanner<'m, 'a> {
