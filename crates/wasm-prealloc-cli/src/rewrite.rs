@@ -158,6 +158,13 @@ fn describe(out: &mut impl Write, input: &str, output: &str, report: &Report) ->
         let module = offsets.module;
         let of = module.map_or(String::new(), |module| format!(" of core module {module}"));
         let (nudged, relocated) = (&offsets.nudged, &offsets.relocated);
+        if offsets.section_moved != 0 {
+            writeln!(
+                out,
+                "  the code section{of} moved by {} bytes in the file",
+                offsets.section_moved
+            )?;
+        }
         if !nudged.is_empty() {
             writeln!(
                 out,

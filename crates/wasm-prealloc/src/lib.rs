@@ -44,6 +44,7 @@ pub use analysis::data::DataSegment;
 pub use analysis::provenance::Declared;
 pub use analysis::site::Sites;
 pub use encode::code_offsets::CodeOffsets;
+pub use encode::offset_map::OffsetMap;
 pub use error::{Error, Unsupported};
 pub use inspect::{Inspection, Landmarks, MemoryInspection, ModuleInspection, inspect};
 pub use limits::{MAX_PAGES, Memory, MemoryId, MemoryImport, WASM_PAGE_SIZE};

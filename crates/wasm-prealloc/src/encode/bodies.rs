@@ -55,8 +55,16 @@ impl Replacements {
 pub(crate) struct AddedFunction {
     pub(crate) ty: u32,
     /// Its body, without the length.
-    pub(crate) code: Vec<u8>,
+    pub(crate) code: AddedCode,
     pub(crate) origin: Origin,
+}
+
+/// The body of a function that is added.
+#[derive(Clone, Debug)]
+pub(crate) enum AddedCode {
+    New(Vec<u8>),
+    /// The body of another function, with its edits.
+    Copied(Patch),
 }
 
 /// The reason for which a function is added.
@@ -92,7 +100,7 @@ impl ChangedCode {
         &mut self,
         info: &ModuleInfo<'_>,
         ty: u32,
-        code: Vec<u8>,
+        code: AddedCode,
         origin: Origin,
     ) -> u32 {
         let index = info.next_function() + self.added.len() as u32;
@@ -156,10 +164,13 @@ impl BodyPatcher<'_, '_> {
             content.replace(at, with);
         }
         if let Some((ty, call)) = copy {
-            let code = content.apply(self.info.wasm);
+            let code = AddedCode::Copied(content);
             self.code.add(self.info, ty, code, Origin::Copy(function));
             self.code.offsets.relocated.push(function);
-            content = Patch::whole(body.content.clone(), call);
+            // The call is an insertion, because no byte of it stands for one of the old body.
+            content = Patch::new(body.content.clone());
+            content.replace(body.content.clone(), Vec::new());
+            content.append(call);
         }
         self.code.defined.push(body.defined);
         self.code.bodies.push((body.length.clone(), content));
@@ -187,7 +198,7 @@ impl BodyPatcher<'_, '_> {
                 return Ok(None);
             };
             let slack = available.swap_remove(nearest);
-            taken.push(slack.shortened(self.info.wasm, missing));
+            taken.extend(slack.shortened(self.info.wasm, missing));
         }
         Ok(Some(taken))
     }

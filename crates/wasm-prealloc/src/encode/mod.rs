@@ -5,6 +5,7 @@ pub(crate) mod bodies;
 pub(crate) mod code_offsets;
 pub(crate) mod functions;
 pub(crate) mod names;
+pub(crate) mod offset_map;
 pub(crate) mod sections;
 mod slack;
 pub(crate) mod splice;

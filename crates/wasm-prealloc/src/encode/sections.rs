@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use wasm_encoder::{Encode, ExportKind, RawSection, Section as _};
 
-use super::bodies::{ChangedCode, Origin};
+use super::bodies::{AddedCode, ChangedCode, Origin};
 use super::code_offsets::CodeOffsets;
 use super::names::{self, Names};
 use super::splice::Patch;
@@ -120,27 +120,47 @@ struct SectionChange {
     /// Items before the first.
     prepended: Vec<Vec<u8>>,
     /// Items after the last.
-    appended: Vec<Vec<u8>>,
+    appended: Vec<Appended>,
+}
+
+/// An item that is added at the end of a section.
+#[derive(Debug)]
+enum Appended {
+    Item(Vec<u8>),
+    /// A copy of a function body, which gets a length.
+    Body(Patch),
+}
+
+impl From<&AddedCode> for Appended {
+    fn from(code: &AddedCode) -> Self {
+        match code {
+            AddedCode::New(code) => Self::Item(encoded(code.as_slice())),
+            AddedCode::Copied(body) => Self::Body(body.clone()),
+        }
+    }
 }
 
 impl SectionChange {
     fn of(id: u8, edits: &ModuleEdits<'_>) -> Self {
         let mut change = Self::default();
         let added = edits.code.added.iter();
+        let globals = edits.globals.iter().map(|(_, item)| item.clone());
         match id {
-            id::TYPE => change.appended = edits.types.clone(),
-            id::FUNCTION => change.appended = added.map(|f| leb128(f.ty.into(), 1)).collect(),
-            id::GLOBAL => {
-                change.appended = edits.globals.iter().map(|(_, item)| item.clone()).collect();
-            }
-            id::EXPORT => change.appended = edits.exports.iter().map(encode_export).collect(),
+            id::TYPE => change.append(edits.types.iter().cloned()),
+            id::FUNCTION => change.append(added.map(|f| leb128(f.ty.into(), 1))),
+            id::GLOBAL => change.append(globals),
+            id::EXPORT => change.append(edits.exports.iter().map(encode_export)),
             id::CODE => {
                 change.patched = edits.code.bodies.clone();
-                change.appended = added.map(|f| encoded(f.code.as_slice())).collect();
+                change.appended = added.map(|f| Appended::from(&f.code)).collect();
             }
             _ => change.add_memories(id, edits),
         }
         change
+    }
+
+    fn append(&mut self, items: impl Iterator<Item = Vec<u8>>) {
+        self.appended.extend(items.map(Appended::Item));
     }
 
     /// Adds the changes of memories in the import or memory section.
@@ -189,15 +209,34 @@ impl SectionChange {
         for (length, patch) in self.patched {
             content.nest(length, patch);
         }
-        content.append(self.appended.concat());
+        for item in self.appended {
+            match item {
+                Appended::Item(item) => content.append(item),
+                Appended::Body(body) => {
+                    content.append(leb128(body.new_len() as u64, 1));
+                    content.append_copy(body);
+                }
+            }
+        }
         content
     }
 
     /// The whole of a section that the module lacks.
     fn into_section(self, id: u8) -> Vec<u8> {
         let count = leb128(self.new_count(0), 1);
-        let items = [self.prepended, self.appended].concat();
-        framed(id, &[count, items.concat()].concat())
+        let appended = self.appended.into_iter().filter_map(|item| match item {
+            Appended::Item(item) => Some(item),
+            // A module without code has no body to copy.
+            Appended::Body(_) => None,
+        });
+        let items = self.prepended.into_iter().chain(appended);
+        framed(
+            id,
+            &std::iter::once(count)
+                .chain(items)
+                .collect::<Vec<_>>()
+                .concat(),
+        )
     }
 }
 

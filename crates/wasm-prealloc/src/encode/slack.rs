@@ -51,8 +51,9 @@ impl Slack {
         }
     }
 
-    /// The form of the code that is `by` bytes shorter.
-    pub(crate) fn shortened(self, wasm: &[u8], by: usize) -> (Range<usize>, Vec<u8>) {
+    /// The replacements that make the code `by` bytes shorter. Each instruction has its own, so that
+    /// the place of each is known.
+    pub(crate) fn shortened(self, wasm: &[u8], by: usize) -> Vec<(Range<usize>, Vec<u8>)> {
         debug_assert!(by <= self.spare(), "no more than the spare bytes are taken");
         match self {
             Self::Number { at, .. } => {
@@ -60,9 +61,13 @@ impl Slack {
                 if let Some(last) = bytes.last_mut() {
                     *last &= !CONTINUED;
                 }
-                (at, bytes)
+                vec![(at, bytes)]
             }
-            Self::NotZero { at } => (at, vec![opcode::I32_EQZ; 2]),
+            Self::NotZero { at } => {
+                let compare = at.end - 1;
+                let eqz = || vec![opcode::I32_EQZ];
+                vec![(at.start..compare, eqz()), (compare..at.end, eqz())]
+            }
         }
     }
 
@@ -122,14 +127,14 @@ mod tests {
         let bytes = [0x10, 0x85, 0x81, 0x80, 0x80, 0x00];
         let slack = Slack::number_at_end_of(&bytes, 1..6).unwrap();
         assert_eq!((slack.at(), slack.spare()), (&(1..6), 3));
-        let (_, shortened) = slack.clone().shortened(&bytes, 1);
-        assert_eq!(shortened, [0x85, 0x81, 0x80, 0x00]);
-        assert_eq!(slack.shortened(&bytes, 3).1, [0x85, 0x01]);
+        let shortened = |by| slack.clone().shortened(&bytes, by).remove(0).1;
+        assert_eq!(shortened(1), [0x85, 0x81, 0x80, 0x00]);
+        assert_eq!(shortened(3), [0x85, 0x01]);
         // A memory argument: the flags come first and are not part of the number.
         let bytes = [0x28, 0x02, 0x80, 0x80, 0x00];
         let slack = Slack::number_at_end_of(&bytes, 1..5).unwrap();
         assert_eq!((slack.at(), slack.spare()), (&(2..5), 2));
-        assert_eq!(slack.shortened(&bytes, 2).1, [0x00]);
+        assert_eq!(slack.shortened(&bytes, 2), [(2..5, vec![0x00])]);
         for tight in [&[0x10, 0x05][..], &[0x10, 0x85, 0x01]] {
             assert!(Slack::number_at_end_of(tight, 1..tight.len()).is_none());
         }

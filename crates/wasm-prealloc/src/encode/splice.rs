@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use super::offset_map::OffsetMap;
 use crate::leb128::leb128;
 
 /// A range of the input and the edits within it.
@@ -22,6 +23,8 @@ enum Edit {
         length: Range<usize>,
         content: Patch,
     },
+    /// A patch of another range, whose result is inserted at an offset.
+    Copied { at: usize, content: Patch },
 }
 
 impl Edit {
@@ -29,6 +32,7 @@ impl Edit {
         match self {
             Self::Replace { range, .. } => range.clone(),
             Self::Nested { length, content } => length.start..content.range.end,
+            Self::Copied { at, .. } => *at..*at,
         }
     }
 }
@@ -65,6 +69,12 @@ impl Patch {
     /// Adds bytes at the end of the range.
     pub(crate) fn append(&mut self, with: Vec<u8>) {
         self.insert(self.range.end, with);
+    }
+
+    /// Adds a copy of another range at the end of this one, with the edits of `content`.
+    pub(crate) fn append_copy(&mut self, content: Patch) {
+        let at = self.range.end;
+        self.push(Edit::Copied { at, content });
     }
 
     /// Nests a patch of a part of the range. `length` is the LEB128 before that part.
@@ -104,17 +114,11 @@ impl Patch {
                     let new = content.new_len();
                     len - old + leb128(new as u64, length.len()).len() + new
                 }
+                Edit::Copied { content, .. } => len + content.new_len(),
             })
     }
 
-    /// Copies the range from the input and applies the edits.
-    pub(crate) fn apply(&self, input: &[u8]) -> Vec<u8> {
-        let mut output = Vec::new();
-        self.apply_into(input, &mut output);
-        output
-    }
-
-    /// Like [`Patch::apply`], and appends to `output`.
+    /// Copies the range from the input, applies the edits, and appends the result to `output`.
     pub(crate) fn apply_into(&self, input: &[u8], output: &mut Vec<u8>) {
         // The output may be as large as memory allows, so no more than its length is reserved.
         output.reserve_exact(self.new_len());
@@ -132,16 +136,59 @@ impl Patch {
                     output.extend(leb128(content.new_len() as u64, length.len()));
                     content.write(input, output);
                 }
+                Edit::Copied { content, .. } => content.write(input, output),
             }
             at = range.end;
         }
         output.extend_from_slice(&input[at..self.range.end]);
+    }
+
+    /// The offsets in the output of the input's bytes, if the output of this patch begins at
+    /// `output`.
+    pub(crate) fn offset_map(&self, output: usize) -> OffsetMap {
+        let mut map = OffsetMap::default();
+        self.trace(output, &mut map);
+        map.sort();
+        map
+    }
+
+    /// Adds the offsets of this patch to a map, and returns the end of its output.
+    fn trace(&self, mut output: usize, map: &mut OffsetMap) -> usize {
+        let mut at = self.range.start;
+        for edit in &self.edits {
+            let range = edit.range();
+            map.add(at..range.start, output);
+            output += range.start - at;
+            output = match edit {
+                Edit::Replace { with, .. } => {
+                    if !range.is_empty() && !with.is_empty() {
+                        map.add(range.start..range.start + 1, output);
+                    }
+                    output + with.len()
+                }
+                Edit::Nested { length, content } => {
+                    map.add(length.start..length.start + 1, output);
+                    let new_length = leb128(content.new_len() as u64, length.len());
+                    content.trace(output + new_length.len(), map)
+                }
+                Edit::Copied { content, .. } => content.trace(output, map),
+            };
+            at = range.end;
+        }
+        map.add(at..self.range.end, output);
+        output + (self.range.end - at)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn apply(patch: &Patch, input: &[u8]) -> Vec<u8> {
+        let mut output = Vec::new();
+        patch.apply_into(input, &mut output);
+        output
+    }
 
     #[test]
     fn nested_lengths_follow_their_content() {
@@ -155,7 +202,7 @@ mod tests {
         let mut whole = Patch::new(0..7);
         whole.insert(0, vec![7]);
         whole.nest(1..2, outer);
-        let output = whole.apply(&input);
+        let output = apply(&whole, &input);
 
         let mut expected = vec![7, 9];
         expected.extend(leb128(2 + 201 + 1 + 1, 1));
@@ -165,6 +212,29 @@ mod tests {
         expected.extend(*b"c!z");
         assert_eq!(output, expected);
         assert_eq!(whole.new_len(), expected.len());
+
+        let map = whole.offset_map(0);
+        let mapped: Vec<_> = (0..8).map(|offset| map.get(offset)).collect();
+        // The `b` maps to the first byte of its replacement.
+        let expected = [1, 2, 4, 6, 7, 207, 209].map(Some);
+        assert_eq!(mapped, [&expected[..], &[None]].concat());
+    }
+
+    #[test]
+    fn a_copy_has_the_edits_of_its_content_and_is_where_offsets_lead() {
+        let input = *b"abcdef";
+        let mut copy = Patch::new(1..4);
+        copy.replace(2..3, b"CC".to_vec());
+        let mut whole = Patch::new(0..6);
+        whole.replace(1..4, Vec::new());
+        whole.insert(4, b"!".to_vec());
+        whole.append_copy(copy);
+        let output = apply(&whole, &input);
+        assert_eq!(output, *b"a!efbCCd");
+        assert_eq!(whole.new_len(), output.len());
+        let map = whole.offset_map(10);
+        let mapped: Vec<_> = (0..6).map(|offset| map.get(offset)).collect();
+        assert_eq!(mapped, [10, 14, 15, 17, 12, 13].map(Some));
     }
 
     #[test]
@@ -174,7 +244,7 @@ mod tests {
         content.append(vec![3]);
         let mut whole = Patch::new(0..5);
         whole.nest(0..3, content);
-        assert_eq!(whole.apply(&input), [0x83, 0x80, 0x00, 1, 2, 3]);
+        assert_eq!(apply(&whole, &input), [0x83, 0x80, 0x00, 1, 2, 3]);
     }
 
     #[test]
@@ -182,6 +252,6 @@ mod tests {
         let mut whole = Patch::new(0..3);
         whole.nest(0..1, Patch::new(1..3));
         assert!(whole.is_unchanged());
-        assert_eq!(whole.apply(&[2, 1, 1]), [2, 1, 1]);
+        assert_eq!(apply(&whole, &[2, 1, 1]), [2, 1, 1]);
     }
 }

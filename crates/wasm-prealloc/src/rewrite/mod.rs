@@ -84,7 +84,7 @@ impl<'a> Analysis<'a> {
     /// # Errors
     /// Returns the same errors as [`rewrite()`].
     pub fn rewrite(&self, options: &Options) -> Result<Rewritten<'a>, Error> {
-        let plan = self.plan(options)?;
+        let mut plan = self.plan(options)?;
         let output = if plan.patch.is_unchanged() {
             Cow::Borrowed(self.wasm)
         } else {
@@ -92,10 +92,12 @@ impl<'a> Analysis<'a> {
             self.apply(&plan, options, &mut output)?;
             Cow::Owned(output)
         };
+        let offset_map = std::mem::take(&mut plan.offset_map);
         let report = plan.into_report(self.wasm.len(), output.len());
         Ok(Rewritten {
             wasm: output,
             report,
+            offset_map,
         })
     }
 

@@ -11,9 +11,10 @@ use crate::analysis::component::{Nesting, Node, NodeKind};
 use crate::analysis::function_types::FunctionTypes;
 use crate::analysis::module_info::ModuleInfo;
 use crate::analysis::{Analysis, Module};
-use crate::encode::bodies::{BodyPatcher, Origin, Replacements};
+use crate::encode::bodies::{AddedCode, BodyPatcher, Origin, Replacements};
 use crate::encode::code_offsets::CodeOffsets;
 use crate::encode::functions::{address_type, commit_body, function_type, grow_body, pages_global};
+use crate::encode::offset_map::OffsetMap;
 use crate::encode::sections::{MemoryEdit, ModuleEdits, encode};
 use crate::encode::splice::Patch;
 use crate::error::{Error, Unsupported};
@@ -25,6 +26,8 @@ pub(crate) struct Plan<'m> {
     /// The changed bodies of each core module.
     pub(crate) changed: Vec<ChangedBodies>,
     pub(crate) decisions: Vec<Decisions<'m>>,
+    pub(crate) offset_map: OffsetMap,
+    /// Of each core module.
     code_offsets: Vec<CodeOffsets>,
 }
 
@@ -36,9 +39,7 @@ impl<'m> Plan<'m> {
             let edits = ModulePlanner::plan(module, &decided.memories, options)?;
             let (patch, offsets) = encode(&module.info, &module.provenance, &edits)?;
             patches.push(patch);
-            if !offsets.are_unchanged() {
-                code_offsets.push(offsets);
-            }
+            code_offsets.push(offsets);
             changed.push(ChangedBodies {
                 known: module.info.defined_functions,
                 gaps: edits.code.gaps(&module.info)?,
@@ -46,10 +47,16 @@ impl<'m> Plan<'m> {
                 bodies: edits.code.defined,
             });
         }
+        let patch = nest(&analysis.nesting, patches);
+        let offset_map = patch.offset_map(0);
+        for (offsets, module) in code_offsets.iter_mut().zip(&analysis.modules) {
+            offsets.locate_section(&module.info, &offset_map);
+        }
         Ok(Self {
-            patch: nest(&analysis.nesting, patches),
+            patch,
             changed,
             decisions,
+            offset_map,
             code_offsets,
         })
     }
@@ -63,11 +70,12 @@ impl<'m> Plan<'m> {
         if memories.is_empty() {
             warnings.push(Warning::NoMemory);
         }
+        let offsets = self.code_offsets.into_iter();
         Report {
             bytes_before,
             bytes_after,
             memories,
-            code_offsets: self.code_offsets,
+            code_offsets: offsets.filter(|o| !o.are_unchanged()).collect(),
             warnings,
         }
     }
@@ -175,7 +183,7 @@ impl<'m> ModulePlanner<'m, '_> {
                 if function.is_some() {
                     let address = address_type(memory);
                     let ty = self.signature(&[address], &[address]);
-                    let code = grow_body(memory, global, cap_pages);
+                    let code = AddedCode::New(grow_body(memory, global, cap_pages));
                     let origin = Origin::Grow(memory.id.index);
                     let added = self.edits.code.add(self.info, ty, code, origin);
                     debug_assert_eq!(Some(added), function, "these functions are added first");
@@ -260,6 +268,7 @@ impl<'m> ModulePlanner<'m, '_> {
             return Ok(());
         }
         let ty = self.signature(&[], &[]);
+        let code = AddedCode::New(code);
         let function = self.edits.code.add(self.info, ty, code, Origin::Commit);
         self.add_export(name, ExportKind::Func, function)
     }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::analysis::site::Sites;
 use crate::encode::code_offsets::CodeOffsets;
+use crate::encode::offset_map::OffsetMap;
 use crate::limits::{MAX_PAGES, Memory, MemoryId};
 
 /// A rewritten module.
@@ -15,6 +16,8 @@ pub struct Rewritten<'a> {
     pub wasm: Cow<'a, [u8]>,
     /// The report of what was done.
     pub report: Report,
+    /// The place in `wasm` of each byte of the input.
+    pub offset_map: OffsetMap,
 }
 
 /// The findings of a rewrite, and what it did.
@@ -28,8 +31,9 @@ pub struct Report {
     pub bytes_after: usize,
     /// One entry for each memory, in index order, module by module.
     pub memories: Vec<MemoryReport>,
-    /// One entry for each core module in which code has moved. If empty, the code offsets in DWARF,
-    /// source maps and profiles are still right.
+    /// One entry for each core module in which code has moved within the file. If empty, source maps
+    /// and the offsets in stack traces are right as they are. DWARF is right as it is if each entry
+    /// [keeps its offsets within the code section](CodeOffsets::keeps_section_offsets).
     pub code_offsets: Vec<CodeOffsets>,
     /// Results that the caller may want to act on.
     #[cfg_attr(

@@ -1,0 +1,59 @@
+//! The place in a rewritten module of each byte of the input.
+
+use std::ops::Range;
+
+/// Maps byte offsets in an input to byte offsets in its rewritten form.
+///
+/// Every byte that the output has in common with the input is mapped exactly, whether it is in code
+/// that stayed, in a function that moved, or in another section. An instruction that was replaced
+/// maps to its replacement. Its other bytes, and other bytes that the output lacks, map to nothing.
+///
+/// ```
+/// use wasm_prealloc::{Options, rewrite};
+///
+/// let module = wat::parse_str("(module (memory 2 100) (func unreachable))")?;
+/// let rewritten = rewrite(&module, &Options::default())?;
+/// let is_unreachable = |byte: &u8| *byte == 0;
+/// let trap = module.iter().rposition(is_unreachable).unwrap() as u64;
+/// let moved = rewritten.offset_map.get(trap).unwrap();
+/// assert!(moved > trap, "the declaration of the memory before the code is longer");
+/// assert_eq!(rewritten.wasm[moved as usize], 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OffsetMap {
+    /// Ascending and without overlaps.
+    spans: Vec<Span>,
+}
+
+/// Bytes that are in the input and in the output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Span {
+    input: Range<usize>,
+    /// The offset in the output of the first of them.
+    output: usize,
+}
+
+impl OffsetMap {
+    /// Returns the offset in the output of the byte at an offset in the input; `None` if the output
+    /// lacks it. Takes logarithmic time in the number of edits.
+    #[must_use]
+    pub fn get(&self, offset: u64) -> Option<u64> {
+        let offset = usize::try_from(offset).ok()?;
+        let after = self.spans.partition_point(|s| s.input.start <= offset);
+        let span = &self.spans[after.checked_sub(1)?];
+        let contained = span.input.contains(&offset);
+        contained.then(|| (span.output + (offset - span.input.start)) as u64)
+    }
+
+    /// Adds bytes that are in the input and, from `output` on, in the output.
+    pub(super) fn add(&mut self, input: Range<usize>, output: usize) {
+        if !input.is_empty() {
+            self.spans.push(Span { input, output });
+        }
+    }
+
+    pub(super) fn sort(&mut self) {
+        self.spans.sort_by_key(|span| span.input.start);
+    }
+}
