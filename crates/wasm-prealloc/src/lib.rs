@@ -41,6 +41,7 @@ mod verify;
 
 pub use analysis::Analysis;
 pub use analysis::data::DataSegment;
+pub use analysis::format::Format;
 pub use analysis::provenance::Declared;
 pub use analysis::site::Sites;
 pub use encode::code_offsets::CodeOffsets;

@@ -3,6 +3,7 @@
 
 pub(crate) mod component;
 pub(crate) mod data;
+pub(crate) mod format;
 pub(crate) mod function_types;
 pub(crate) mod module_info;
 pub(crate) mod provenance;

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use wasmparser::BinaryReader;
 
+use super::format::Format;
 use crate::error::Error;
 
 /// Section ids of the binary format (core specification, "Sections").
@@ -106,31 +107,14 @@ pub(crate) const HEADER_BYTES: usize = 8;
 
 /// Reads the header of a module or component.
 pub(crate) fn kind(wasm: &[u8]) -> Result<Kind, Error> {
-    const MAGIC: &[u8] = b"\0asm";
-    const MODULE: &[u8] = &[1, 0, 0, 0];
-    /// A component's layer is 1 and a module's 0; the two bytes before it are a version.
-    const COMPONENT_LAYER: &[u8] = &[1, 0];
-
-    let not_wasm = |found| Err(Error::NotWasm { found });
-    if wasm.is_empty() {
-        return not_wasm("it is empty");
-    }
-    if wasm.starts_with(&[0x1f, 0x8b]) {
-        return not_wasm("it is gzip-compressed; decompress it first");
-    }
-    if !wasm.starts_with(MAGIC) {
-        let text = wasm.trim_ascii_start();
-        if text.starts_with(b"(") || text.starts_with(b";;") {
-            return not_wasm("it looks like the text format; convert it to binary first");
-        }
-        return not_wasm("its first four bytes are not `\\0asm`");
-    }
-    match wasm.get(MAGIC.len()..HEADER_BYTES) {
-        None => not_wasm("it ends within its header"),
-        Some(MODULE) => Ok(Kind::Module),
-        Some(version) if version.ends_with(COMPONENT_LAYER) => Ok(Kind::Component),
-        Some(_) => not_wasm("its version is unknown"),
-    }
+    let found = match Format::detect(wasm) {
+        Format::Module => return Ok(Kind::Module),
+        Format::Component => return Ok(Kind::Component),
+        Format::Text => "it looks like the text format; convert it to binary first",
+        Format::Gzip => "it is compressed with gzip; decompress it first (`gzip -dc FILE`)",
+        Format::Other(found) => found,
+    };
+    Err(Error::NotWasm { found })
 }
 
 /// Reads the sections of the module or component at `range`, in order, up to the first error.
@@ -145,7 +129,16 @@ pub(crate) fn sections(
         if section.is_err() {
             reader = None;
         }
-        Some(section.map_err(Error::malformed))
+        Some(section.map_err(|error| match Error::malformed(error) {
+            // Only the outermost sections show that the file ends too early.
+            Error::Malformed { offset, message } if range.end == wasm.len() => Error::Malformed {
+                offset,
+                message: format!(
+                    "{message}; if the module is truncated, copy or download it again"
+                ),
+            },
+            error => error,
+        }))
     })
 }
 
