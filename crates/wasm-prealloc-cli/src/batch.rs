@@ -12,7 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::exit;
-use crate::folder::Item;
+use crate::folder::{Item, Items, Skipped};
 use crate::io::{Inputs, print_json};
 use crate::json::{Failure, SCHEMA};
 
@@ -23,16 +23,20 @@ const BAR: &str = "{bar:32} {pos} of {len} modules, {eta} left";
 
 /// The document that `--json` prints.
 #[derive(Debug, Serialize)]
-struct Document<R> {
+struct Document<'a, R> {
     schema: u32,
     command: &'static str,
     exit: u8,
     modules: Vec<Outcome<R>>,
+    skipped: &'a [Skipped],
+    /// An error of the whole command, which is printed in a document of its own.
+    error: Option<Failure>,
 }
 
 #[derive(Debug, Serialize)]
 struct Outcome<R> {
     input: String,
+    input_bytes: Option<String>,
     #[serde(flatten)]
     result: R,
     error: Option<Failure>,
@@ -43,19 +47,25 @@ struct Outcome<R> {
 pub(crate) fn run<R: Default + Send + Serialize>(
     command: &'static str,
     inputs: &Inputs,
-    items: &[Item],
+    json: bool,
+    items: &Items,
     work: impl Fn(usize, &Item) -> Result<R> + Sync,
     print: impl Fn(&str, &R) -> io::Result<()>,
     code: impl Fn(&R) -> u8,
 ) -> Result<u8> {
+    let skipped = &items.skipped;
+    for skipped in skipped.iter().filter(|_| !json) {
+        eprintln!("warning: {}: {}", skipped.input, skipped.message);
+    }
     let work = |index: usize| {
-        let item = &items[index];
+        let item = &items.modules[index];
         let (result, error) = match work(index, item) {
             Ok(result) => (result, None),
             Err(error) => (R::default(), Some(Failure::new(&error))),
         };
         Outcome {
             input: item.input.name(),
+            input_bytes: item.input.name_bytes(),
             result,
             error,
         }
@@ -65,22 +75,24 @@ pub(crate) fn run<R: Default + Send + Serialize>(
             failure.print();
             Ok(())
         }
-        None if inputs.json => Ok(()),
+        None if json => Ok(()),
         None => print(&outcome.input, &outcome.result),
     };
-    let (modules, printed) = for_each(inputs, items.len(), work, report);
+    let (modules, printed) = for_each(inputs, json, items.modules.len(), work, report);
     exit::ignore_broken_pipe(printed)?;
     let codes = modules.iter().map(|outcome| match &outcome.error {
         Some(_) => exit::USAGE,
         None => code(&outcome.result),
     });
     let exit = codes.max().unwrap_or(exit::DONE);
-    if inputs.json {
+    if json {
         exit::ignore_broken_pipe(print_json(&Document {
             schema: SCHEMA,
             command,
             exit,
             modules,
+            skipped,
+            error: None,
         }))?;
     }
     Ok(exit)
@@ -91,6 +103,7 @@ pub(crate) fn run<R: Default + Send + Serialize>(
 /// because a closed pipe must not leave half of a batch undone.
 fn for_each<R: Send>(
     inputs: &Inputs,
+    json: bool,
     items: usize,
     work: impl Fn(usize) -> R + Sync,
     report: impl Fn(&R) -> io::Result<()>,
@@ -103,16 +116,16 @@ fn for_each<R: Send>(
     if let Ok(style) = ProgressStyle::with_template(BAR) {
         bar.set_style(style);
     }
-    let shows_bar = items > 1 && !inputs.quiet && !inputs.json;
+    let shows_bar = items > 1 && !inputs.quiet && !json;
     let begin = Instant::now();
     let mut reported = Ok(());
     let mut done = Vec::with_capacity(items);
     let next = AtomicUsize::new(0);
     thread::scope(|scope| {
         let (sender, results) = mpsc::channel();
-        for _ in 0..jobs.min(items) {
+        for job in 0..jobs.min(items) {
             let (sender, next, work) = (sender.clone(), &next, &work);
-            scope.spawn(move || {
+            let job_work = move || {
                 loop {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     if index >= items {
@@ -121,7 +134,16 @@ fn for_each<R: Send>(
                     // The receiver lives until all senders are dropped.
                     let _ = sender.send((index, work(index)));
                 }
-            });
+            };
+            // The system may refuse a thread. The threads that run already do the work, or else this
+            // one.
+            let spawned = thread::Builder::new().spawn_scoped(scope, job_work.clone());
+            if spawned.is_err() {
+                if job == 0 {
+                    job_work();
+                }
+                break;
+            }
         }
         drop(sender);
         // Results whose predecessors are not done yet.

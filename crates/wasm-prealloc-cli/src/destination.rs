@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::folder::Item;
-use crate::io::Output;
+use crate::io::{Output, check_length, shown_name};
 
 /// The flags for the outputs.
 #[derive(Debug, clap::Args)]
@@ -28,7 +28,8 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
-    pub(crate) fn outputs(&self, items: &[Item]) -> Result<Vec<Output>> {
+    /// Returns the output of each item, and refuses the items whose outputs would lose a module.
+    pub(crate) fn outputs(&self, items: &mut [Item]) -> Result<Vec<Output>> {
         if let Some(output) = &self.output {
             if items.len() > 1 {
                 bail!("`-o` takes one input: use `--out-dir` or `--in-place` for several");
@@ -39,7 +40,7 @@ impl Destination {
             .iter()
             .map(|item| self.output_of(item))
             .collect::<Result<_>>()?;
-        refuse_losses(items, &outputs)?;
+        refuse_losses(items, &outputs);
         if let Some(dir) = &self.out_dir {
             create(dir)?;
         }
@@ -51,10 +52,9 @@ impl Destination {
             Some(_) => "--out-dir",
             None => "--in-place",
         };
-        let path = item
-            .input
-            .path()
-            .with_context(|| format!("stdin has no name for `{flag}`: use `-o`"))?;
+        let path = item.input.path().with_context(|| {
+            format!("stdin has no name for `{flag}`: rewrite it alone, with `-o`")
+        })?;
         let Some(dir) = &self.out_dir else {
             return Ok(Output::File(path.to_owned()));
         };
@@ -76,59 +76,86 @@ impl Destination {
 }
 
 fn create(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", shown_name(folder)))
 }
 
-/// Refuses two inputs with one output, and an output that would replace another input before it is
-/// read. The names of a hard link are different outputs: replacing one leaves the others unchanged.
-fn refuse_losses(items: &[Item], outputs: &[Output]) -> Result<()> {
-    let jobs = || {
-        let read = items.iter().zip(outputs);
-        read.filter(|(item, _)| item.refusal.is_none())
-    };
+/// Refuses inputs with one output, and an output that would replace another input before it is read.
+/// The names of a hard link are different outputs: replacing one leaves the others unchanged.
+fn refuse_losses(items: &mut [Item], outputs: &[Output]) {
+    let own: Vec<_> = items
+        .iter()
+        .map(|item| item.input.path().map(real))
+        .collect();
+    let places: Vec<_> = outputs
+        .iter()
+        .map(|output| output.path().map(real))
+        .collect();
+    let is_read = |item: &Item| item.refusal.is_none();
     let mut sources = HashMap::new();
-    for (item, _) in jobs() {
-        if let Some(path) = item.input.path() {
-            sources.insert(real(path), item);
+    let mut written: HashMap<_, Vec<usize>> = HashMap::new();
+    for (index, _) in items.iter().enumerate().filter(|(_, item)| is_read(item)) {
+        if let Some(own) = &own[index] {
+            sources.insert(own, index);
+        }
+        if let Some(place) = &places[index] {
+            written.entry(place).or_default().push(index);
         }
     }
-    let mut written = HashMap::new();
-    for (item, output) in jobs() {
-        let Some(path) = output.path() else { continue };
-        let place = real(path);
-        if let Some(earlier) = written.insert(place.clone(), item) {
-            bail!(
-                "two inputs would both be written to {}: {} and {}",
-                output.name(),
-                earlier.input.name(),
-                item.input.name()
-            );
-        }
-        let own = item.input.path().map(real);
-        if let Some(other) = sources.get(&place).filter(|_| own.as_ref() != Some(&place)) {
-            bail!(
-                "{} would be written to {}, over the input {}: choose another `--out-dir`",
-                item.input.name(),
-                output.name(),
-                other.input.name()
-            );
+    let mut refusals = Vec::new();
+    for (place, writers) in written {
+        for (position, &index) in writers.iter().enumerate() {
+            let output = outputs[index].name();
+            // The writer before it, or for the first one the last.
+            let other = writers[(position + writers.len() - 1) % writers.len()];
+            let source = sources.get(place).filter(|source| **source != index);
+            let refusal = if other != index && own[other] == own[index] {
+                format!("it is given twice, and would be written to {output} twice: give it once")
+            } else if other != index {
+                let other = items[other].input.name();
+                format!(
+                    "it and {other} would both be written to {output}: rewrite one of them alone, \
+                     with `-o`"
+                )
+            } else if let (Some(&source), true) = (source, own[index].as_ref() != Some(place)) {
+                let source = items[source].input.name();
+                format!(
+                    "it would be written to {output}, over the input {source}: choose another \
+                     `--out-dir`"
+                )
+            } else {
+                continue;
+            };
+            refusals.push((index, refusal));
         }
     }
-    Ok(())
+    for (index, refusal) in refusals {
+        items[index].refusal = Some(refusal);
+    }
 }
 
 /// Returns a path without symbolic links and dots, as far as the path exists.
 pub(crate) fn real(path: &Path) -> PathBuf {
-    if let Ok(real) = fs::canonicalize(path) {
-        return real;
+    if check_length(path).is_err() {
+        return path.to_owned();
     }
-    let folder = match path.parent() {
-        Some(folder) if folder == Path::new("") => Path::new("."),
-        Some(folder) => folder,
-        None => return path.to_owned(),
-    };
-    match path.file_name() {
-        Some(name) => real(folder).join(name),
-        None => path.to_owned(),
+    let mut missing = Vec::new();
+    for ancestor in path.ancestors() {
+        let folder = match ancestor == Path::new("") {
+            true => Path::new("."),
+            false => ancestor,
+        };
+        match fs::canonicalize(folder) {
+            Ok(real) => {
+                return missing
+                    .iter()
+                    .rev()
+                    .fold(real, |path, name| path.join(name));
+            }
+            Err(_) => match ancestor.file_name() {
+                Some(name) => missing.push(name),
+                None => break,
+            },
+        }
     }
+    path.to_owned()
 }

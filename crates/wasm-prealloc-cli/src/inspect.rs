@@ -30,15 +30,16 @@ struct Inspected {
     inspection: Option<Inspection>,
 }
 
-pub(crate) fn run(opts: &Opts) -> Result<u8> {
+pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
     let inputs = &opts.inputs;
     let items = folder::items(&inputs.inputs)?;
     batch::run(
         "inspect",
         inputs,
+        json,
         &items,
         |_, item| {
-            let module = item.read()?;
+            let module = item.read(opts.inputs.limit)?;
             let inspection = inspect(&module.wasm).with_context(|| item.input.name())?;
             Ok(Inspected {
                 inspection: Some(inspection),

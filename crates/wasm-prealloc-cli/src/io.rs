@@ -1,21 +1,22 @@
-//! The input and output that all subcommands share: flags, `-`, text and gzip, atomic outputs. The
-//! contents of folders are listed in `folder`.
+//! What all subcommands share: the flags for many inputs, outputs, names of files, and the words for
+//! sizes. `input` reads an input, and `folder` lists the contents of folders.
 
-use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use wasm_prealloc_build::AtomicFile;
 
-/// The path that means stdin or stdout.
-const STANDARD_STREAM: &str = "-";
+use crate::input::{Input, Limit, special_kind};
 
-/// The largest size of an unpacked gzip input, in bytes. The largest known module has a fifth of it.
-/// A file that is made to exhaust memory unpacks to thousands of times its size.
-const MAX_UNPACKED: u64 = 256 << 20;
+/// The path that means stdin or stdout.
+pub(crate) const STANDARD_STREAM: &str = "-";
+
+/// The longest path that is shown in full. It is the longest that Linux accepts.
+const MOST_SHOWN: usize = 4095;
 
 /// The flags of the commands that take many modules.
 #[derive(Debug, clap::Args)]
@@ -32,104 +33,8 @@ pub(crate) struct Inputs {
     #[arg(short, long)]
     pub(crate) quiet: bool,
 
-    /// Print a JSON document, which docs/json.md describes
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Input {
-    path: PathBuf,
-}
-
-/// Any argument is a path. clap uses this conversion.
-impl From<OsString> for Input {
-    fn from(path: OsString) -> Self {
-        Self { path: path.into() }
-    }
-}
-
-impl Input {
-    pub(crate) fn is_stdin(&self) -> bool {
-        self.path == Path::new(STANDARD_STREAM)
-    }
-
-    /// Returns the input's path, or `None` for stdin.
-    pub(crate) fn path(&self) -> Option<&Path> {
-        (!self.is_stdin()).then_some(&self.path)
-    }
-
-    pub(crate) fn name(&self) -> String {
-        match self.path() {
-            Some(path) => path.display().to_string(),
-            None => "<stdin>".to_owned(),
-        }
-    }
-
-    /// Reads a module. Text is converted to binary and gzip is unpacked; other bytes are returned
-    /// unchanged.
-    pub(crate) fn read(&self) -> Result<Module> {
-        let mut bytes = self.read_bytes().with_context(|| self.name())?;
-        let mut form = None;
-        if is_gzip(&bytes) {
-            bytes = unpack(&bytes).with_context(|| self.name())?;
-            form = Some("gzip");
-        }
-        if !is_text(&bytes) {
-            return Ok(Module { wasm: bytes, form });
-        }
-        let text = String::from_utf8(bytes).with_context(|| self.name())?;
-        let wasm = wat::parse_str(&text).map_err(|mut error| {
-            error.set_path(self.name());
-            error
-        })?;
-        let form = form.or(Some("text"));
-        Ok(Module { wasm, form })
-    }
-
-    fn read_bytes(&self) -> io::Result<Vec<u8>> {
-        match self.path() {
-            Some(path) => fs::read(path),
-            None => {
-                let mut bytes = Vec::new();
-                io::stdin().lock().read_to_end(&mut bytes)?;
-                Ok(bytes)
-            }
-        }
-    }
-}
-
-#[derive(Debug)]
-pub(crate) struct Module {
-    pub(crate) wasm: Vec<u8>,
-    /// The form of the input if it is not binary: `text` or `gzip`.
-    pub(crate) form: Option<&'static str>,
-}
-
-fn is_gzip(bytes: &[u8]) -> bool {
-    bytes.starts_with(&[0x1f, 0x8b])
-}
-
-fn unpack(packed: &[u8]) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    // One byte more than the limit shows that the limit is exceeded.
-    flate2::read::MultiGzDecoder::new(packed)
-        .take(MAX_UNPACKED + 1)
-        .read_to_end(&mut bytes)
-        .context("it is gzip, and cannot be unpacked")?;
-    if bytes.len() as u64 > MAX_UNPACKED {
-        bail!(
-            "it is gzip, and unpacks to more than {} MiB: if you trust it, unpack it first",
-            MAX_UNPACKED >> 20
-        );
-    }
-    Ok(bytes)
-}
-
-/// Returns true if bytes are the text format: a form or a comment, after white space.
-fn is_text(bytes: &[u8]) -> bool {
-    let text = bytes.trim_ascii_start();
-    text.starts_with(b"(") || text.starts_with(b";;")
+    #[command(flatten)]
+    pub(crate) limit: Limit,
 }
 
 /// The output for a module.
@@ -158,8 +63,13 @@ impl Output {
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Stdout => "<stdout>".to_owned(),
-            Self::File(path) => path.display().to_string(),
+            Self::File(path) => shown_name(path),
         }
+    }
+
+    /// Returns the bytes of the path in hexadecimal if [`name`](Self::name) is not exact.
+    pub(crate) fn name_bytes(&self) -> Option<String> {
+        exact_name(self.path()?)
     }
 
     /// Writes a module. A file is replaced atomically.
@@ -172,10 +82,10 @@ impl Output {
             // A device or a pipe cannot be replaced by a rename.
             Self::File(path) if is_special(path) => fs::write(path, wasm),
             // A symbolic link is kept and its target is replaced.
-            Self::File(path) => {
+            Self::File(path) => check_length(path).and_then(|()| {
                 let path = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
                 AtomicFile::write(path, wasm).and_then(AtomicFile::commit)
-            }
+            }),
         };
         written.with_context(|| format!("cannot write {}", self.name()))
     }
@@ -183,7 +93,40 @@ impl Output {
 
 /// Returns true if a path names a device, a pipe or a socket.
 fn is_special(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+    fs::metadata(path).is_ok_and(|found| special_kind(found.file_type()).is_some())
+}
+
+/// Returns the error of a path that is longer than the system accepts. Other functions try each of
+/// its ancestors first, or repeat the path in their errors.
+pub(crate) fn check_length(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidFilename => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Returns a path as text. Bytes that are not UTF-8 are replaced, and a path that is longer than any
+/// path can be is cut.
+pub(crate) fn shown_name(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    match text.len() > MOST_SHOWN {
+        true => text.chars().take(64).chain("...".chars()).collect(),
+        false => text.into_owned(),
+    }
+}
+
+/// Returns the bytes of a path in hexadecimal if the text of [`shown_name`] is not exact.
+pub(crate) fn exact_name(path: &Path) -> Option<String> {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    if path.to_str().is_some() && bytes.len() <= MOST_SHOWN {
+        return None;
+    }
+    let mut hexadecimal = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // A string accepts every write.
+        let _ = write!(hexadecimal, "{byte:02x}");
+    }
+    Some(hexadecimal)
 }
 
 /// Prints a value as one JSON document on stdout.

@@ -1,13 +1,41 @@
 //! The JSON that `--json` prints, as `docs/json.md` describes it. Fields are printed in the order of
 //! their declaration. A field that does not apply is null; it is never missing.
 
+use std::io;
+
 use serde::Serialize;
 use wasm_prealloc::Error;
 use wasm_prealloc_host::MemoryPool;
 
+use crate::exit;
+use crate::io::print_json;
+
 /// The version of the layout. It changes when a field is removed or changes its meaning, and not
 /// when a field is added.
 pub(crate) const SCHEMA: u32 = 1;
+
+/// The kind of an error that has no kind of its own.
+const REFUSED: &str = "refused";
+
+/// The document of a command that did not start: its command line is wrong, or its outputs are.
+#[derive(Debug, Serialize)]
+struct UsageError<'a> {
+    schema: u32,
+    command: Option<&'a str>,
+    exit: u8,
+    error: &'a Failure,
+}
+
+/// Prints the document of a command that did not start. `command` is `None` if the command line names
+/// no command.
+pub(crate) fn print_usage_error(command: Option<&str>, error: &Failure) -> io::Result<()> {
+    print_json(&UsageError {
+        schema: SCHEMA,
+        command,
+        exit: exit::USAGE,
+        error,
+    })
+}
 
 /// The memory that a pool has secured.
 #[derive(Debug, Serialize)]
@@ -53,7 +81,7 @@ impl Failure {
             Some(error) => (error.kind(), error.offset()),
             None if error.chain().any(|cause| cause.is::<std::io::Error>()) => ("io", None),
             None if error.chain().any(|cause| cause.is::<wat::Error>()) => ("text", None),
-            None => ("refused", None),
+            None => (REFUSED, None),
         };
         Self {
             kind,
@@ -68,6 +96,15 @@ impl Failure {
             kind,
             offset: None,
             message,
+        }
+    }
+
+    /// Returns the failure of a command that did not start.
+    pub(crate) fn usage(error: &anyhow::Error) -> Self {
+        let failure = Self::new(error);
+        match failure.kind {
+            REFUSED => Self::of_kind("usage", failure.message),
+            _ => failure,
         }
     }
 

@@ -58,12 +58,8 @@ pub(crate) struct Opts {
     lock_memory: bool,
 
     /// Print only errors
-    #[arg(short, long, conflicts_with = "json")]
+    #[arg(short, long)]
     quiet: bool,
-
-    /// Print the outcome as JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// Returns the backings with their help.
@@ -120,7 +116,7 @@ impl Row {
     }
 }
 
-pub(crate) fn run(opts: &Opts) -> Result<u8> {
+pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
     let builder = MemoryPool::builder()
         .slots(opts.instances.get())
         .pages(opts.pages)
@@ -142,7 +138,7 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
         Err(error) => {
             answer.exit = exit::USAGE;
             answer.error = Some(Failure::of_kind("refused", error.to_string()));
-            return report(opts, &answer);
+            return report(opts, json, &answer);
         }
     };
     if let Err(error) = check(opts, builder, &need, &mut answer) {
@@ -152,7 +148,7 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
             format!("{:#}", anyhow::Error::new(error)),
         ));
     }
-    report(opts, &answer)
+    report(opts, json, &answer)
 }
 
 /// Reads and checks all limits, and commits the memory if that is asked for.
@@ -173,11 +169,11 @@ fn check(
     Ok(())
 }
 
-fn report(opts: &Opts, answer: &Answer) -> Result<u8> {
+fn report(opts: &Opts, json: bool, answer: &Answer) -> Result<u8> {
     if let Some(failure) = &answer.error {
         failure.print();
     }
-    let printed = match (opts.json, opts.quiet) {
+    let printed = match (json, opts.quiet) {
         (true, _) => print_json(answer),
         (false, true) => Ok(()),
         (false, false) => print(answer),

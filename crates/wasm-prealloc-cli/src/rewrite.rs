@@ -77,15 +77,16 @@ pub(crate) struct Opts {
 #[derive(Debug, Default, Serialize)]
 struct Rewritten {
     output: Option<String>,
+    output_bytes: Option<String>,
     report: Option<Report>,
 }
 
-pub(crate) fn run(opts: &Opts) -> Result<u8> {
+pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
     let inputs = &opts.inputs;
-    let items = folder::items(&inputs.inputs)?;
-    let outputs = opts.destination.outputs(&items)?;
+    let mut items = folder::items(&inputs.inputs)?;
+    let outputs = opts.destination.outputs(&mut items.modules)?;
     let to_stdout = outputs.contains(&Output::Stdout);
-    if to_stdout && inputs.json {
+    if to_stdout && json {
         bail!("`--json` prints to stdout, and so does `-o -`: write the module to a file");
     }
     let mut options = Options::default();
@@ -99,12 +100,14 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
     batch::run(
         "rewrite",
         inputs,
+        json,
         &items,
         |index, item| {
             let output = &outputs[index];
             let report = rewrite_one(item, output, opts, &options)?;
             Ok(Rewritten {
                 output: Some(output.name()),
+                output_bytes: output.name_bytes(),
                 report: Some(report),
             })
         },
@@ -123,7 +126,7 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
 }
 
 fn rewrite_one(item: &Item, output: &Output, opts: &Opts, options: &Options) -> Result<Report> {
-    let module = item.read()?;
+    let module = item.read(opts.inputs.limit)?;
     let own = item.input.path().map(real);
     if let (Some(form), Some(own)) = (module.form, own)
         && output.path().map(real) == Some(own)

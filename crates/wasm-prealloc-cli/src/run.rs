@@ -11,7 +11,8 @@ use wasmtime::{Config, Engine, ExternType, Instance, Linker, Module, Store, Val,
 use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_sync};
 use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
 
-use crate::io::{Input, print_json};
+use crate::input::{Input, Limit};
+use crate::io::print_json;
 use crate::json::SecuredReport;
 use crate::names::names;
 use crate::{exit, json, memory};
@@ -64,9 +65,8 @@ pub(crate) struct Opts {
     #[arg(short, long)]
     quiet: bool,
 
-    /// Print the outcome as JSON, after the output of the module
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    limit: Limit,
 
     /// Arguments for the module
     #[arg(
@@ -99,6 +99,7 @@ struct Outcome {
     command: &'static str,
     exit: u8,
     module: String,
+    module_bytes: Option<String>,
     policy: String,
     secured: Option<SecuredReport>,
     results: Vec<String>,
@@ -129,11 +130,11 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
-pub(crate) fn run(opts: &Opts) -> Result<u8> {
+pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
     let mut secured = None;
     let name = opts.module.name();
     // The message of an unreadable module has the name already.
-    let module = opts.module.read().map_err(Failure::Usage);
+    let module = opts.module.read(opts.limit).map_err(Failure::Usage);
     let executed = module.and_then(|module| {
         let executed = execute(opts, &module.wasm, &mut secured);
         executed.map_err(|failure| failure.context(&name))
@@ -154,13 +155,14 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
         command: "run",
         exit,
         module: name,
+        module_bytes: opts.module.name_bytes(),
         policy: opts.policy.to_string(),
         secured,
         results,
         error,
     };
     let mut results = outcome.results.iter();
-    exit::ignore_broken_pipe(match opts.json {
+    exit::ignore_broken_pipe(match json {
         true => print_json(&outcome),
         false => results.try_for_each(|result| writeln!(std::io::stdout(), "{result}")),
     })?;

@@ -39,12 +39,13 @@ struct Answer {
     violations: Violations,
 }
 
-pub(crate) fn run(opts: &Opts) -> Result<u8> {
+pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
     let inputs = &opts.inputs;
     let items = folder::items(&inputs.inputs)?;
     batch::run(
         "verify",
         inputs,
+        json,
         &items,
         |_, item| verify_one(item, opts),
         |input, answer| print(input, answer, inputs.quiet),
@@ -57,7 +58,7 @@ pub(crate) fn run(opts: &Opts) -> Result<u8> {
 
 fn verify_one(item: &Item, opts: &Opts) -> Result<Answer> {
     let judge = if opts.deep { verify_deep } else { verify };
-    match judge(&item.read()?.wasm, opts.pages) {
+    match judge(&item.read(opts.inputs.limit)?.wasm, opts.pages) {
         Ok(memories) => Ok(Answer {
             verified: true,
             memories,

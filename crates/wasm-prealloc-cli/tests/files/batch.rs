@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{Folder, GROWING, assert_exit, growing};
+use crate::harness::{Folder, GROWING, assert_exit, assert_stderr_contains, growing, names};
 
 #[test]
 fn a_folder_means_the_modules_below_it_and_their_relative_paths_are_kept() {
@@ -127,24 +127,70 @@ fn a_closed_pipe_is_not_an_error_of_any_command() {
     }
 }
 
+/// Only the inputs that share an output are refused.
+#[test]
+fn two_inputs_never_share_an_output() {
+    let folder = Folder::with(&["in/b.wasm", "in/a.wasm"], growing());
+    folder.write("in/a.wat", GROWING);
+    folder.write("a.wat", GROWING);
+    for (args, refused) in [
+        (
+            "in",
+            ["in/a.wasm: it and in/a.wat", "in/a.wat: it and in/a.wasm"],
+        ),
+        (
+            "in/a.wat in/b.wasm a.wat",
+            ["in/a.wat: it and a.wat", "a.wat: it and in/a.wat"],
+        ),
+    ] {
+        let output = folder.fails(
+            &format!("rewrite {args} --out-dir made"),
+            &format!("error: {} would both be written to made/a.wasm", refused[0]),
+        );
+        assert_stderr_contains(&output, &format!("error: {} would both", refused[1]));
+        assert_eq!(names(&folder.path("made")), ["b.wasm"]);
+        folder.assert_pinned(&["made/b.wasm"]);
+        fs::remove_dir_all(folder.path("made")).unwrap();
+    }
+    // The advice is followed.
+    folder.run("rewrite in/a.wat -o one.wasm");
+    folder.assert_pinned(&["one.wasm"]);
+    folder.fails("rewrite a.wat in/a.wat -o c.wasm", "`-o` takes one input");
+}
+
 #[test]
 fn no_input_is_replaced_before_it_is_read() {
-    let folder = Folder::with(&["x/a.wasm", "y/x/a.wasm"], growing());
-    // The output of the module in `x` would replace the module in `y`.
+    let inputs = ["x/a.wasm", "y/x/a.wasm", "y/b.wasm"];
+    let folder = Folder::with(&inputs, growing());
+    // The output of the module in `x` would replace the module in `y`. The others are rewritten.
     folder.fails(
         "rewrite y ./x/../x/a.wasm --out-dir y/x",
-        "over the input y/x/a.wasm",
+        "error: ./x/../x/a.wasm: it would be written to y/x/a.wasm, over the input y/x/a.wasm",
     );
+    folder.assert_pinned(&["y/x/b.wasm", "y/x/x/a.wasm"]);
     folder.fails(
-        "rewrite x/a.wasm ./x/a.wasm --in-place",
-        "two inputs would both be written to ./x/a.wasm",
+        "rewrite x/a.wasm ./x/a.wasm y/b.wasm --in-place",
+        "./x/a.wasm: it is given twice, and would be written to ./x/a.wasm twice",
     );
+    folder.assert_pinned(&["y/b.wasm"]);
     for name in ["x/a.wasm", "y/x/a.wasm"] {
         assert_eq!(folder.read(name), growing());
     }
     // An output may replace its own input, by any path.
     folder.run("rewrite x/a.wasm -o ./x/a.wasm");
     folder.assert_pinned(&["x/a.wasm"]);
+}
+
+/// Two names of one file are two inputs, and each gets an output of its own.
+#[test]
+fn hard_links_are_separate_inputs() {
+    let folder = Folder::with(&["a.wasm"], growing());
+    fs::hard_link(folder.path("a.wasm"), folder.path("b.wasm")).unwrap();
+    folder.run("rewrite a.wasm b.wasm --out-dir made");
+    folder.assert_pinned(&["made/a.wasm", "made/b.wasm"]);
+    assert_eq!(folder.read("a.wasm"), growing());
+    folder.run("rewrite a.wasm b.wasm --in-place");
+    folder.assert_pinned(&["a.wasm", "b.wasm"]);
 }
 
 #[cfg(unix)]

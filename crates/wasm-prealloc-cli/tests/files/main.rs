@@ -3,7 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod batch;
+mod formats;
 mod gzip;
 mod harness;
+mod names;
 mod single;
+mod special;
+mod usage;
 mod whole;

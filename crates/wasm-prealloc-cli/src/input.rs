@@ -1,0 +1,166 @@
+//! One input: a file, a pipe, a device or stdin. It is read up to a limit, text is converted and gzip
+//! is unpacked.
+
+use std::ffi::OsString;
+use std::fs::{self, File, FileType, Metadata};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use wasm_prealloc::Format;
+
+use crate::io::{STANDARD_STREAM, exact_name, shown_name};
+
+/// The largest module that the WebAssembly JavaScript interface allows an engine to accept.
+const DEFAULT_MAX_INPUT: u64 = 1 << 30;
+
+/// Bytes that are read before the format is known. Another format is not read any further, so that a
+/// device that never ends costs no memory.
+const FIRST_BYTES: u64 = 4096;
+
+/// The flag that bounds the memory for an input.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Limit {
+    /// The largest input that is read, in bytes, also after gzip was unpacked
+    #[arg(long = "max-input-bytes", value_name = "N", default_value_t = DEFAULT_MAX_INPUT)]
+    bytes: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Input {
+    path: PathBuf,
+}
+
+/// Any argument is a path. clap uses this conversion.
+impl From<OsString> for Input {
+    fn from(path: OsString) -> Self {
+        Self { path: path.into() }
+    }
+}
+
+impl Input {
+    pub(crate) fn is_stdin(&self) -> bool {
+        self.path == Path::new(STANDARD_STREAM)
+    }
+
+    /// Returns the input's path, or `None` for stdin.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        (!self.is_stdin()).then_some(&self.path)
+    }
+
+    pub(crate) fn name(&self) -> String {
+        match self.path() {
+            Some(path) => shown_name(path),
+            None => "<stdin>".to_owned(),
+        }
+    }
+
+    /// Returns the bytes of the path in hexadecimal if [`name`](Self::name) is not exact.
+    pub(crate) fn name_bytes(&self) -> Option<String> {
+        exact_name(self.path()?)
+    }
+
+    /// Reads a module. Text is converted to binary and gzip is unpacked. Of any other format only the
+    /// first bytes are returned, for which the library has a description.
+    pub(crate) fn read(&self, limit: Limit) -> Result<Module> {
+        let mut bytes = self.read_bytes(limit).with_context(|| self.name())?;
+        let mut form = None;
+        if Format::detect(&bytes) == Format::Gzip {
+            bytes = unpack(&bytes, limit).with_context(|| self.name())?;
+            form = Some("gzip");
+        }
+        if Format::detect(&bytes) != Format::Text {
+            return Ok(Module { wasm: bytes, form });
+        }
+        let text = String::from_utf8(bytes)
+            .context("it looks like the text format, but it is not UTF-8")
+            .with_context(|| self.name())?;
+        let text = text.trim_start_matches('\u{feff}');
+        let wasm = wat::parse_str(text).map_err(|mut error| {
+            error.set_path(self.name());
+            error
+        })?;
+        let form = form.or(Some("text"));
+        Ok(Module { wasm, form })
+    }
+
+    fn read_bytes(&self, limit: Limit) -> Result<Vec<u8>> {
+        let Some(path) = self.path() else {
+            return read_limited(io::stdin().lock(), 0, limit);
+        };
+        let metadata = fs::metadata(path)?;
+        if metadata.is_dir() {
+            bail!("it is a folder: give a module in it");
+        }
+        if special_kind(metadata.file_type()) == Some(SOCKET) {
+            bail!("it is {SOCKET}, which cannot be read: write the module to a file or a pipe");
+        }
+        read_limited(File::open(path)?, file_bytes(&metadata), limit)
+    }
+}
+
+/// Returns the size of a regular file, and 0 for a pipe or a device.
+fn file_bytes(metadata: &Metadata) -> u64 {
+    if metadata.is_file() {
+        metadata.len()
+    } else {
+        0
+    }
+}
+
+/// Reads an input of an expected size, 0 if that is unknown, up to the limit.
+fn read_limited(mut from: impl Read, size: u64, limit: Limit) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.by_ref().take(FIRST_BYTES).read_to_end(&mut bytes)?;
+    let is_other = matches!(Format::detect(&bytes), Format::Other(_));
+    // Text may come after any number of spaces.
+    if is_other && !bytes.trim_ascii_start().is_empty() {
+        return Ok(bytes);
+    }
+    let Limit { bytes: most } = limit;
+    if size > most {
+        bail!("it has {size} bytes, more than the limit: `--max-input-bytes {size}` admits it");
+    }
+    // A file may become longer while it is read, and a wrong size must not end the command.
+    let _ = bytes.try_reserve_exact(usize::try_from(size).unwrap_or(0));
+    // One byte more than the limit shows that the limit is exceeded.
+    let rest = most.saturating_add(1).saturating_sub(bytes.len() as u64);
+    from.take(rest).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        bail!("it has more than {most} bytes: if you trust it, raise `--max-input-bytes`");
+    }
+    Ok(bytes)
+}
+
+#[derive(Debug)]
+pub(crate) struct Module {
+    pub(crate) wasm: Vec<u8>,
+    /// The form of the input if it is not binary: `text` or `gzip`.
+    pub(crate) form: Option<&'static str>,
+}
+
+fn unpack(packed: &[u8], limit: Limit) -> Result<Vec<u8>> {
+    let unpacker = flate2::read::MultiGzDecoder::new(packed);
+    read_limited(unpacker, 0, limit).context("it is gzip, and cannot be unpacked")
+}
+
+const SOCKET: &str = "a socket";
+
+/// Names a kind of file that is neither a regular file nor a folder, nor a link to one.
+pub(crate) fn special_kind(kind: FileType) -> Option<&'static str> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt as _;
+        for (is, name) in [
+            (kind.is_fifo(), "a named pipe"),
+            (kind.is_socket(), SOCKET),
+            (kind.is_char_device() || kind.is_block_device(), "a device"),
+        ] {
+            if is {
+                return Some(name);
+            }
+        }
+    }
+    let is_known = kind.is_file() || kind.is_dir() || kind.is_symlink();
+    (!is_known).then_some("a special file")
+}
