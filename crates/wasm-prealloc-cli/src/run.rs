@@ -239,9 +239,7 @@ fn memories(opts: &Opts, wasm: &[u8]) -> Result<Vec<Memory>, Failure> {
                 VerifyError::Unreadable(error) => error.into(),
             })?;
     }
-    let inspection = analysis.inspect()?;
-    let memories = inspection.memories();
-    Ok(memories.map(|inspected| inspected.memory.clone()).collect())
+    Ok(analysis.memories().cloned().collect())
 }
 
 /// Returns the size to which a memory can grow, in 64 KiB pages, and at least the smallest size of a

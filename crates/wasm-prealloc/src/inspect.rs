@@ -20,9 +20,10 @@ pub struct Inspection {
     pub bytes: usize,
     /// The core modules: the input itself, or those that a component contains.
     pub modules: Vec<ModuleInspection>,
-    /// The reason for which a rewrite with default options would refuse the input; `None` if it
-    /// would not. The input is not validated.
-    pub refusal: Option<String>,
+    /// The error with which a rewrite with the same options would refuse the input; `None` if it
+    /// would not. Serializes as its text.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "serialize_refusal"))]
+    pub refusal: Option<Error>,
 }
 
 impl Inspection {
@@ -84,7 +85,7 @@ pub struct MemoryInspection {
     pub sites: Sites,
     /// Indices of the functions with such instructions, ascending.
     pub functions: Vec<u32>,
-    /// The handling of those instructions by a rewrite with default options; `None` if it would
+    /// The handling of those instructions by a rewrite with the same options; `None` if it would
     /// refuse the input.
     pub rewrite: Option<GrowthHandling>,
 }
@@ -102,11 +103,11 @@ pub struct Landmarks {
     pub heap_end: Option<u64>,
 }
 
-/// Describes a core module, or all core modules of a component. The input is neither changed nor
-/// validated.
+/// Describes a core module, or all core modules of a component. The input is validated and not
+/// changed. [`Analysis::inspect_with`] takes options.
 ///
 /// # Errors
-/// Returns an error if the bytes are not WebAssembly or are malformed.
+/// Returns an error if the bytes are not WebAssembly, are malformed, or are invalid.
 pub fn inspect(wasm: &[u8]) -> Result<Inspection, Error> {
     Analysis::new(wasm)?.inspect()
 }
@@ -115,9 +116,31 @@ impl Analysis<'_> {
     /// Describes the input, like [`inspect()`].
     ///
     /// # Errors
-    /// Returns an error if the code or the data is malformed.
+    /// Returns the same errors as [`inspect()`].
     pub fn inspect(&self) -> Result<Inspection, Error> {
-        let plan = Plan::new(self, &Options::default());
+        self.inspect_with(&Options::default())
+    }
+
+    /// Describes the input, and the effect of a rewrite with some options. The input is validated as
+    /// a rewrite with these options would validate it.
+    ///
+    /// # Errors
+    /// Returns an error if the input is malformed or invalid.
+    ///
+    /// ```
+    /// use wasm_prealloc::{Analysis, Growth, Options};
+    ///
+    /// let module = wat::parse_str("(module (memory 2) (func (result i32) memory.size))")?;
+    /// let mut options = Options::default();
+    /// options.growth = Growth::Keep;
+    /// let inspection = Analysis::new(&module)?.inspect_with(&options)?;
+    /// let rewrite = inspection.modules[0].memories[0].rewrite.as_ref();
+    /// assert_eq!(rewrite.map(ToString::to_string).as_deref(), Some("kept"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn inspect_with(&self, options: &Options) -> Result<Inspection, Error> {
+        self.validate(options)?;
+        let plan = Plan::new(self, options);
         let modules = self.modules.iter().enumerate().map(|(position, module)| {
             let decisions = plan.as_ref().ok().map(|plan| &plan.decisions[position]);
             inspect_module(module, decisions)
@@ -125,9 +148,18 @@ impl Analysis<'_> {
         Ok(Inspection {
             bytes: self.wasm.len(),
             modules: modules.collect::<Result<_, _>>()?,
-            refusal: plan.as_ref().err().map(Error::to_string),
+            refusal: plan.as_ref().err().cloned(),
         })
     }
+}
+
+#[cfg(feature = "serde")]
+fn serialize_refusal<S: serde::Serializer>(
+    refusal: &Option<Error>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let text = refusal.as_ref().map(Error::to_string);
+    serde::Serialize::serialize(&text, serializer)
 }
 
 fn inspect_module(

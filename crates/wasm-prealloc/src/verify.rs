@@ -102,6 +102,19 @@ impl fmt::Display for Violation {
 }
 
 /// The violations that were found. Displays as one line each.
+///
+/// ```
+/// use wasm_prealloc::{VerifyError, ViolationKind, verify};
+///
+/// let module = wat::parse_str("(module (memory 1) (memory 2 3))")?;
+/// let Err(VerifyError::NotPinned(violations)) = verify(&module, 65_536) else { panic!() };
+/// for violation in &violations {
+///     assert_eq!(violation.expected, 65_536);
+/// }
+/// let kinds: Vec<_> = violations.into_iter().map(|violation| violation.kind).collect();
+/// assert_eq!(kinds, [ViolationKind::NoMaximum, ViolationKind::NotPinned]);
+/// # Ok::<(), wat::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Violations(
@@ -117,6 +130,24 @@ impl std::ops::Deref for Violations {
 
     fn deref(&self) -> &[Violation] {
         &self.0
+    }
+}
+
+impl IntoIterator for Violations {
+    type Item = Violation;
+    type IntoIter = std::vec::IntoIter<Violation>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'v> IntoIterator for &'v Violations {
+    type Item = &'v Violation;
+    type IntoIter = std::slice::Iter<'v, Violation>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
     }
 }
 

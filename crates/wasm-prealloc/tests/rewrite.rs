@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use std::ops::Range;
 
 use wasm_prealloc::{
-    CodeOffsets, EmulateFrom, Growth, GrowthHandling, Options, Rewritten, Validate, Warning,
-    inspect, rewrite, rewrite_into, verify,
+    Analysis, CodeOffsets, EmulateFrom, Growth, GrowthHandling, Options, Rewritten, Validate,
+    Warning, inspect, rewrite, rewrite_into, verify,
 };
 use wasmparser::{Parser, Payload, Validator, WasmFeatures};
 
@@ -293,16 +293,40 @@ fn verify_reads_nothing_after_the_memory_section() {
     assert!(error.to_string().contains("malformed"), "{error}");
 }
 
-/// The search for sites ends after the last one. A rewrite reads the whole body to make room.
-#[test]
-fn inspect_gives_the_refusal_of_a_fault_after_the_last_site() {
+/// A module whose only fault is after its last site.
+fn with_a_late_fault() -> Vec<u8> {
     let mut module = with_functions("(func (drop (memory.grow (i32.const 1))) nop)", 200);
     let body = [0x40, 0x00, 0x1a, 0x01, 0x0b];
     let at = module.windows(5).position(|bytes| bytes == body).unwrap();
     module[at + 3] = 0xff;
-    let inspection = inspect(&module).unwrap();
+    module
+}
+
+#[test]
+fn inspect_refuses_what_is_invalid() {
+    let error = inspect(&with_a_late_fault()).unwrap_err();
+    assert_eq!(error.kind(), "invalid");
+    assert!(
+        error.to_string().contains("illegal opcode: 0xff"),
+        "{error}"
+    );
+}
+
+/// The search for sites ends after the last one. A rewrite reads the whole body to make room.
+#[test]
+fn inspect_without_validation_gives_the_refusal_of_a_fault_after_the_last_site() {
+    let module = with_a_late_fault();
+    let options = options(|options| options.validate = Validate::Changed);
+    let inspection = Analysis::new(&module)
+        .unwrap()
+        .inspect_with(&options)
+        .unwrap();
     let refusal = inspection.refusal.unwrap();
-    assert!(refusal.contains("illegal opcode: 0xff"), "{refusal}");
+    assert_eq!(refusal.kind(), "malformed");
+    assert!(
+        refusal.to_string().contains("illegal opcode: 0xff"),
+        "{refusal}"
+    );
     assert_eq!(inspection.modules[0].memories[0].rewrite, None);
 }
 

@@ -120,13 +120,19 @@ impl<'a> Analysis<'a> {
 
     /// Validates the input as far as the options require, and plans its rewrite.
     fn plan(&self, options: &Options) -> Result<Plan<'_>, Error> {
-        if options.validate == Validate::Full {
-            validate::validate_all(self.wasm).map_err(|error| Error::Invalid {
+        self.validate(options)?;
+        Plan::new(self, options)
+    }
+
+    /// Validates the input as far as the options require.
+    pub(crate) fn validate(&self, options: &Options) -> Result<(), Error> {
+        match options.validate {
+            Validate::Full => validate::validate_all(self.wasm).map_err(|error| Error::Invalid {
                 offset: error.offset(),
                 message: error.message().to_owned(),
-            })?;
+            }),
+            Validate::Changed => Ok(()),
         }
-        Plan::new(self, options)
     }
 
     /// Appends the output to an empty buffer, and validates it.
