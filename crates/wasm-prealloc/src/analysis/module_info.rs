@@ -206,6 +206,17 @@ impl<'a> ModuleInfo<'a> {
             })
     }
 
+    /// Returns the location of the module's source map, shortened if it holds the map itself.
+    pub(crate) fn source_map(&self) -> Option<String> {
+        const DATA: &str = "data:";
+        let (_, mut reader) = self.custom("sourceMappingURL")?;
+        let url = reader.read_string().ok()?;
+        Some(match url.starts_with(DATA) {
+            true => format!("{DATA}..."),
+            false => url.to_owned(),
+        })
+    }
+
     /// Returns the kind and the index of the item that is exported under a name.
     pub(crate) fn export(&self, name: &str) -> Result<Option<(ExternalKind, u32)>, Error> {
         let Some(section) = self.section(id::EXPORT) else {

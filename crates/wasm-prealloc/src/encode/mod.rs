@@ -2,6 +2,7 @@
 //! here depends on it.
 
 pub(crate) mod bodies;
+pub(crate) mod code_metadata;
 pub(crate) mod code_offsets;
 pub(crate) mod functions;
 pub(crate) mod names;

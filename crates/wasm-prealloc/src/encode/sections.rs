@@ -5,6 +5,7 @@ use std::ops::Range;
 use wasm_encoder::{Encode, ExportKind, RawSection, Section as _};
 
 use super::bodies::{AddedCode, ChangedCode, Origin};
+use super::code_metadata::{DroppedHints, follow_code};
 use super::code_offsets::CodeOffsets;
 use super::names::{self, Names};
 use super::splice::Patch;
@@ -66,17 +67,29 @@ const CHANGING: [u8; 7] = [
     id::CODE,
 ];
 
-/// Encodes the edits of a module, and returns the code offsets that change.
+/// The encoded edits of a module, and their effects on what refers to its code.
+#[derive(Debug)]
+pub(crate) struct EncodedModule {
+    pub(crate) patch: Patch,
+    pub(crate) offsets: CodeOffsets,
+    pub(crate) dropped_hints: Vec<DroppedHints>,
+}
+
+/// Encodes the edits of a module.
 pub(crate) fn encode(
     info: &ModuleInfo<'_>,
     provenance: &Provenance,
     edits: &ModuleEdits<'_>,
-) -> Result<(Patch, CodeOffsets), Error> {
+) -> Result<EncodedModule, Error> {
     let mut module = Patch::new(info.range.clone());
     let mut offsets = edits.code.offsets.clone();
     offsets.module = info.module;
     if edits.is_empty() {
-        return Ok((module, offsets));
+        return Ok(EncodedModule {
+            patch: module,
+            offsets,
+            dropped_hints: Vec::new(),
+        });
     }
     for id in CHANGING {
         let change = SectionChange::of(id, edits);
@@ -95,7 +108,11 @@ pub(crate) fn encode(
         }
     }
     change_custom_sections(&mut module, info, provenance, edits);
-    Ok((module, offsets))
+    Ok(EncodedModule {
+        dropped_hints: follow_code(&mut module, info, &edits.code),
+        patch: module,
+        offsets,
+    })
 }
 
 /// The offset at which a section that the module lacks is inserted: before the first section that

@@ -56,6 +56,14 @@ impl Patch {
         self.edits.is_empty()
     }
 
+    /// Returns true if every edit replaces bytes by as many bytes.
+    pub(crate) fn keeps_offsets(&self) -> bool {
+        self.edits.iter().all(|edit| match edit {
+            Edit::Replace { range, with } => range.len() == with.len(),
+            Edit::Nested { .. } | Edit::Copied { .. } => false,
+        })
+    }
+
     /// Replaces a range. Edits are added in any order; of two insertions at one offset, the first
     /// added comes first.
     pub(crate) fn replace(&mut self, range: Range<usize>, with: Vec<u8>) {

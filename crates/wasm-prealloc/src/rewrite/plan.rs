@@ -29,17 +29,26 @@ pub(crate) struct Plan<'m> {
     pub(crate) offset_map: OffsetMap,
     /// Of each core module.
     code_offsets: Vec<CodeOffsets>,
+    /// Of positions that do not follow the code.
+    warnings: Vec<Warning>,
 }
 
 impl<'m> Plan<'m> {
     pub(crate) fn new(analysis: &'m Analysis<'_>, options: &Options) -> Result<Self, Error> {
         let decisions = decide(analysis, options)?;
         let (mut patches, mut changed, mut code_offsets) = (Vec::new(), Vec::new(), Vec::new());
+        let mut warnings = Vec::new();
         for (module, decided) in analysis.modules.iter().zip(&decisions) {
             let edits = ModulePlanner::plan(module, &decided.memories, options)?;
-            let (patch, offsets) = encode(&module.info, &module.provenance, &edits)?;
-            patches.push(patch);
-            code_offsets.push(offsets);
+            let encoded = encode(&module.info, &module.provenance, &edits)?;
+            patches.push(encoded.patch);
+            code_offsets.push(encoded.offsets);
+            let dropped = encoded.dropped_hints.into_iter();
+            warnings.extend(dropped.map(|dropped| Warning::HintsDropped {
+                module: module.info.module,
+                section: dropped.section,
+                hints: dropped.hints,
+            }));
             changed.push(ChangedBodies {
                 known: module.info.defined_functions,
                 gaps: edits.code.gaps(&module.info)?,
@@ -51,6 +60,12 @@ impl<'m> Plan<'m> {
         let offset_map = patch.offset_map(0);
         for (offsets, module) in code_offsets.iter_mut().zip(&analysis.modules) {
             offsets.locate_section(&module.info, &offset_map);
+            if !offsets.are_unchanged()
+                && let Some(url) = module.info.source_map()
+            {
+                let module = module.info.module;
+                warnings.push(Warning::SourceMapStays { module, url });
+            }
         }
         Ok(Self {
             patch,
@@ -58,6 +73,7 @@ impl<'m> Plan<'m> {
             decisions,
             offset_map,
             code_offsets,
+            warnings,
         })
     }
 
@@ -67,6 +83,7 @@ impl<'m> Plan<'m> {
         let memories: Vec<_> = memories.map(MemoryPlan::report).collect();
         let warnings = self.decisions.into_iter();
         let mut warnings: Vec<_> = warnings.flat_map(|decided| decided.warnings).collect();
+        warnings.extend(self.warnings);
         if memories.is_empty() {
             warnings.push(Warning::NoMemory);
         }

@@ -142,6 +142,28 @@ pub enum Warning {
         /// The memory.
         memory: MemoryId,
     },
+    /// Hints of a `metadata.code.*` section could not follow the code they are about.
+    HintsDropped {
+        /// In a component, the module's position among the core modules.
+        module: Option<u32>,
+        /// The name of the section.
+        section: String,
+        /// The number of hints, none of which was at an instruction; `None` if the section has an
+        /// unknown form and was dropped as a whole.
+        hints: Option<usize>,
+    },
+    /// The module names a source map, whose offsets are those of the input.
+    SourceMapStays {
+        /// In a component, the module's position among the core modules.
+        module: Option<u32>,
+        /// The location of the source map. [`OffsetMap`] gives the new offsets.
+        url: String,
+    },
+}
+
+/// Words that name a core module of a component, after the name of something in it.
+fn of_module(module: &Option<u32>) -> String {
+    module.map_or(String::new(), |module| format!(" of core module {module}"))
 }
 
 impl fmt::Display for Warning {
@@ -167,6 +189,30 @@ impl fmt::Display for Warning {
                 "{memory}: {sites} `memory.size` return {MAX_PAGES}, and the size in bytes wraps \
                  to 0 in 32 bits; with `--growth pregrown` they return {}",
                 MAX_PAGES - 1
+            ),
+            Self::HintsDropped {
+                module,
+                section,
+                hints: Some(hints),
+            } => write!(
+                f,
+                "{hints} hints in the section `{section}`{} were not at an instruction, and were \
+                 dropped",
+                of_module(module)
+            ),
+            Self::HintsDropped {
+                module, section, ..
+            } => write!(
+                f,
+                "the section `{section}`{} was dropped: it has an unknown form, and code that it \
+                 may refer to moved",
+                of_module(module)
+            ),
+            Self::SourceMapStays { module, url } => write!(
+                f,
+                "the offsets in the source map `{url}`{} are those before the rewrite: \
+                 `--source-map` moves a source map along",
+                of_module(module)
             ),
             Self::EmbedderCannotGrow { memory } => write!(
                 f,
