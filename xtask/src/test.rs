@@ -24,6 +24,7 @@ pub(crate) fn run(_: &Opts) -> Result<()> {
         "--package wasm-prealloc --features serde",
         "--package wasm-prealloc --target wasm32-unknown-unknown",
         "--package wasm-prealloc-build --no-default-features",
+        "--package wasm-prealloc-cli --no-default-features",
         "--package wasm-prealloc-host",
     ] {
         check(arguments)?;

@@ -13,6 +13,7 @@ mod memory;
 mod names;
 mod preflight;
 mod rewrite;
+#[cfg(feature = "run")]
 mod run;
 mod verify;
 
@@ -41,6 +42,7 @@ enum Command {
     Verify(verify::Opts),
     Inspect(inspect::Opts),
     Preflight(preflight::Opts),
+    #[cfg(feature = "run")]
     Run(run::Opts),
 }
 
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Verify(opts) => ("verify", verify::run(&opts, json)),
         Command::Inspect(opts) => ("inspect", inspect::run(&opts, json)),
         Command::Preflight(opts) => ("preflight", preflight::run(&opts, json)),
+        #[cfg(feature = "run")]
         Command::Run(opts) => ("run", run::run(&opts, json)),
     };
     match result {

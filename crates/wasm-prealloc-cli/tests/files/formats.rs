@@ -127,6 +127,7 @@ fn text_may_begin_with_a_byte_order_mark() {
 }
 
 /// wasmtime's compiled modules are ELF files with a mark.
+#[cfg(feature = "run")]
 #[test]
 fn code_that_wasmtime_has_compiled_is_named() {
     let engine = wasmtime::Engine::default();
