@@ -222,7 +222,8 @@ impl<'a> CoreModule<'a> {
             let reader = ExportSectionReader::new(section.reader(module.wasm));
             for export in reader.map_err(Error::malformed)? {
                 let export = export.map_err(Error::malformed)?;
-                if export.kind == ExternalKind::Memory {
+                let is_known = (export.index as usize) < module.memories.len();
+                if export.kind == ExternalKind::Memory && is_known {
                     exports.insert(export.name, export.index as usize);
                 }
             }

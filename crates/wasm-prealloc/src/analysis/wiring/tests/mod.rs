@@ -1,8 +1,14 @@
 //! Components whose links are known. Each group of memories is written as the memories that are
 //! defined, then those that are imported, each as `module.memory`; `x2` follows a repeated import.
 
+mod generate;
+mod hostile;
+mod random;
+
 use super::Wiring;
 use super::group::{Group, Hidden};
+use wasmparser::{Validator, WasmFeatures};
+
 use crate::analysis::Analysis;
 use crate::error::Error;
 
@@ -37,12 +43,17 @@ fn describe_group(group: &Group) -> String {
     parts.join(" ")
 }
 
-/// Reads the wiring of a component, which must be valid.
+/// Encodes a text, which must be valid.
+fn validate(text: &str) -> Vec<u8> {
+    let wasm = wat::parse_str(text).unwrap_or_else(|error| panic!("{error}"));
+    let mut validator = Validator::new_with_features(WasmFeatures::all());
+    validator.validate_all(&wasm).unwrap();
+    wasm
+}
+
+/// Reads the wiring of a valid component.
 fn wiring(content: &str) -> String {
-    let wasm = wat::parse_str(format!("(component {content})")).unwrap();
-    wasmparser::Validator::new_with_features(wasmparser::WasmFeatures::all())
-        .validate_all(&wasm)
-        .unwrap();
+    let wasm = validate(&format!("(component {content})"));
     read(&wasm).unwrap()
 }
 
