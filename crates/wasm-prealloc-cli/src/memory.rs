@@ -1,9 +1,11 @@
-//! The progress bar of `run` and `preflight` for the commit of memory.
+//! What `run` and `preflight` share: the progress bar for the commit of memory, and the flags that
+//! errors about memory lead to.
 
 use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use indicatif::{ProgressBar, ProgressStyle};
-use wasm_prealloc_host::MemoryPoolBuilder;
+use wasm_prealloc_host::{Error, MemoryPoolBuilder};
 
 /// A commit that takes less time shows no progress bar.
 const PROGRESS_DELAY: Duration = Duration::from_millis(800);
@@ -30,4 +32,54 @@ pub(crate) fn with_progress_bar(builder: MemoryPoolBuilder) -> MemoryPoolBuilder
             bar.finish_and_clear();
         }
     })
+}
+
+/// Names flags where the library names its API, in an error whose remedy is a choice of this program.
+pub(crate) fn with_flags(error: Error) -> anyhow::Error {
+    let (advice, flags) = match &error {
+        Error::NoHugePages { .. } => ("Backing::Auto", "`--backing auto`".to_owned()),
+        Error::GrowthNotAssured { .. } => ("Policy::Declared", "`--policy declared`".to_owned()),
+        Error::SlotTooSmall {
+            maximum: Some(maximum),
+            ..
+        } => {
+            let flags = format!("make the slots larger (`--pages {maximum}`)");
+            ("make the slots larger", flags)
+        }
+        _ => return error.into(),
+    };
+    anyhow!(error.to_string().replace(advice, &flags))
+}
+
+#[cfg(test)]
+mod tests {
+    use wasm_prealloc_host::Limit;
+
+    use super::*;
+
+    #[test]
+    fn errors_name_flags_and_no_items_of_the_library() {
+        let huge_pages = Error::NoHugePages {
+            collapsed_bytes: 0,
+            needed_bytes: 1,
+        };
+        let growth = Error::GrowthNotAssured {
+            limit: Limit::DataSegment,
+        };
+        let slot = Error::SlotTooSmall {
+            maximum: Some(17),
+            slot_pages: 16,
+        };
+        for (error, flag) in [
+            (huge_pages, "`--backing auto`"),
+            (growth, "`--policy declared`"),
+            (slot, "`--pages 17`"),
+        ] {
+            let message = with_flags(error).to_string();
+            assert!(
+                message.contains(flag) && !message.contains("::"),
+                "{message}"
+            );
+        }
+    }
 }

@@ -2,10 +2,10 @@
 
 use std::io::Write as _;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::builder::PossibleValue;
 use serde::Serialize;
-use wasm_prealloc::{Analysis, MAX_PAGES, Memory, VerifyError};
+use wasm_prealloc::{Analysis, Format, MAX_PAGES, Memory, VerifyError};
 use wasm_prealloc_host::{InstantiateError, MemoryPool, Policy, WasmtimePool};
 use wasmtime::{Config, Engine, ExternType, Instance, Linker, Module, Store, Val, ValType};
 use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_sync};
@@ -176,7 +176,14 @@ fn execute(
     wasm: &[u8],
     secured: &mut Option<SecuredReport>,
 ) -> Result<Vec<String>, Failure> {
+    if Format::detect(wasm) == Format::Component {
+        return Err(anyhow!("it is a component: give a core module").into());
+    }
     let memories = memories(opts, wasm)?;
+    if let Some(slots) = opts.slots.filter(|slots| *slots < memories.len()) {
+        let count = memories.len();
+        return Err(anyhow!("it has {count} memories: leave out `--slots {slots}`").into());
+    }
     let pages = match opts.policy {
         Policy::CommitMaximum => memories.iter().map(maximum_pages).max().unwrap_or(1),
         _ => MAX_PAGES,
@@ -195,7 +202,7 @@ fn execute(
     let module = Module::new(&engine, wasm).map_err(from_engine)?;
     prepared
         .verify(&module)
-        .map_err(|error| Failure::No(NOT_PINNED, error.into()))?;
+        .map_err(|error| Failure::No(NOT_PINNED, memory::with_flags(error)))?;
     let mut linker: Linker<WasiP1Ctx> = Linker::new(&engine);
     add_to_linker_sync(&mut linker, |wasi| wasi).map_err(from_engine)?;
     // Imports and arguments are checked before 4 GiB are committed.
@@ -207,7 +214,7 @@ fn execute(
 
     let pool = prepared
         .secure()
-        .map_err(|error| Failure::No(NOT_SECURED, error.into()))?;
+        .map_err(|error| Failure::No(NOT_SECURED, memory::with_flags(error)))?;
     *secured = SecuredReport::new(&pool);
     if let (false, Some(report)) = (opts.quiet, &*secured) {
         eprintln!("secured: {}", report.message);
@@ -221,7 +228,7 @@ fn execute(
         .instantiate(&linker, &mut store, &module)
         .map_err(|error| match error {
             InstantiateError::Engine(error) => Failure::No(TRAPPED, from_engine(error)),
-            InstantiateError::Memory(error) => Failure::No(NOT_SECURED, error.into()),
+            InstantiateError::Memory(error) => Failure::No(NOT_SECURED, memory::with_flags(error)),
         })?;
     call.run(&mut store, instance)
         .map_err(|error| Failure::No(TRAPPED, error))
@@ -265,12 +272,12 @@ impl<'a> Call<'a> {
                 .exports()
                 .filter(|export| export.ty().func().is_some());
             let known: Vec<&str> = functions.map(|export| export.name()).collect();
+            if known.is_empty() {
+                bail!("it exports no function, so there is nothing to run");
+            }
             bail!(
                 "it exports no function `{function}`: choose one with `--invoke` (it exports {})",
-                match known.is_empty() {
-                    true => "none".to_owned(),
-                    false => known.join(", "),
-                }
+                known.join(", ")
             );
         };
         // The arguments of a program are passed by WASI.
