@@ -176,26 +176,30 @@ fn the_exported_commit_touches_every_page_and_keeps_the_contents() {
 }
 
 #[test]
-fn a_shared_memory_is_pregrown_and_emulating_its_growth_is_refused() {
-    let text = r#"(module (memory 1 20 shared) (func (export "size") (result i32) (memory.size)))"#;
-    let module = wat::parse_str(text).unwrap();
-    let rewritten = rewrite(&module, &Options::default()).unwrap();
-    let growth = &rewritten.report.memories[0].growth;
-    let wasm_prealloc::GrowthHandling::Pregrown { pages: 20, .. } = growth else {
-        panic!("{growth:?}");
-    };
-    let text = "(module (memory 1 20 shared) (func (drop (memory.grow (i32.const 1)))))";
-    let module = wat::parse_str(text).unwrap();
-    let mut options = Options::default();
-    for (growth, refused) in [
-        (Growth::Auto, true),
-        (Growth::Emulate, true),
-        (Growth::Pregrown, false),
-        (Growth::Keep, false),
-    ] {
+fn the_growth_of_a_shared_memory_is_counted_in_its_last_page() {
+    let handling = |text: &str, growth: Growth| {
+        let mut options = Options::default();
         options.growth = growth;
-        let result = rewrite(&module, &options);
-        let found = matches!(result, Err(Error::SharedMemoryGrows { .. }));
-        assert_eq!(found, refused, "{growth}: {result:?}");
+        let module = wat::parse_str(text).unwrap();
+        let rewritten = rewrite(&module, &options).unwrap();
+        rewritten.report.memories[0].growth.to_string()
+    };
+    let measured =
+        r#"(module (memory 1 20 shared) (func (export "size") (result i32) (memory.size)))"#;
+    assert_eq!(handling(measured, Growth::Auto), "fixed at 1 page");
+    let grown = "(module (memory 1 20 shared) (func (drop (memory.grow (i32.const 1)))))";
+    for (growth, expected) in [
+        (
+            Growth::Auto,
+            "emulated from page 1 up to 20, counted at address 0xffff0000",
+        ),
+        (
+            Growth::Emulate,
+            "emulated from page 1 up to 20, counted at address 0xffff0000",
+        ),
+        (Growth::Pregrown, "kept"),
+        (Growth::Keep, "kept"),
+    ] {
+        assert_eq!(handling(grown, growth), expected, "{growth}");
     }
 }

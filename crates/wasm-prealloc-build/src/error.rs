@@ -262,11 +262,6 @@ impl Error {
                 "--import-memory",
                 "",
             ),
-            Rewriter::SharedMemoryGrows { .. } => (
-                "it grows a memory that threads share, and each thread would count its growth alone",
-                "--shared-memory",
-                "",
-            ),
             source => {
                 return Self::Rewrite {
                     package: package.to_owned(),

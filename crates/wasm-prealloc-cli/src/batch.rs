@@ -81,7 +81,7 @@ pub(crate) fn run<R: Default + Send + Serialize>(
     let (modules, printed) = for_each(inputs, json, items.modules.len(), work, report);
     exit::ignore_broken_pipe(printed)?;
     let codes = modules.iter().map(|outcome| match &outcome.error {
-        Some(_) => exit::USAGE,
+        Some(failure) => failure.exit,
         None => code(&outcome.result),
     });
     let exit = codes.max().unwrap_or(exit::DONE);

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 /// Done, and the answer is yes.
 pub(crate) const DONE: u8 = 0;
-/// The answer is no: not verified, memory not secured, guest trapped.
+/// The answer is no: not rewritten, not verified, memory not secured, guest trapped.
 pub(crate) const NO: u8 = 1;
 /// Bad usage, or unreadable or invalid input. It is clap's code for bad usage too.
 pub(crate) const USAGE: u8 = 2;
@@ -15,7 +15,7 @@ pub(crate) const USAGE: u8 = 2;
 pub(crate) const HELP: &str = "\
 Exit status:
   0  done
-  1  the answer is no: not verified, memory not secured, guest trapped
+  1  the answer is no: not rewritten, not verified, memory not secured, guest trapped
   2  bad usage, or unreadable or invalid input";
 
 /// Returns the help of a subcommand that follows its flags: examples, then the exit status.

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use wasm_prealloc::{
-    Inspection, MemoryInspection, ModuleInspection, Sites, WASM_PAGE_SIZE, inspect,
+    GrowthHandling, Inspection, MemoryInspection, ModuleInspection, Sites, WASM_PAGE_SIZE, inspect,
 };
 
 use crate::folder;
@@ -96,12 +96,37 @@ fn print_memory(out: &mut impl Write, inspected: &MemoryInspection) -> io::Resul
             "    declared before it was rewritten: a minimum of {minimum}, {maximum}"
         )?;
     }
+    print_growth(out, inspected)?;
+    if let Some(growth) = &inspected.rewrite {
+        writeln!(out, "    rewrite: {growth}")?;
+        writeln!(
+            out,
+            "    afterwards: an access between the size the module sees and the memory's end \
+             no longer traps"
+        )?;
+    }
+    Ok(())
+}
+
+/// Prints the code that grows a memory, or the code that a rewrite has put in its place.
+fn print_growth(out: &mut impl Write, inspected: &MemoryInspection) -> io::Result<()> {
     let sites = inspected.sites;
-    let grower = match sites {
-        Sites {
-            size: 0, grow: 0, ..
-        } => "neither grown nor measured by the module",
-        Sites { grow: 0, .. } => {
+    let grower = match (&inspected.growth_before, sites) {
+        (
+            Some(before),
+            Sites {
+                size: 0, grow: 0, ..
+            },
+        ) if before.changes_code() => {
+            return writeln!(out, "    growth: {before}{}", counter(before));
+        }
+        (
+            _,
+            Sites {
+                size: 0, grow: 0, ..
+            },
+        ) => "neither grown nor measured by the module",
+        (_, Sites { grow: 0, .. }) => {
             "measured by the module, and grown only by its embedder, if at all"
         }
         _ => "grown by the module",
@@ -112,16 +137,34 @@ fn print_memory(out: &mut impl Write, inspected: &MemoryInspection) -> io::Resul
         sites.grow,
         sites.size,
         inspected.functions.len()
-    )?;
-    if let Some(growth) = &inspected.rewrite {
-        writeln!(out, "    rewrite: {growth}")?;
-        writeln!(
-            out,
-            "    afterwards: an access between the size the module sees and the memory's end \
-             no longer traps"
-        )?;
+    )
+}
+
+/// The items of a rewritten module that handle its growth.
+fn counter(growth: &GrowthHandling) -> String {
+    let mut items = String::new();
+    let mut add = |index: Option<u32>, item: &str| {
+        if let Some(index) = index {
+            items.push_str(&format!("; {item} {index}"));
+        }
+    };
+    match *growth {
+        GrowthHandling::None | GrowthHandling::Kept => {}
+        GrowthHandling::Fixed { global, .. } | GrowthHandling::Pregrown { global, .. } => {
+            add(Some(global), "memory.size reads global");
+        }
+        GrowthHandling::Emulated {
+            global,
+            function,
+            size_function,
+            ..
+        } => {
+            add(global, "memory.size reads global");
+            add(size_function, "memory.size calls function");
+            add(function, "memory.grow calls function");
+        }
     }
-    Ok(())
+    items
 }
 
 /// Prints data segments and the linker's symbols, sorted by address.

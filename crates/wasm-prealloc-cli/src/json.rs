@@ -70,6 +70,8 @@ pub(crate) struct Failure {
     /// The byte offset in the input that the error is about.
     offset: Option<u64>,
     pub(crate) message: String,
+    #[serde(skip)]
+    pub(crate) exit: u8,
 }
 
 impl Failure {
@@ -87,6 +89,10 @@ impl Failure {
             kind,
             offset,
             message: format!("{error:#}"),
+            exit: match library {
+                Some(error) if error.is_refusal() => exit::NO,
+                _ => exit::USAGE,
+            },
         }
     }
 
@@ -96,6 +102,7 @@ impl Failure {
             kind,
             offset: None,
             message,
+            exit: exit::USAGE,
         }
     }
 

@@ -11,6 +11,7 @@ mod io;
 mod json;
 mod memory;
 mod names;
+mod pages;
 mod preflight;
 mod rewrite;
 #[cfg(feature = "run")]

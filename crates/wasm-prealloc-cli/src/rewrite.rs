@@ -4,14 +4,13 @@ use std::io::{self, Write};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use wasm_prealloc::{
-    EmulateFrom, Growth, MAX_PAGES, MemoryImportPolicy, Options, Report, Validate, rewrite,
-};
+use wasm_prealloc::{EmulateFrom, Growth, MemoryImportPolicy, Options, Report, Validate, rewrite};
 
 use crate::destination::{Destination, real};
 use crate::folder::{self, Item};
 use crate::io::{Inputs, Output, limits};
 use crate::names::names;
+use crate::pages::{Pages, PagesValue};
 use crate::{batch, exit};
 
 const EXAMPLES: &[&str] = &[
@@ -34,9 +33,10 @@ pub(crate) struct Opts {
     #[command(flatten)]
     destination: Destination,
 
-    /// The size that every memory gets, in 64 KiB pages
-    #[arg(long, value_name = "N", default_value_t = MAX_PAGES)]
-    pages: u64,
+    /// The size that every memory gets, in 64 KiB pages. `1=N` is the size of memory 1 alone, and
+    /// `2.1=N` that of memory 1 of a component's core module 2
+    #[arg(long, value_name = "[MEMORY=]N", default_value = "65536")]
+    pages: Vec<PagesValue>,
 
     /// The handling of memory.grow and memory.size
     #[arg(
@@ -47,7 +47,8 @@ pub(crate) struct Opts {
     )]
     growth: Growth,
 
-    /// The initial virtual size of an emulated memory: declared, heap-base or N pages
+    /// The initial virtual size of an emulated memory: declared, heap-base or N pages. `auto` is
+    /// the declared minimum of a memory that the module does not import
     #[arg(long, value_name = "WHERE", default_value_t)]
     emulate_from: EmulateFrom,
 
@@ -59,6 +60,11 @@ pub(crate) struct Opts {
         value_parser = names::<MemoryImportPolicy>(MemoryImportPolicy::WORDS)
     )]
     memory_import: MemoryImportPolicy,
+
+    /// With `--memory-import define`, the name under which the memory is exported [default: the
+    /// import's name]
+    #[arg(long, value_name = "NAME")]
+    memory_import_name: Option<String>,
 
     /// Also export a function NAME that writes to every page of the memory and keeps its contents
     #[arg(long, value_name = "NAME")]
@@ -89,11 +95,16 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
     if to_stdout && json {
         bail!("`--json` prints to stdout, and so does `-o -`: write the module to a file");
     }
+    let pages = Pages::new(&opts.pages)?;
     let mut options = Options::default();
-    options.pages = opts.pages;
+    options.pages = pages.all;
+    options.memory_pages = pages.memories;
     options.growth = opts.growth;
     options.emulate_from = opts.emulate_from;
     options.memory_import = opts.memory_import;
+    options
+        .memory_import_name
+        .clone_from(&opts.memory_import_name);
     options.export_commit.clone_from(&opts.export_commit);
     options.validate = opts.validate;
 

@@ -4,10 +4,11 @@ use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use wasm_prealloc::{MAX_PAGES, Memory, VerifyError, Violations, verify, verify_deep};
+use wasm_prealloc::{Analysis, Memory, VerifyError, Violations, verify};
 
 use crate::folder::{self, Item};
 use crate::io::{Inputs, limits};
+use crate::pages::{Pages, PagesValue};
 use crate::{batch, exit};
 
 const EXAMPLES: &[&str] = &[
@@ -22,9 +23,10 @@ pub(crate) struct Opts {
     #[command(flatten)]
     inputs: Inputs,
 
-    /// The expected size of every memory, in 64 KiB pages
-    #[arg(long, value_name = "N", default_value_t = MAX_PAGES)]
-    pages: u64,
+    /// The expected size of every memory, in 64 KiB pages. `1=N` is the size of memory 1 alone,
+    /// and `2.1=N` that of memory 1 of a component's core module 2
+    #[arg(long, value_name = "[MEMORY=]N", default_value = "65536")]
+    pages: Vec<PagesValue>,
 
     /// Also report growth instructions that can only fail
     #[arg(long)]
@@ -41,13 +43,14 @@ struct Answer {
 
 pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
     let inputs = &opts.inputs;
+    let pages = Pages::new(&opts.pages)?;
     let items = folder::items(&inputs.inputs)?;
     batch::run(
         "verify",
         inputs,
         json,
         &items,
-        |_, item| verify_one(item, opts),
+        |_, item| verify_one(item, opts, &pages),
         |input, answer| print(input, answer, inputs.quiet),
         |answer| match answer.verified {
             true => exit::DONE,
@@ -56,9 +59,16 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
     )
 }
 
-fn verify_one(item: &Item, opts: &Opts) -> Result<Answer> {
-    let judge = if opts.deep { verify_deep } else { verify };
-    match judge(&item.read(opts.inputs.limit)?.wasm, opts.pages) {
+fn verify_one(item: &Item, opts: &Opts, pages: &Pages) -> Result<Answer> {
+    let wasm = &item.read(opts.inputs.limit)?.wasm;
+    let of = |memory| pages.of(memory);
+    let analysis = || Analysis::new(wasm).map_err(VerifyError::Unreadable);
+    let verified = match opts.deep {
+        true => analysis().and_then(|analysis| analysis.verify_deep_each(of)),
+        false if pages.memories.is_empty() => verify(wasm, pages.all),
+        false => analysis().and_then(|analysis| analysis.verify_each(of)),
+    };
+    match verified {
         Ok(memories) => Ok(Answer {
             verified: true,
             memories,

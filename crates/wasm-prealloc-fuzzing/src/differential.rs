@@ -195,7 +195,7 @@ fn reference(
                 let page = 1 << ty.page_size_log2.unwrap_or(16);
                 with(heap_base?.div_ceil(page), ty.maximum)
             }
-            EmulateFrom::Declared => as_declared,
+            EmulateFrom::Auto | EmulateFrom::Declared => as_declared,
         },
         (Auto, ..) if at_target => as_declared,
         (Auto | Pregrown, _, 0) => grown,
@@ -265,7 +265,10 @@ fn check_one(
         let reference = declare(wasm, |index, _| limits[index])?;
         may_run = compare_with(&reference, stats).context("compared with the original")?;
     }
-    let natural = options.emulate_from == EmulateFrom::Declared;
+    let natural = matches!(
+        options.emulate_from,
+        EmulateFrom::Auto | EmulateFrom::Declared
+    );
     if natural
         && may_run
         && options.pages < 1000
@@ -321,7 +324,12 @@ fn refusal(error: &Error) -> Option<String> {
         Error::ImportedMemoryGrows { .. } => "it grows a memory that it imports".to_owned(),
         Error::NoNaturalMinimum { .. } => "it is pinned already".to_owned(),
         Error::PagesOutOfRange { .. } => "no memory with such pages is so large".to_owned(),
+        Error::ImportedStartUnknown { .. } => "the start of its growth is unknown".to_owned(),
         Error::StartBelowData { .. } => "growth would start below its data".to_owned(),
+        Error::StartBelowMinimum { .. } => "growth would start below its minimum".to_owned(),
+        Error::DataAboveMinimum { .. } => "its data is above its minimum".to_owned(),
+        Error::NoRoomForCounter { .. } => "its last page is in use".to_owned(),
+        Error::NothingToCommit => "it has no memory to commit".to_owned(),
         _ => return None,
     })
 }

@@ -96,9 +96,10 @@ pub enum Error {
     /// The module grows a memory that it imports, and other modules may count its growth too.
     #[error(
         "{memory}, imported as {import}, is grown by the module (`memory.grow` at offset \
-         {offset:#x}): two modules that count the growth of one memory would hand out the same \
-         pages twice; choose `--memory-import keep` if nothing else grows it, `--memory-import \
-         define` to let the module define the memory itself, or `--growth keep`"
+         {offset:#x}), and other modules may grow it too: choose `--memory-import keep \
+         --emulate-from N` for all modules that share it, where N is its size in pages at the \
+         start, `--memory-import define` to let the module define the memory itself, or `--growth \
+         keep`"
     )]
     ImportedMemoryGrows {
         /// The memory.
@@ -109,36 +110,88 @@ pub enum Error {
         offset: u64,
     },
 
-    /// Several core modules of a component grow memory, and one of them imports it.
+    /// The module grows a memory that it imports, and the size that its embedder gives the memory
+    /// is unknown.
     #[error(
-        "{memory}, imported as {import}, is grown (`memory.grow` at offset \
-         {offset:#x}), and core module {other} of the component grows memory too: two modules \
-         that count the growth of one memory would hand out the same pages twice; choose `--growth keep`"
+        "{memory}, imported as {import}, is grown by the module (`memory.grow` at offset \
+         {offset:#x}), and its size at the start is unknown: choose `--emulate-from N`, the number \
+         of pages that the embedder provides, or `--emulate-from declared` if those are the \
+         import's {minimum}"
     )]
-    ComponentSharesMemory {
-        /// The memory of the module that imports it.
+    ImportedStartUnknown {
+        /// The memory.
         memory: MemoryId,
         /// The names of the import.
         import: Box<MemoryImport>,
         /// The offset of the first instruction that grows it.
         offset: u64,
-        /// The other core module, counted from 0 in the order of the bytes.
-        other: u32,
+        /// The minimum of the import, in the memory's own pages.
+        minimum: u64,
     },
 
-    /// The module grows a memory that threads share. Each thread has its own instance and its own
-    /// globals, so no global can count for all.
+    /// Growth is counted in the memory's last page, and the memory at its start has that page
+    /// already.
     #[error(
-        "{memory} is shared between threads, and grown (`memory.grow` at offset {offset:#x}): each \
-         thread would count its growth alone, and hand out the same pages twice; choose `--growth \
-         pregrown` (its size reads as grown) or `--growth keep`"
+        "growth of {memory} is counted in its last page, and its {minimum} pages at the start \
+         leave no room for that page: choose `--pages {least}` or more, or `--growth keep`"
     )]
-    SharedMemoryGrows {
+    NoRoomForCounter {
         /// The memory.
         memory: MemoryId,
-        /// The offset of the first instruction that grows it, or of the first that measures it.
-        offset: u64,
+        /// The size at the start, in the memory's own pages.
+        minimum: u64,
+        /// The smallest size that has room, in pages of 64 KiB.
+        least: u64,
     },
+
+    /// An active data segment lies above the memory's declared minimum. The input traps at
+    /// instantiation, and the output would not.
+    #[error(
+        "data segment {segment} reaches up to byte {data_end} of {memory}, which declares a \
+         minimum of {minimum} pages: the module traps at instantiation; link it with a larger \
+         initial memory"
+    )]
+    DataAboveMinimum {
+        /// The memory.
+        memory: MemoryId,
+        /// The index of the data segment.
+        segment: u32,
+        /// The first byte after the segment.
+        data_end: u64,
+        /// The declared minimum, in the memory's own pages.
+        minimum: u64,
+    },
+
+    /// Growth is to start below the declared minimum, so that an allocator would hand out memory
+    /// that is in use.
+    #[error(
+        "growth of {memory} cannot start at {from} pages, below its declared minimum of {minimum} \
+         pages: choose `--emulate-from {minimum}` or more"
+    )]
+    StartBelowMinimum {
+        /// The memory.
+        memory: MemoryId,
+        /// The start of growth, in the memory's own pages.
+        from: u64,
+        /// The declared minimum, in the memory's own pages.
+        minimum: u64,
+    },
+
+    /// An earlier rewrite pinned the memory at another size, and added code that knows that size.
+    #[error(
+        "{memory} was rewritten to {pages} pages before, and the module has code for that size: \
+         rewrite the original module instead"
+    )]
+    AlreadyRewritten {
+        /// The memory.
+        memory: MemoryId,
+        /// Its size, in its own pages.
+        pages: u64,
+    },
+
+    /// A function that commits all memories was requested, and the module has no memory.
+    #[error("the module has no memory to commit: leave out `--export-commit`")]
+    NothingToCommit,
 
     /// The name of an export to be added is in use.
     #[error("the module already has an export `{name}`: choose another name")]
@@ -200,13 +253,29 @@ impl Error {
             Self::MinimumExceedsTarget { .. } => "minimum-exceeds-target",
             Self::NoNaturalMinimum { .. } => "no-natural-minimum",
             Self::ImportedMemoryGrows { .. } => "imported-memory-grows",
-            Self::ComponentSharesMemory { .. } => "component-shares-memory",
-            Self::SharedMemoryGrows { .. } => "shared-memory-grows",
+            Self::ImportedStartUnknown { .. } => "imported-start-unknown",
+            Self::NoRoomForCounter { .. } => "no-room-for-counter",
+            Self::DataAboveMinimum { .. } => "data-above-minimum",
+            Self::StartBelowMinimum { .. } => "start-below-minimum",
+            Self::AlreadyRewritten { .. } => "already-rewritten",
+            Self::NothingToCommit => "nothing-to-commit",
             Self::ExportExists { .. } => "export-exists",
             Self::NoHeapBase => "no-heap-base",
             Self::StartAboveCap { .. } => "start-above-cap",
             Self::StartBelowData { .. } => "start-below-data",
         }
+    }
+
+    /// Returns true if the input is valid, and only its rewrite with the given options is refused.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        !matches!(
+            self,
+            Self::NotWasm { .. }
+                | Self::Malformed { .. }
+                | Self::Invalid { .. }
+                | Self::OutputInvalid { .. }
+        )
     }
 
     /// The byte offset in the input that the error is about. [`Error::OutputInvalid`] has none: its
@@ -219,13 +288,17 @@ impl Error {
             | Self::Unsupported { offset, .. }
             | Self::MinimumExceedsTarget { offset, .. }
             | Self::ImportedMemoryGrows { offset, .. }
-            | Self::ComponentSharesMemory { offset, .. }
-            | Self::SharedMemoryGrows { offset, .. } => Some(*offset),
+            | Self::ImportedStartUnknown { offset, .. } => Some(*offset),
             Self::NotWasm { .. }
             | Self::OutputInvalid { .. }
             | Self::PagesOutOfRange { .. }
             | Self::NoNaturalMinimum { .. }
             | Self::ExportExists { .. }
+            | Self::NoRoomForCounter { .. }
+            | Self::DataAboveMinimum { .. }
+            | Self::StartBelowMinimum { .. }
+            | Self::AlreadyRewritten { .. }
+            | Self::NothingToCommit
             | Self::NoHeapBase
             | Self::StartAboveCap { .. }
             | Self::StartBelowData { .. } => None,
@@ -252,20 +325,58 @@ pub enum Unsupported {
         /// The memory.
         memory: MemoryId,
     },
-    /// A memory of a component that other modules share, and that is to be defined by the module
-    /// that imports it.
-    #[error("defining {memory}, which other parts of the component share,")]
-    DefineInComponent {
+    /// A memory that other modules or threads share, and that is to be defined by the module that
+    /// imports it.
+    #[error("defining {memory}, which other modules or threads share,")]
+    DefineShared {
         /// The memory.
         memory: MemoryId,
     },
+    /// An object file, which a linker reads: its code refers to symbols by their offsets.
+    #[error("object files: this one has a section `{section}`")]
+    RelocatableObject {
+        /// The name of a custom section that only object files have.
+        section: String,
+    },
+    /// A core module type of a component that has a memory. The memories of the modules that match
+    /// the type change, and the type would have to change with them.
+    #[error("a core module type with a memory, `{memory}`")]
+    CoreModuleType {
+        /// The name of the memory's export, or the two names of its import.
+        memory: String,
+    },
+    /// A memory of a component whose definition or whose other users cannot be seen.
+    #[error("{memory}, because {reason}")]
+    HiddenMemory {
+        /// The memory.
+        memory: MemoryId,
+        /// The reason.
+        reason: String,
+    },
+    /// A core module of a component that is linked to memories with different limits.
+    #[error("{memory}, which is linked to memories with different limits")]
+    DifferentMemories {
+        /// The memory.
+        memory: MemoryId,
+    },
+    /// A function that commits memory in a component: only the component itself could call it.
+    #[error("an added function that commits the memories of a component")]
+    CommitInComponent,
 }
 
 impl Unsupported {
     fn remedy(&self) -> &'static str {
         match self {
             Self::CompactImport { .. } => ": link or encode the module without compact imports",
-            Self::DefineInComponent { .. } => ": leave out `--memory-import define`",
+            Self::DefineShared { .. } => ": leave out `--memory-import define`",
+            Self::RelocatableObject { .. } => ": link it first",
+            Self::CoreModuleType { .. } | Self::HiddenMemory { .. } => {
+                ": define the core module in the component that instantiates it"
+            }
+            Self::DifferentMemories { .. } => {
+                ": give the memories the same limits, or choose `--growth keep`"
+            }
+            Self::CommitInComponent => ": leave out `--export-commit`",
         }
     }
 }

@@ -5,11 +5,12 @@ use crate::analysis::provenance::Declared;
 use crate::analysis::site::{Body, Sites, count_sites};
 use crate::analysis::{Analysis, Module};
 use crate::error::Error;
+use crate::growth::GrowthHandling;
 use crate::limits::Memory;
 use crate::rewrite::decide::Decisions;
 use crate::rewrite::options::Options;
 use crate::rewrite::plan::Plan;
-use crate::rewrite::report::{GrowthHandling, MemoryReport, Report};
+use crate::rewrite::report::{MemoryReport, Report};
 
 /// The memories of an input, and the facts that concern them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +82,8 @@ pub struct MemoryInspection {
     pub memory: Memory,
     /// The limits before the module was rewritten, as the rewrite recorded them.
     pub declared_before: Option<Declared>,
+    /// The handling of its growth by the rewrite that made the module, as that rewrite recorded it.
+    pub growth_before: Option<GrowthHandling>,
     /// The number of instructions that grow and measure it.
     pub sites: Sites,
     /// Indices of the functions with such instructions, ascending.
@@ -174,6 +177,7 @@ fn inspect_module(
         MemoryInspection {
             memory: memory.clone(),
             declared_before: module.provenance.declared(memory.id.index),
+            growth_before: module.provenance.growth(memory.id.index).cloned(),
             sites: count_sites(bodies, memory.id.index).0,
             functions: functions
                 .map(|body| info.imported_functions + body.defined)

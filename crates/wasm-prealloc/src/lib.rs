@@ -31,6 +31,7 @@
 mod analysis;
 mod encode;
 mod error;
+mod growth;
 mod inspect;
 mod leb128;
 mod limits;
@@ -47,11 +48,12 @@ pub use analysis::site::Sites;
 pub use encode::code_offsets::CodeOffsets;
 pub use encode::offset_map::OffsetMap;
 pub use error::{Error, Unsupported};
+pub use growth::GrowthHandling;
 pub use inspect::{Inspection, Landmarks, MemoryInspection, ModuleInspection, inspect};
 pub use limits::{MAX_PAGES, Memory, MemoryId, MemoryImport, WASM_PAGE_SIZE};
 pub use rewrite::options::{
     EmulateFrom, Growth, MemoryImportPolicy, Options, UnknownValue, Validate,
 };
-pub use rewrite::report::{GrowthHandling, MemoryReport, Report, Rewritten, Warning};
+pub use rewrite::report::{MemoryReport, Report, Rewritten, Warning};
 pub use rewrite::{rewrite, rewrite_into};
 pub use verify::{VerifyError, Violation, ViolationKind, Violations, verify, verify_deep};

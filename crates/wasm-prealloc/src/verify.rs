@@ -10,7 +10,7 @@ use crate::analysis::module_info::ModuleInfo;
 use crate::analysis::sections::id;
 use crate::analysis::site::count_sites;
 use crate::error::Error;
-use crate::limits::Memory;
+use crate::limits::{Memory, MemoryId};
 
 /// A memory that is not as expected. Displays as one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,7 +195,7 @@ pub fn verify(wasm: &[u8], pages: u64) -> Result<Vec<Memory>, VerifyError> {
         let info = ModuleInfo::read_through(wasm, range, module, id::MEMORY)?;
         memories.extend(info.memories().cloned());
     }
-    check_limits(memories, pages)
+    check_limits(memories, |_| pages)
 }
 
 /// Checks like [`verify()`], and also reads the code: a pinned memory is a violation if the module
@@ -214,6 +214,15 @@ impl Analysis<'_> {
     /// # Errors
     /// Returns [`VerifyError::NotPinned`] with all violations.
     pub fn verify(&self, pages: u64) -> Result<Vec<Memory>, VerifyError> {
+        self.verify_each(|_| pages)
+    }
+
+    /// Checks the memories, like [`verify()`]. `pages` gives the expected size of each memory in
+    /// pages of 64 KiB.
+    ///
+    /// # Errors
+    /// Returns [`VerifyError::NotPinned`] with all violations.
+    pub fn verify_each(&self, pages: impl Fn(MemoryId) -> u64) -> Result<Vec<Memory>, VerifyError> {
         check_limits(self.memories().cloned().collect(), pages)
     }
 
@@ -223,17 +232,30 @@ impl Analysis<'_> {
     /// Returns [`VerifyError::NotPinned`] with all violations, and [`VerifyError::Unreadable`] if
     /// the code is malformed.
     pub fn verify_deep(&self, pages: u64) -> Result<Vec<Memory>, VerifyError> {
+        self.verify_deep_each(|_| pages)
+    }
+
+    /// Checks the memories and the code, like [`verify_deep()`]. `pages` gives the expected size of
+    /// each memory in pages of 64 KiB.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`Analysis::verify_deep`].
+    pub fn verify_deep_each(
+        &self,
+        pages: impl Fn(MemoryId) -> u64,
+    ) -> Result<Vec<Memory>, VerifyError> {
         let mut violations = Vec::new();
         for module in &self.modules {
             let bodies = module.bodies()?;
             for memory in module.info.memories() {
-                violations.extend(limits_violation(memory, pages));
+                let expected = pages(memory.id);
+                violations.extend(limits_violation(memory, expected));
                 let (sites, first) = count_sites(bodies, memory.id.index);
                 if let (true, Some(first_offset)) = (memory.is_pinned(), first.grow) {
                     let sites = sites.grow;
                     violations.push(Violation {
                         memory: memory.clone(),
-                        expected: pages,
+                        expected,
                         kind: ViolationKind::GrowthCanOnlyFail {
                             sites,
                             first_offset,
@@ -246,10 +268,13 @@ impl Analysis<'_> {
     }
 }
 
-fn check_limits(memories: Vec<Memory>, pages: u64) -> Result<Vec<Memory>, VerifyError> {
+fn check_limits(
+    memories: Vec<Memory>,
+    pages: impl Fn(MemoryId) -> u64,
+) -> Result<Vec<Memory>, VerifyError> {
     let violations = memories
         .iter()
-        .filter_map(|memory| limits_violation(memory, pages));
+        .filter_map(|memory| limits_violation(memory, pages(memory.id)));
     finish(violations.collect(), memories)
 }
 

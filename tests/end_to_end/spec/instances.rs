@@ -256,7 +256,6 @@ fn facts(report: &Report, memory_import: MemoryImportPolicy) -> Facts {
 fn refused_because(error: &Error) -> String {
     let why = match error {
         Error::ImportedMemoryGrows { .. } => "growing a memory that is imported".to_owned(),
-        Error::SharedMemoryGrows { .. } => "growing a memory that threads share".to_owned(),
         Error::MinimumExceedsTarget { .. } => "a minimum above 4 GiB".to_owned(),
         Error::PagesOutOfRange { .. } => "a size that its type does not have".to_owned(),
         Error::Unsupported { what, .. } => what.to_string(),

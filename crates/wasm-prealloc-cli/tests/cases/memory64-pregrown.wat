@@ -1,4 +1,4 @@
 ;; RUN: rewrite %s -o %t --pages 100000
 (module
-  (memory i64 1)
+  (memory (export "memory") i64 1)
   (func (export "size") (result i64) (memory.size)))

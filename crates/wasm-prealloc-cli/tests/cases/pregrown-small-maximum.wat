@@ -1,4 +1,4 @@
 ;; RUN: rewrite %s -o %t
 (module
-  (memory 1 10)
+  (memory (export "memory") 1 10)
   (func (export "size") (result i32) (memory.size)))

@@ -1,4 +1,4 @@
 ;; RUN: rewrite %s -o %t
 (module
-  (memory 1 2 shared)
+  (memory (export "memory") 1 2 shared)
   (func (export "size") (result i32) (memory.size)))

@@ -10,7 +10,6 @@ pub(crate) mod provenance;
 pub(crate) mod scan;
 pub(crate) mod sections;
 pub(crate) mod site;
-#[allow(dead_code, reason = "the decisions about growth are about to use it")]
 pub(crate) mod wiring;
 
 use std::sync::OnceLock;
@@ -92,7 +91,6 @@ impl<'a> Analysis<'a> {
     }
 
     /// The links between the memories of core modules.
-    #[allow(dead_code, reason = "the decisions about growth are about to use it")]
     pub(crate) fn wiring(&self) -> Result<&Wiring, Error> {
         let read = || {
             let modules: Vec<_> = self.modules.iter().map(|module| &module.info).collect();

@@ -195,15 +195,21 @@ impl<'a> ModuleInfo<'a> {
         self.sections.iter().find(|s| s.id == id)
     }
 
+    /// The custom sections, each with its name and a reader of what follows the name. A section
+    /// whose name cannot be read is left out.
+    pub(crate) fn customs(&self) -> impl Iterator<Item = (&Section, &'a str, BinaryReader<'a>)> {
+        let custom = self.sections.iter().filter(|s| s.id == id::CUSTOM);
+        custom.filter_map(|section| {
+            let mut reader = section.reader(self.wasm);
+            let name = reader.read_string().ok()?;
+            Some((section, name, reader))
+        })
+    }
+
     /// Returns the first custom section with a name, and a reader of what follows the name.
     pub(crate) fn custom(&self, name: &str) -> Option<(&Section, BinaryReader<'a>)> {
-        let custom = self.sections.iter().filter(|s| s.id == id::CUSTOM);
-        custom
-            .map(|section| (section, section.reader(self.wasm)))
-            .find_map(|(section, mut reader)| {
-                let found = reader.read_string().ok()?;
-                (found == name).then_some((section, reader))
-            })
+        let mut found = self.customs().filter(|(_, found, _)| *found == name);
+        found.next().map(|(section, _, reader)| (section, reader))
     }
 
     /// Returns the location of the module's source map, shortened if it holds the map itself.

@@ -3,9 +3,11 @@
 //! The section is information only: every decision is based on the module itself. A section that
 //! cannot be read counts as absent.
 //!
-//! Its content, after the name: the version of the layout, 1, in a byte; the number of memories;
-//! and for each memory its index, its minimum, and its maximum plus one (0: none), in its own
-//! pages. All numbers are unsigned LEB128.
+//! Its content, after the name: the version of the layout, 2, in a byte; a byte that is 1 if a
+//! function that commits the memories was added; the number of memories; and for each memory its
+//! index, its minimum, its maximum plus one (0: none), and the handling of its growth, all in its
+//! own pages. The handling is a byte (see `encode_growth`) and the numbers that belong to it. All
+//! numbers are unsigned LEB128. Version 1 has neither the second byte nor the handling.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +15,11 @@ use wasm_encoder::Encode as _;
 use wasmparser::BinaryReader;
 
 use super::module_info::ModuleInfo;
+use crate::growth::GrowthHandling;
 
 pub(crate) const SECTION: &str = "wasm-prealloc";
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// The limits that a memory declared before it was rewritten, in its own pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,11 +32,21 @@ pub struct Declared {
     pub maximum: Option<u64>,
 }
 
+/// The record of a memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Record {
+    declared: Declared,
+    /// `None` if it is unknown: a section of version 1 does not have it.
+    growth: Option<GrowthHandling>,
+}
+
 /// The content of a module's section.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Provenance {
-    /// Limits by the index of the memory.
-    memories: BTreeMap<u32, Declared>,
+    /// True if a function that commits the memories was added.
+    commits: bool,
+    /// Records by the index of the memory.
+    memories: BTreeMap<u32, Record>,
 }
 
 impl Provenance {
@@ -45,28 +58,65 @@ impl Provenance {
     }
 
     fn parse(mut reader: BinaryReader<'_>) -> wasmparser::Result<Self> {
-        let mut memories = BTreeMap::new();
-        if reader.read_u8()? == VERSION {
-            for _ in 0..reader.read_var_u32()? {
-                let index = reader.read_var_u32()?;
-                let minimum = reader.read_var_u64()?;
-                let maximum = reader.read_var_u64()?.checked_sub(1);
-                let declared = Declared { minimum, maximum };
-                memories.entry(index).or_insert(declared);
-            }
+        let mut provenance = Self::default();
+        let version = reader.read_u8()?;
+        match version {
+            1 => {}
+            VERSION => provenance.commits = reader.read_u8()? != 0,
+            _ => return Ok(provenance),
         }
-        Ok(Self { memories })
+        for _ in 0..reader.read_var_u32()? {
+            let index = reader.read_var_u32()?;
+            let minimum = reader.read_var_u64()?;
+            let maximum = reader.read_var_u64()?.checked_sub(1);
+            let growth = match version {
+                VERSION => read_growth(&mut reader)?,
+                _ => None,
+            };
+            let declared = Declared { minimum, maximum };
+            let record = Record { declared, growth };
+            provenance.memories.entry(index).or_insert(record);
+        }
+        Ok(provenance)
     }
 
     /// The limits that a memory declared before.
     pub(crate) fn declared(&self, memory: u32) -> Option<Declared> {
-        self.memories.get(&memory).copied()
+        Some(self.memories.get(&memory)?.declared)
     }
 
-    /// Records the limits that a memory declares now, unless an earlier rewrite has recorded its
-    /// limits already.
-    pub(crate) fn record(&mut self, memory: u32, declared: Declared) {
-        self.memories.entry(memory).or_insert(declared);
+    /// The handling of a memory's growth by the rewrite.
+    pub(crate) fn growth(&self, memory: u32) -> Option<&GrowthHandling> {
+        self.memories.get(&memory)?.growth.as_ref()
+    }
+
+    /// Returns true if the rewrite has added code or globals that depend on the size of the memory.
+    pub(crate) fn has_code_for_size(&self, memory: u32) -> bool {
+        let Some(record) = self.memories.get(&memory) else {
+            return false;
+        };
+        self.commits
+            || match &record.growth {
+                Some(
+                    GrowthHandling::None | GrowthHandling::Kept | GrowthHandling::Fixed { .. },
+                ) => false,
+                Some(GrowthHandling::Pregrown { .. } | GrowthHandling::Emulated { .. }) | None => {
+                    true
+                }
+            }
+    }
+
+    /// Records the limits that a memory declares now and the handling of its growth, unless an
+    /// earlier rewrite has recorded them already.
+    pub(crate) fn record(&mut self, memory: u32, declared: Declared, growth: &GrowthHandling) {
+        self.memories.entry(memory).or_insert_with(|| Record {
+            declared,
+            growth: Some(growth.clone()),
+        });
+    }
+
+    pub(crate) fn record_commit(&mut self) {
+        self.commits = true;
     }
 
     /// The section's content, including its name.
@@ -74,14 +124,100 @@ impl Provenance {
         let mut bytes = Vec::new();
         SECTION.encode(&mut bytes);
         bytes.push(VERSION);
+        bytes.push(self.commits.into());
         self.memories.len().encode(&mut bytes);
-        for (index, declared) in &self.memories {
+        for (index, record) in &self.memories {
+            let Declared { minimum, maximum } = record.declared;
             index.encode(&mut bytes);
-            declared.minimum.encode(&mut bytes);
+            minimum.encode(&mut bytes);
             // A maximum of 2^64 - 1 pages of a byte has no successor: it reads back as none.
-            let maximum = declared.maximum.map_or(0, |pages| pages.wrapping_add(1));
+            let maximum = maximum.map_or(0, |pages| pages.wrapping_add(1));
             maximum.encode(&mut bytes);
+            encode_growth(record.growth.as_ref(), &mut bytes);
         }
         bytes
     }
+}
+
+/// The codes of the handling of growth in the section.
+mod code {
+    /// The section that the record comes from does not say.
+    pub(super) const UNKNOWN: u8 = 0;
+    pub(super) const NONE: u8 = 1;
+    pub(super) const KEPT: u8 = 2;
+    /// The size in pages and the global follow, also for `PREGROWN`.
+    pub(super) const FIXED: u8 = 3;
+    pub(super) const PREGROWN: u8 = 4;
+    /// The start and the cap in pages, the global or the address, and the functions that replace
+    /// `memory.grow` and `memory.size` follow, each function plus one (0: none).
+    pub(super) const EMULATED_GLOBAL: u8 = 5;
+    pub(super) const EMULATED_ADDRESS: u8 = 6;
+}
+
+fn encode_growth(growth: Option<&GrowthHandling>, bytes: &mut Vec<u8>) {
+    let mut put = |code: u8, numbers: &[u64]| {
+        bytes.push(code);
+        for number in numbers {
+            number.encode(bytes);
+        }
+    };
+    let function = |index: Option<u32>| index.map_or(0, |index| u64::from(index) + 1);
+    let Some(growth) = growth else {
+        return put(code::UNKNOWN, &[]);
+    };
+    match *growth {
+        GrowthHandling::None => put(code::NONE, &[]),
+        GrowthHandling::Kept => put(code::KEPT, &[]),
+        GrowthHandling::Fixed { pages, global } => put(code::FIXED, &[pages, global.into()]),
+        GrowthHandling::Pregrown { pages, global } => put(code::PREGROWN, &[pages, global.into()]),
+        GrowthHandling::Emulated {
+            from_pages,
+            cap_pages,
+            global,
+            address,
+            function: grow,
+            size_function: size,
+        } => {
+            let (code, place) = match address {
+                Some(address) => (code::EMULATED_ADDRESS, address),
+                None => (code::EMULATED_GLOBAL, global.unwrap_or_default().into()),
+            };
+            let (grow, size) = (function(grow), function(size));
+            put(code, &[from_pages, cap_pages, place, grow, size]);
+        }
+    }
+}
+
+/// Returns `None` for an unknown code.
+fn read_growth(reader: &mut BinaryReader<'_>) -> wasmparser::Result<Option<GrowthHandling>> {
+    let code = reader.read_u8()?;
+    Ok(match code {
+        code::NONE => Some(GrowthHandling::None),
+        code::KEPT => Some(GrowthHandling::Kept),
+        code::FIXED => Some(GrowthHandling::Fixed {
+            pages: reader.read_var_u64()?,
+            global: reader.read_var_u32()?,
+        }),
+        code::PREGROWN => Some(GrowthHandling::Pregrown {
+            pages: reader.read_var_u64()?,
+            global: reader.read_var_u32()?,
+        }),
+        code::EMULATED_GLOBAL | code::EMULATED_ADDRESS => {
+            let from_pages = reader.read_var_u64()?;
+            let cap_pages = reader.read_var_u64()?;
+            let (global, address) = match code {
+                code::EMULATED_GLOBAL => (Some(reader.read_var_u32()?), None),
+                _ => (None, Some(reader.read_var_u64()?)),
+            };
+            Some(GrowthHandling::Emulated {
+                from_pages,
+                cap_pages,
+                global,
+                address,
+                function: reader.read_var_u32()?.checked_sub(1),
+                size_function: reader.read_var_u32()?.checked_sub(1),
+            })
+        }
+        _ => None,
+    })
 }

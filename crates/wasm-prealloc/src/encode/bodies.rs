@@ -28,21 +28,30 @@ mod opcode {
     pub(super) const GLOBAL_GET: u8 = 0x23;
 }
 
+/// The instruction that replaces another.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Instruction {
+    GlobalGet(u32),
+    Call(u32),
+}
+
 /// The replacements of a memory's instructions; `None` leaves the instruction.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Replacements {
-    /// The index of the global that is read instead of `memory.size`.
-    pub(crate) size: Option<u32>,
-    /// The index of the function that is called instead of `memory.grow`.
-    pub(crate) grow: Option<u32>,
+    pub(crate) size: Option<Instruction>,
+    pub(crate) grow: Option<Instruction>,
 }
 
 impl Replacements {
     /// The instruction that replaces a site, padded to the length of the site.
     fn instruction(self, site: &Site) -> Option<Vec<u8>> {
-        let (opcode, index) = match site.kind {
-            SiteKind::Size => (opcode::GLOBAL_GET, self.size?),
-            SiteKind::Grow => (opcode::CALL, self.grow?),
+        let replacement = match site.kind {
+            SiteKind::Size => self.size?,
+            SiteKind::Grow => self.grow?,
+        };
+        let (opcode, index) = match replacement {
+            Instruction::GlobalGet(index) => (opcode::GLOBAL_GET, index),
+            Instruction::Call(index) => (opcode::CALL, index),
         };
         let mut bytes = vec![opcode];
         bytes.extend(leb128(u64::from(index), site.at.len() - 1));
@@ -72,6 +81,8 @@ pub(crate) enum AddedCode {
 pub(crate) enum Origin {
     /// It replaces the `memory.grow` of this memory.
     Grow(u32),
+    /// It replaces the `memory.size` of this memory.
+    Size(u32),
     /// It holds the code of this function.
     Copy(u32),
     /// It commits all memories.

@@ -41,16 +41,32 @@ pub(crate) fn function_type(params: &[ValType], results: &[ValType]) -> Vec<u8> 
     item
 }
 
-/// A function body: a memory's `memory.grow`, on the size that `global` holds.
-pub(crate) fn grow_body(memory: &Memory, global: u32, cap: u64) -> Vec<u8> {
+/// The place of the number that emulated growth changes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Counter {
+    /// A global with this index. It holds the size in pages.
+    Global(u32),
+    /// An address in the memory. The number there begins as 0 and is the number of pages that the
+    /// memory has grown by. The size at the start, in pages, is added to it.
+    Memory { address: u64, from: u64 },
+}
+
+/// A function body: a memory's `memory.grow`, on the size that `counter` holds.
+pub(crate) fn grow_body(memory: &Memory, counter: Counter, cap: u64) -> Vec<u8> {
     const DELTA: u32 = 0;
     const OLD_SIZE: u32 = 1;
     let address = address_type(memory);
     let mut function = Function::new([(1, address)]);
     let mut code = function.instructions();
+    // Another thread can change the counter after it is read.
+    let is_retried = memory.shared && matches!(counter, Counter::Memory { .. });
+    if is_retried {
+        code.loop_(BlockType::Result(address));
+    }
     code.local_get(DELTA);
     constant(&mut code, address, cap);
-    code.global_get(global).local_tee(OLD_SIZE);
+    size(&mut code, memory, counter);
+    code.local_tee(OLD_SIZE);
     // The size never exceeds the cap, so this does not wrap.
     match address {
         ValType::I64 => code.i64_sub().i64_gt_u(),
@@ -59,13 +75,114 @@ pub(crate) fn grow_body(memory: &Memory, global: u32, cap: u64) -> Vec<u8> {
     code.if_(BlockType::Result(address));
     constant(&mut code, address, u64::MAX);
     code.else_();
-    code.local_get(OLD_SIZE).local_get(DELTA);
-    add(&mut code, address);
-    code.global_set(global);
+    add_pages(&mut code, memory, counter, OLD_SIZE, DELTA);
+    if is_retried {
+        code.br_if(1);
+    }
     code.local_get(OLD_SIZE);
     code.end();
+    if is_retried {
+        code.end();
+    }
     code.end();
     function.into_raw_body()
+}
+
+/// A function body: a memory's `memory.size`, from a counter in the memory.
+pub(crate) fn size_body(memory: &Memory, counter: Counter) -> Vec<u8> {
+    let mut function = Function::new([]);
+    let mut code = function.instructions();
+    size(&mut code, memory, counter);
+    code.end();
+    function.into_raw_body()
+}
+
+/// Emits the virtual size.
+fn size(code: &mut InstructionSink<'_>, memory: &Memory, counter: Counter) {
+    let ty = address_type(memory);
+    match counter {
+        Counter::Global(global) => {
+            code.global_get(global);
+        }
+        Counter::Memory { address, from } => {
+            constant(code, ty, address);
+            let place = counter_place(memory);
+            match (ty, memory.shared) {
+                (ValType::I64, true) => code.i64_atomic_load(place),
+                (ValType::I64, false) => code.i64_load(place),
+                (_, true) => code.i32_atomic_load(place),
+                (_, false) => code.i32_load(place),
+            };
+            constant(code, ty, from);
+            add(code, ty);
+        }
+    }
+}
+
+/// Emits the change of the counter from the size in the local `old` by the pages in `delta`. If
+/// threads share the counter, this leaves 1 on the stack if another thread has changed it, and
+/// nothing was done; otherwise 0.
+fn add_pages(
+    code: &mut InstructionSink<'_>,
+    memory: &Memory,
+    counter: Counter,
+    old: u32,
+    delta: u32,
+) {
+    let ty = address_type(memory);
+    let (address, from) = match counter {
+        Counter::Global(global) => {
+            code.local_get(old).local_get(delta);
+            add(code, ty);
+            code.global_set(global);
+            return;
+        }
+        Counter::Memory { address, from } => (address, from),
+    };
+    let grown = |code: &mut InstructionSink<'_>| {
+        code.local_get(old);
+        constant(code, ty, from);
+        match ty {
+            ValType::I64 => code.i64_sub(),
+            _ => code.i32_sub(),
+        };
+    };
+    let place = counter_place(memory);
+    constant(code, ty, address);
+    if memory.shared {
+        grown(code);
+    }
+    grown(code);
+    code.local_get(delta);
+    add(code, ty);
+    match (ty, memory.shared) {
+        (ValType::I64, false) => {
+            code.i64_store(place);
+        }
+        (_, false) => {
+            code.i32_store(place);
+        }
+        (ValType::I64, true) => {
+            code.i64_atomic_rmw_cmpxchg(place);
+            grown(code);
+            code.i64_ne();
+        }
+        (_, true) => {
+            code.i32_atomic_rmw_cmpxchg(place);
+            grown(code);
+            code.i32_ne();
+        }
+    }
+}
+
+/// The memory argument of a counter, with its natural alignment.
+fn counter_place(memory: &Memory) -> MemArg {
+    MemArg {
+        offset: 0,
+        align: if memory.memory64 { 3 } else { 2 },
+        target: MemArgTarget::Memory(memory.id.index),
+        ordering: None,
+    }
 }
 
 /// The smallest page that an operating system commits, in bytes.

@@ -13,6 +13,7 @@ use crate::analysis::module_info::{MappedMemory, ModuleInfo};
 use crate::analysis::provenance::{self, Declared, Provenance};
 use crate::analysis::sections::{HEADER_BYTES, Section, id, rank};
 use crate::error::Error;
+use crate::growth::GrowthHandling;
 use crate::leb128::leb128;
 use crate::limits::Memory;
 
@@ -30,11 +31,12 @@ pub(crate) struct ModuleEdits<'m> {
     pub(crate) define: bool,
 }
 
-/// A memory, and its declaration after the rewrite.
+/// A memory, its declaration after the rewrite, and the handling of its growth.
 #[derive(Debug)]
 pub(crate) struct MemoryEdit<'m> {
     pub(crate) before: &'m MappedMemory,
     pub(crate) after: Memory,
+    pub(crate) growth: GrowthHandling,
 }
 
 impl MemoryEdit<'_> {
@@ -282,7 +284,16 @@ fn change_custom_sections(
     for edit in &edits.memories {
         let before = &edit.before.memory;
         let (minimum, maximum) = (before.minimum, before.maximum);
-        provenance.record(before.id.index, Declared { minimum, maximum });
+        let declared = Declared { minimum, maximum };
+        provenance.record(before.id.index, declared, &edit.growth);
+    }
+    if edits
+        .code
+        .added
+        .iter()
+        .any(|added| added.origin == Origin::Commit)
+    {
+        provenance.record_commit();
     }
     replace(provenance::SECTION, provenance.encode());
 }
@@ -299,6 +310,7 @@ fn added_names(info: &ModuleInfo<'_>, edits: &ModuleEdits<'_>) -> Names {
     for (index, added) in (info.next_function()..).zip(&edits.code.added) {
         let name = match added.origin {
             Origin::Grow(memory) => of_memory("grow", memory),
+            Origin::Size(memory) => of_memory("size", memory),
             Origin::Commit => "wasm_prealloc.commit".to_owned(),
             Origin::Copy(function) => match known.iter().find(|(index, _)| *index == function) {
                 Some((_, name)) => format!("{name}.relocated"),

@@ -28,10 +28,10 @@ use report::{Report, Rewritten};
 /// an access between the size that the module sees and the end of the memory no longer traps.
 ///
 /// # Errors
-/// Returns an error if the input is not a valid module or component, if its growth cannot be counted
-/// in one place ([`Error::ImportedMemoryGrows`], [`Error::SharedMemoryGrows`],
-/// [`Error::ComponentSharesMemory`]), if its shape is unsupported ([`Error::Unsupported`]), or if the
-/// options do not fit it.
+/// Returns an error if the input is not a valid module or component, if the start of its growth is
+/// unknown ([`Error::ImportedMemoryGrows`], [`Error::ImportedStartUnknown`]), if its data does not
+/// fit into the declared minimum ([`Error::DataAboveMinimum`]), if its shape is unsupported
+/// ([`Error::Unsupported`]), or if the options do not fit it.
 ///
 /// ```
 /// use wasm_prealloc::{GrowthHandling, Options, rewrite};

@@ -1,9 +1,10 @@
 //! The options of a rewrite. Their values have the names that the command line uses.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::limits::MAX_PAGES;
+use crate::limits::{MAX_PAGES, MemoryId};
 
 /// Options for [`rewrite`](crate::rewrite()). Start from [`Options::default`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,12 +13,18 @@ pub struct Options {
     /// The size of every memory afterwards, in pages of 64 KiB: 1 to 65,536, and more if all
     /// memories are 64-bit. Default: 65,536, which is 4 GiB.
     pub pages: u64,
+    /// The sizes of memories that are to have another size than `pages`, in pages of 64 KiB. A
+    /// module with a 32-bit memory and a larger 64-bit memory needs this.
+    pub memory_pages: BTreeMap<MemoryId, u64>,
     /// The handling of `memory.grow` and `memory.size`.
     pub growth: Growth,
     /// The size at which emulated growth starts. Unused if growth is not emulated.
     pub emulate_from: EmulateFrom,
     /// The handling of memories that the module imports.
     pub memory_import: MemoryImportPolicy,
+    /// With [`MemoryImportPolicy::Define`], the name under which the memory is exported; `None` for
+    /// the import's field name.
+    pub memory_import_name: Option<String>,
     /// The name under which to export an added function without parameters and results. It writes
     /// to every page (4 KiB) of the operating system in every memory and keeps the contents. With
     /// it, a host can commit memory on engines that offer no other way.
@@ -30,22 +37,36 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             pages: MAX_PAGES,
+            memory_pages: BTreeMap::new(),
             growth: Growth::default(),
             emulate_from: EmulateFrom::default(),
             memory_import: MemoryImportPolicy::default(),
+            memory_import_name: None,
             export_commit: None,
             validate: Validate::default(),
         }
     }
 }
 
+impl Options {
+    /// The size of a memory afterwards, in pages of 64 KiB.
+    pub(crate) fn pages_of(&self, memory: MemoryId) -> u64 {
+        self.memory_pages
+            .get(&memory)
+            .copied()
+            .unwrap_or(self.pages)
+    }
+}
+
 /// The handling of the instructions that grow and measure a memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Growth {
-    /// `emulate` if the module grows its memory, `pregrown` if it only measures it.
+    /// `emulate` if the module, or another part of its component, grows the memory. If the module
+    /// only measures the memory: `pregrown` where an embedder can reach it, and otherwise the
+    /// declared minimum as a constant.
     #[default]
     Auto,
-    /// A global counts a virtual size: `memory.grow` raises it up to the maximum that the module
+    /// A counter holds a virtual size: `memory.grow` raises it up to the maximum that the module
     /// declared, and `memory.size` reads it.
     Emulate,
     /// `memory.size` returns a constant, as if the embedder had grown the memory already.
@@ -62,8 +83,12 @@ pub enum Growth {
     serde(rename_all = "kebab-case")
 )]
 pub enum EmulateFrom {
-    /// The minimum that the module declares.
+    /// The declared minimum of a memory whose declaration is known: one that the module or its
+    /// component defines, or that threads share. The start of an imported memory of a core module
+    /// is unknown, because its embedder may provide more pages than the import declares.
     #[default]
+    Auto,
+    /// The minimum that the module declares, also for a memory that it imports.
     Declared,
     /// The value of the global `__heap_base`, rounded up to a page. Linkers place the heap in
     /// memory 0; other memories start at their minimum.
@@ -75,14 +100,17 @@ pub enum EmulateFrom {
 /// The handling of memories that a module imports. Their limits are pinned in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MemoryImportPolicy {
-    /// Refuse the module if it grows such a memory, because other modules may grow it too.
+    /// Refuse the module if it grows such a memory, because other modules may grow it too. A memory
+    /// that threads share is counted in the memory itself, and is not refused.
     #[default]
     Refuse,
-    /// They stay imports. The caller knows that nothing else grows them. Growth is counted between
-    /// the limits that the import declares. The limits of the memory that the embedder provides
-    /// are not considered.
+    /// They stay imports, and other modules may share them. Growth is counted in the last page of
+    /// each memory that the module imports or exports, so all modules that are rewritten with this
+    /// value and the same start count together. [`Options::emulate_from`] must say where the growth
+    /// of an imported memory starts: at the size that the embedder gives it.
     Keep,
-    /// The module defines them itself, and exports them under the import's field name.
+    /// The module defines them itself, and exports them under the import's field name or
+    /// [`Options::memory_import_name`].
     Define,
 }
 
@@ -150,6 +178,7 @@ words!(Validate { Full = "full", Changed = "changed" });
 impl fmt::Display for EmulateFrom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Auto => f.write_str("auto"),
             Self::Declared => f.write_str("declared"),
             Self::HeapBase => f.write_str("heap-base"),
             Self::Pages(pages) => write!(f, "{pages}"),
@@ -162,11 +191,12 @@ impl FromStr for EmulateFrom {
 
     fn from_str(word: &str) -> Result<Self, UnknownValue> {
         match word {
+            "auto" => Ok(Self::Auto),
             "declared" => Ok(Self::Declared),
             "heap-base" => Ok(Self::HeapBase),
             number => number.parse().map(Self::Pages).map_err(|_| UnknownValue {
                 given: number.to_owned(),
-                expected: "`declared` `heap-base` or a number of pages",
+                expected: "`auto` `declared` `heap-base` or a number of pages",
             }),
         }
     }
@@ -187,6 +217,7 @@ mod tests {
             assert_eq!(growth.to_string().parse(), Ok(growth));
         }
         for from in [
+            EmulateFrom::Auto,
             EmulateFrom::Declared,
             EmulateFrom::HeapBase,
             EmulateFrom::Pages(17),

@@ -3,21 +3,25 @@
 use wasm_encoder::{ExportKind, ValType};
 use wasmparser::ExternalKind;
 
-use super::decide::{Decisions, MemoryPlan, decide};
+use super::decide::{Decisions, MemoryPlan, decide, signature_warning};
 use super::options::{MemoryImportPolicy, Options};
-use super::report::{GrowthHandling, Report, Warning};
+use super::report::{Report, Warning};
 use super::validate::ChangedBodies;
 use crate::analysis::component::{Nesting, Node, NodeKind};
 use crate::analysis::function_types::FunctionTypes;
 use crate::analysis::module_info::ModuleInfo;
 use crate::analysis::{Analysis, Module};
-use crate::encode::bodies::{AddedCode, BodyPatcher, Origin, Replacements};
+use crate::encode::bodies::{AddedCode, BodyPatcher, Instruction, Origin, Replacements};
 use crate::encode::code_offsets::CodeOffsets;
-use crate::encode::functions::{address_type, commit_body, function_type, grow_body, pages_global};
+use crate::encode::functions::{
+    Counter, address_type, commit_body, function_type, grow_body, pages_global, size_body,
+};
 use crate::encode::offset_map::OffsetMap;
 use crate::encode::sections::{MemoryEdit, ModuleEdits, encode};
 use crate::encode::splice::Patch;
 use crate::error::{Error, Unsupported};
+use crate::growth::GrowthHandling;
+use crate::limits::Memory;
 
 /// The patch of an input, and the facts that its report and its validation need.
 #[derive(Debug)]
@@ -35,12 +39,15 @@ pub(crate) struct Plan<'m> {
 
 impl<'m> Plan<'m> {
     pub(crate) fn new(analysis: &'m Analysis<'_>, options: &Options) -> Result<Self, Error> {
-        let decisions = decide(analysis, options)?;
+        let mut decisions = decide(analysis, options)?;
         let (mut patches, mut changed, mut code_offsets) = (Vec::new(), Vec::new(), Vec::new());
         let mut warnings = Vec::new();
-        for (module, decided) in analysis.modules.iter().zip(&decisions) {
+        for (module, decided) in analysis.modules.iter().zip(&mut decisions) {
             let edits = ModulePlanner::plan(module, &decided.memories, options)?;
             let encoded = encode(&module.info, &module.provenance, &edits)?;
+            if !encoded.patch.is_unchanged() {
+                decided.warnings.extend(signature_warning(&module.info));
+            }
             patches.push(encoded.patch);
             code_offsets.push(encoded.offsets);
             let dropped = encoded.dropped_hints.into_iter();
@@ -157,7 +164,7 @@ impl<'m> ModulePlanner<'m, '_> {
             planner.add_memory(memory);
         }
         if options.memory_import == MemoryImportPolicy::Define {
-            planner.define_imports()?;
+            planner.define_imports(options.memory_import_name.as_deref())?;
         }
         let mut patcher = BodyPatcher {
             info: planner.info,
@@ -174,36 +181,44 @@ impl<'m> ModulePlanner<'m, '_> {
         Ok(planner.edits)
     }
 
-    /// Adds the global and the function that the decision about a memory needs.
+    /// Adds the global and the functions that the decision about a memory needs.
     fn add_memory(&mut self, plan: &MemoryPlan<'m>) {
         let memory = &plan.before.memory;
-        let mut add_global = |pages, mutable| {
-            let item = pages_global(memory, pages, mutable);
-            self.edits.globals.push((memory.id.index, item));
-        };
         let mut replacements = Replacements::default();
         match plan.growth {
             GrowthHandling::None | GrowthHandling::Kept => {}
-            GrowthHandling::Pregrown { pages, global } => {
-                add_global(pages, false);
-                replacements.size = Some(global);
+            GrowthHandling::Fixed { pages, global }
+            | GrowthHandling::Pregrown { pages, global } => {
+                self.add_global(memory, pages, false);
+                replacements.size = Some(Instruction::GlobalGet(global));
             }
             GrowthHandling::Emulated {
-                from_pages,
+                from_pages: from,
                 cap_pages,
                 global,
+                address,
                 function,
+                size_function,
             } => {
-                add_global(from_pages, true);
-                replacements.size = Some(global);
-                replacements.grow = function;
-                if function.is_some() {
-                    let address = address_type(memory);
-                    let ty = self.signature(&[address], &[address]);
-                    let code = AddedCode::New(grow_body(memory, global, cap_pages));
-                    let origin = Origin::Grow(memory.id.index);
-                    let added = self.edits.code.add(self.info, ty, code, origin);
-                    debug_assert_eq!(Some(added), function, "these functions are added first");
+                let counter = match (global, address) {
+                    (_, Some(address)) => Counter::Memory { address, from },
+                    (global, None) => Counter::Global(global.unwrap_or_default()),
+                };
+                if let Some(global) = global {
+                    self.add_global(memory, from, true);
+                    replacements.size = Some(Instruction::GlobalGet(global));
+                }
+                let ty = address_type(memory);
+                let index = memory.id.index;
+                if let Some(function) = function {
+                    let code = grow_body(memory, counter, cap_pages);
+                    self.add_function(function, (&[ty], &[ty]), code, Origin::Grow(index));
+                    replacements.grow = Some(Instruction::Call(function));
+                }
+                if let Some(function) = size_function {
+                    let code = size_body(memory, counter);
+                    self.add_function(function, (&[], &[ty]), code, Origin::Size(index));
+                    replacements.size = Some(Instruction::Call(function));
                 }
             }
         }
@@ -211,7 +226,29 @@ impl<'m> ModulePlanner<'m, '_> {
         self.edits.memories.push(MemoryEdit {
             before: plan.before,
             after: plan.after.clone(),
+            growth: plan.growth.clone(),
         });
+    }
+
+    fn add_global(&mut self, memory: &Memory, pages: u64, mutable: bool) {
+        let item = pages_global(memory, pages, mutable);
+        self.edits.globals.push((memory.id.index, item));
+    }
+
+    /// Adds a function that the decisions have given an index.
+    fn add_function(
+        &mut self,
+        index: u32,
+        (params, results): (&[ValType], &[ValType]),
+        code: Vec<u8>,
+        origin: Origin,
+    ) {
+        let ty = self.signature(params, results);
+        let added = self
+            .edits
+            .code
+            .add(self.info, ty, AddedCode::New(code), origin);
+        debug_assert_eq!(added, index, "these functions are added first");
     }
 
     /// Returns the index of a function type, and adds the type if the module lacks it.
@@ -232,7 +269,7 @@ impl<'m> ModulePlanner<'m, '_> {
 
     /// Makes every imported memory one of the module's own. Imports come first in the index space,
     /// and so do these memories, so no index changes.
-    fn define_imports(&mut self) -> Result<(), Error> {
+    fn define_imports(&mut self, name: Option<&str>) -> Result<(), Error> {
         for mapped in &self.info.memories {
             let memory = &mapped.memory;
             let Some(import) = &memory.import else {
@@ -244,21 +281,16 @@ impl<'m> ModulePlanner<'m, '_> {
             };
             let id = memory.id;
             if id.module.is_some() {
-                return refuse(Unsupported::DefineInComponent { memory: id });
+                return refuse(Unsupported::DefineShared { memory: id });
             }
             if mapped.entry.is_none() {
                 return refuse(Unsupported::CompactImport { memory: id });
             }
             self.edits.define = true;
-            match self.info.export(&import.name)? {
-                None => self.add_export(&import.name, ExportKind::Memory, id.index)?,
-                // Many modules export the memory that they import.
-                Some((ExternalKind::Memory, index)) if index == id.index => {}
-                Some(_) => {
-                    return Err(Error::ExportExists {
-                        name: import.name.clone(),
-                    });
-                }
+            let name = name.unwrap_or(&import.name);
+            // Many modules export the memory that they import.
+            if self.info.export(name)? != Some((ExternalKind::Memory, id.index)) {
+                self.add_export(name, ExportKind::Memory, id.index)?;
             }
         }
         Ok(())

@@ -6,6 +6,7 @@ use std::fmt;
 use crate::analysis::site::Sites;
 use crate::encode::code_offsets::CodeOffsets;
 use crate::encode::offset_map::OffsetMap;
+use crate::growth::GrowthHandling;
 use crate::limits::{MAX_PAGES, Memory, MemoryId};
 
 /// A rewritten module.
@@ -58,57 +59,6 @@ pub struct MemoryReport {
     pub sites: Sites,
 }
 
-/// The handling of the instructions that grow and measure a memory. Displays as a few words, with
-/// sizes in the memory's own pages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(tag = "mode", rename_all = "kebab-case")
-)]
-pub enum GrowthHandling {
-    /// There are no such instructions.
-    None,
-    /// A global counts the growth.
-    #[non_exhaustive]
-    Emulated {
-        /// Size at the start, in pages.
-        from_pages: u64,
-        /// Size beyond which growth fails, in pages.
-        cap_pages: u64,
-        /// Index of the global that holds the size.
-        global: u32,
-        /// Index of the function that replaces `memory.grow`; `None` if the module does not grow
-        /// the memory.
-        function: Option<u32>,
-    },
-    /// The size reads as a constant.
-    #[non_exhaustive]
-    Pregrown {
-        /// The size that the module reads, in pages.
-        pages: u64,
-        /// Index of the global that holds it.
-        global: u32,
-    },
-    /// The instructions are unchanged.
-    Kept,
-}
-
-impl fmt::Display for GrowthHandling {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::None => f.write_str("none"),
-            Self::Emulated {
-                from_pages,
-                cap_pages,
-                ..
-            } => write!(f, "emulated from page {from_pages} up to {cap_pages}"),
-            Self::Pregrown { pages, .. } => write!(f, "pregrown to {pages} pages"),
-            Self::Kept => f.write_str("kept"),
-        }
-    }
-}
-
 /// A result that is as requested and may not be what is wanted. Displays as one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(
@@ -136,11 +86,34 @@ pub enum Warning {
         /// The number of instructions.
         sites: usize,
     },
-    /// The module only measures its memory, so an embedder may try to grow it. Its engine refuses
-    /// that now.
+    /// The module exports its memory, or imports it, and does not grow it, so an embedder may try to
+    /// grow it. Its engine refuses that now.
     EmbedderCannotGrow {
         /// The memory.
         memory: MemoryId,
+        /// True if the module measures the memory, so that it reads the size as already grown.
+        measured: bool,
+    },
+    /// Threads share an imported memory, and its growth is counted from the import's minimum. An
+    /// embedder that provides more pages needs [`EmulateFrom::Pages`](crate::EmulateFrom::Pages).
+    StartAssumed {
+        /// The memory.
+        memory: MemoryId,
+        /// The assumed start of growth, in the memory's own pages.
+        pages: u64,
+    },
+    /// The address of an active data segment is not a constant. If it lies above the declared
+    /// minimum, the input traps at instantiation and the output does not.
+    DataAddressUnknown {
+        /// The memory.
+        memory: MemoryId,
+        /// The index of the data segment.
+        segment: u32,
+    },
+    /// The input has a signature, which does not hold for the output.
+    SignatureInvalidated {
+        /// The name of the custom section that holds the signature.
+        section: String,
     },
     /// Hints of a `metadata.code.*` section could not follow the code they are about.
     HintsDropped {
@@ -214,10 +187,35 @@ impl fmt::Display for Warning {
                  `--source-map` moves a source map along",
                 of_module(module)
             ),
-            Self::EmbedderCannotGrow { memory } => write!(
+            Self::EmbedderCannotGrow {
+                memory,
+                measured: true,
+            } => write!(
                 f,
                 "the module measures {memory} and never grows it: its size reads as already \
                  grown, and an embedder's call of the memory's `grow` is refused"
+            ),
+            Self::EmbedderCannotGrow { memory, .. } => write!(
+                f,
+                "the module exports {memory} and never grows it: an embedder's call of the \
+                 memory's `grow` is refused"
+            ),
+            Self::StartAssumed { memory, pages } => write!(
+                f,
+                "{memory} is shared between threads and imported: its growth starts at the \
+                 import's minimum of {pages} pages; if the embedder provides more, choose \
+                 `--emulate-from N`"
+            ),
+            Self::DataAddressUnknown { memory, segment } => write!(
+                f,
+                "data segment {segment} is placed in {memory} at an address that is known only at \
+                 instantiation: above the declared minimum, the original traps and the output \
+                 does not"
+            ),
+            Self::SignatureInvalidated { section } => write!(
+                f,
+                "the module has a signature (section `{section}`), which no longer holds: sign \
+                 the output"
             ),
         }
     }

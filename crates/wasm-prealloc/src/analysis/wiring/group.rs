@@ -1,5 +1,7 @@
 //! The results of the evaluation: groups of memories that are linked.
 
+use std::fmt;
+
 use crate::limits::MemoryId;
 
 /// Memories of core modules that are the same memory in some instance, directly or through others.
@@ -39,6 +41,23 @@ pub(crate) enum Hidden {
     NotInstantiated,
     /// The component has too many instances to evaluate them all.
     TooManyInstances,
+}
+
+impl fmt::Display for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ImportedModule { name, offset } => write!(
+                f,
+                "it is linked to a core module that the component imports (`{name}` at offset \
+                 {offset:#x})"
+            ),
+            Self::Exported => f.write_str("the component exports its core module"),
+            Self::NotInstantiated => {
+                f.write_str("the component does not instantiate the core module that imports it")
+            }
+            Self::TooManyInstances => f.write_str("the component has too many instances"),
+        }
+    }
 }
 
 /// A memory that the type of a core module imports or exports.

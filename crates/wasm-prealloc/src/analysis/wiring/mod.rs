@@ -67,8 +67,8 @@ impl Wiring {
         &self.groups
     }
 
-    /// The group of a memory; `None` if no core module has this memory.
-    pub(crate) fn group(&self, memory: MemoryId) -> Option<&Group> {
-        self.groups.get(*self.by_memory.get(&memory)?)
+    /// The position of a memory's group; `None` if no core module has this memory.
+    pub(crate) fn group_of(&self, memory: MemoryId) -> Option<usize> {
+        self.by_memory.get(&memory).copied()
     }
 }

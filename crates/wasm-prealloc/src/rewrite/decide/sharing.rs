@@ -1,0 +1,238 @@
+//! The reach of each memory: the declaration that gives its limits, the code that can grow it, and
+//! the place where its growth is counted.
+
+use std::collections::BTreeSet;
+
+use wasmparser::{ExportSectionReader, ExternalKind};
+
+use super::MemorySites;
+use crate::analysis::module_info::ModuleInfo;
+use crate::analysis::sections::id;
+use crate::analysis::site::Sites;
+use crate::analysis::wiring::Wiring;
+use crate::analysis::wiring::group::{self, Member};
+use crate::analysis::{Analysis, Module};
+use crate::error::{Error, Unsupported};
+use crate::limits::{Memory, MemoryId};
+use crate::rewrite::options::{MemoryImportPolicy, Options};
+
+/// The code outside of the module, or of its component, that can reach a memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// None: the module defines the memory and does not export it, or it belongs to a component.
+    Private,
+    /// The module defines and exports the memory.
+    Exported,
+    /// A core module imports the memory, and its definition is unknown.
+    Imported,
+}
+
+/// The facts about a memory that depend on who can reach it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Access<'m> {
+    /// The declaration whose limits hold.
+    pub(super) definition: &'m Memory,
+    /// The module of that declaration, where it is another than the memory's own.
+    pub(super) definer: Option<&'m ModuleInfo<'m>>,
+    pub(super) reach: Reach,
+    /// True if other modules may grow the memory and count its growth.
+    pub(super) grown_elsewhere: bool,
+    /// True if the growth is counted in the memory itself.
+    pub(super) in_memory: bool,
+}
+
+/// The access to the memories of an input.
+#[derive(Debug)]
+pub(super) enum Sharing<'m> {
+    Module {
+        exported: BTreeSet<u32>,
+        policy: MemoryImportPolicy,
+    },
+    Component {
+        wiring: &'m Wiring,
+        /// One entry for each group of the wiring.
+        groups: Vec<Group<'m>>,
+    },
+}
+
+/// A group of memories of core modules that are one memory in some instance.
+#[derive(Debug)]
+pub(super) enum Group<'m> {
+    /// No member is grown or measured.
+    Unused,
+    /// A member is grown or measured, and the instances cannot all be known.
+    Hidden(String),
+    /// The definitions have different limits.
+    Different,
+    Known {
+        definition: &'m Memory,
+        definer: &'m ModuleInfo<'m>,
+        is_grown: bool,
+        /// True if one instance alone grows or measures the memory.
+        is_alone: bool,
+    },
+}
+
+impl<'m> Sharing<'m> {
+    /// `sites` are those of each core module's memories.
+    pub(super) fn read(
+        analysis: &'m Analysis<'_>,
+        options: &Options,
+        sites: &[Vec<MemorySites>],
+    ) -> Result<Self, Error> {
+        if let [module] = analysis.modules.as_slice()
+            && module.info.module.is_none()
+        {
+            return Ok(Self::Module {
+                exported: exported_memories(&module.info)?,
+                policy: options.memory_import,
+            });
+        }
+        let modules = &analysis.modules;
+        let wiring = analysis.wiring()?;
+        if let Some(typed) = &wiring.typed_memory {
+            return Err(Error::Unsupported {
+                what: Unsupported::CoreModuleType {
+                    memory: typed.name.clone(),
+                },
+                offset: typed.offset,
+            });
+        }
+        let groups = wiring.groups().iter();
+        let groups = groups.map(|group| Group::new(group, modules, sites));
+        Ok(Self::Component {
+            groups: groups.collect(),
+            wiring,
+        })
+    }
+
+    pub(super) fn access(&self, memory: &'m Memory) -> Result<Access<'m>, Error> {
+        match self {
+            Self::Module { exported, policy } => access_in_module(memory, exported, *policy),
+            Self::Component { wiring, groups } => {
+                let group = wiring.group_of(memory.id);
+                group.map_or(Ok(private(memory)), |group| groups[group].access(memory))
+            }
+        }
+    }
+}
+
+impl<'m> Group<'m> {
+    fn new(group: &group::Group, modules: &'m [Module<'m>], sites: &[Vec<MemorySites>]) -> Self {
+        let sites_of = |member: &Member| {
+            let MemoryId { module, index } = member.memory;
+            sites[module.unwrap_or(0) as usize][index as usize].count
+        };
+        let definition_of = |id: &MemoryId| {
+            let info = &modules[id.module.unwrap_or(0) as usize].info;
+            (&info.memories[id.index as usize].memory, info)
+        };
+        let mut used = group
+            .members
+            .iter()
+            .filter(|member| sites_of(member) != Sites::default());
+        let Some(first) = used.next() else {
+            return Self::Unused;
+        };
+        if let Some(hidden) = &group.hidden {
+            return Self::Hidden(hidden.to_string());
+        }
+        let mut definitions = group.definitions.iter().map(definition_of);
+        let Some((definition, definer)) = definitions.next() else {
+            return Self::Unused;
+        };
+        let limits = (definition.minimum, definition.maximum);
+        if definitions.any(|(other, _)| (other.minimum, other.maximum) != limits) {
+            return Self::Different;
+        }
+        Self::Known {
+            definition,
+            definer,
+            is_grown: group.members.iter().any(|member| sites_of(member).grow > 0),
+            is_alone: !first.repeated && used.next().is_none(),
+        }
+    }
+
+    fn access(&self, memory: &'m Memory) -> Result<Access<'m>, Error> {
+        let id = memory.id;
+        let what = match self {
+            Self::Unused => return Ok(private(memory)),
+            Self::Known {
+                definition,
+                definer,
+                is_grown,
+                is_alone,
+            } => {
+                return Ok(Access {
+                    definition,
+                    definer: Some(definer),
+                    reach: Reach::Private,
+                    grown_elsewhere: *is_grown,
+                    in_memory: memory.shared || !is_alone,
+                });
+            }
+            Self::Hidden(reason) => Unsupported::HiddenMemory {
+                memory: id,
+                reason: reason.clone(),
+            },
+            Self::Different => Unsupported::DifferentMemories { memory: id },
+        };
+        let offset = memory.offset;
+        Err(Error::Unsupported { what, offset })
+    }
+}
+
+fn private(memory: &Memory) -> Access<'_> {
+    Access {
+        definition: memory,
+        definer: None,
+        reach: Reach::Private,
+        grown_elsewhere: false,
+        in_memory: memory.shared,
+    }
+}
+
+fn access_in_module<'m>(
+    memory: &'m Memory,
+    exported: &BTreeSet<u32>,
+    policy: MemoryImportPolicy,
+) -> Result<Access<'m>, Error> {
+    let is_import = memory.import.is_some();
+    let define = policy == MemoryImportPolicy::Define;
+    if is_import && define && memory.shared {
+        return Err(Error::Unsupported {
+            what: Unsupported::DefineShared { memory: memory.id },
+            offset: memory.offset,
+        });
+    }
+    let reach = match is_import {
+        true if !define => Reach::Imported,
+        false if !exported.contains(&memory.id.index) => Reach::Private,
+        _ => Reach::Exported,
+    };
+    let may_be_shared = policy == MemoryImportPolicy::Keep && reach != Reach::Private;
+    Ok(Access {
+        reach,
+        grown_elsewhere: may_be_shared,
+        in_memory: memory.shared || may_be_shared,
+        ..private(memory)
+    })
+}
+
+/// The indices of the memories that a module exports.
+fn exported_memories(info: &ModuleInfo<'_>) -> Result<BTreeSet<u32>, Error> {
+    let Some(section) = info.section(id::EXPORT) else {
+        return Ok(BTreeSet::new());
+    };
+    let read = || {
+        let mut exported = BTreeSet::new();
+        for export in ExportSectionReader::new(section.reader(info.wasm))? {
+            let export = export?;
+            if export.kind == ExternalKind::Memory {
+                exported.insert(export.index);
+            }
+        }
+        Ok(exported)
+    };
+    read().map_err(Error::malformed)
+}

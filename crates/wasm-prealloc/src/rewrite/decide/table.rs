@@ -1,0 +1,291 @@
+//! The table of all cases, and the sizes that a decision contains.
+
+use super::MemorySites;
+use super::sharing::{Access, Reach};
+use crate::analysis::Module;
+use crate::error::Error;
+use crate::growth::GrowthHandling;
+use crate::limits::{MAX_PAGES, Memory, WASM_PAGE_SIZE};
+use crate::rewrite::options::{EmulateFrom, Growth, MemoryImportPolicy, Options};
+use crate::rewrite::report::Warning;
+
+/// The largest size that `memory.size` may return where addresses are 32-bit and pages are 64 KiB:
+/// guests compute `size << 16`, which is 0 for one page more.
+const MAX_READABLE_PAGES: u64 = MAX_PAGES - 1;
+
+/// The instructions that a module has for a memory.
+#[derive(Clone, Copy)]
+enum Uses {
+    Neither,
+    Size,
+    /// The module measures the memory, and other modules grow it.
+    SizeOfGrown,
+    Grow,
+    Both,
+}
+
+/// The limits of a memory, as the module that defines it declares them.
+#[derive(Clone, Copy)]
+enum Limits {
+    Growable,
+    /// Pinned, below the target.
+    Pinned,
+    /// Pinned at the target: the declaration does not change.
+    AtTarget,
+}
+
+/// The start of emulated growth: the declared minimum, or a page that the caller has chosen. The
+/// minimum of a pinned memory says nothing about where growth started before it was pinned.
+#[derive(Clone, Copy)]
+enum Start {
+    Declared,
+    Chosen,
+}
+
+/// A memory, and the facts and options that decide what becomes of it.
+pub(super) struct Subject<'s, 'm, 'a> {
+    pub(super) module: &'m Module<'a>,
+    pub(super) memory: &'m Memory,
+    /// The size that the memory will have, in its own pages.
+    pub(super) target: u64,
+    pub(super) sites: &'s MemorySites,
+    pub(super) access: Access<'m>,
+    pub(super) options: &'s Options,
+    /// The index of the next global that is added.
+    pub(super) global: u32,
+    /// The index of the next function that is added.
+    pub(super) function: u32,
+}
+
+impl Subject<'_, '_, '_> {
+    /// The table of all cases: option, instructions, limits, start of growth and reach. The first
+    /// row that matches applies.
+    pub(super) fn choose(&self) -> Result<(GrowthHandling, Option<Warning>), Error> {
+        use Growth::{Auto, Emulate, Keep, Pregrown};
+        use Limits::{AtTarget, Growable, Pinned};
+        use Reach::{Exported, Private};
+        use Start::Declared;
+        use Uses::{Both, Grow, Neither, Size, SizeOfGrown};
+
+        let memory = self.memory.id;
+        let can_only_fail = (self.sites.count.grow > 0).then_some(Warning::GrowthCanOnlyFail {
+            memory,
+            sites: self.sites.count.grow,
+            pinned_before: self.access.definition.is_pinned(),
+        });
+        let embedder_cannot_grow = Some(Warning::EmbedderCannotGrow {
+            memory,
+            measured: self.sites.count.size > 0,
+        });
+        let size_wraps = (self.wraps() && self.access.definition.minimum > MAX_READABLE_PAGES)
+            .then_some(Warning::SizeWraps {
+                memory,
+                sites: self.sites.count.size,
+            });
+        let no_minimum = Error::NoNaturalMinimum {
+            memory,
+            pages: self.access.definition.minimum,
+        };
+
+        let facts = (
+            self.options.growth,
+            self.uses(),
+            self.limits(),
+            self.start(),
+            self.access.reach,
+        );
+        Ok(match facts {
+            (_, Neither, Growable, _, Exported) => (GrowthHandling::None, embedder_cannot_grow),
+            (_, Neither, _, _, _) => (GrowthHandling::None, None),
+
+            (Auto, Size, AtTarget, _, _) => (GrowthHandling::Kept, size_wraps),
+            (Auto, Size, _, _, Private) => (self.fixed(), None),
+            (Auto, Size, Growable, _, _) => (self.pregrown(), embedder_cannot_grow),
+            (Auto, Size, Pinned, _, _) => (self.pregrown(), None),
+            (Auto, SizeOfGrown | Grow | Both, AtTarget, Declared, _) => {
+                (GrowthHandling::Kept, can_only_fail)
+            }
+
+            (Emulate, _, AtTarget, Declared, _) => return Err(no_minimum),
+
+            (Auto | Emulate, _, Pinned, Declared, _) => (self.emulated()?, can_only_fail),
+            (Auto | Emulate, _, _, _, _) => (self.emulated()?, self.start_assumed()),
+
+            (Pregrown, Grow, _, _, _) => (GrowthHandling::Kept, can_only_fail),
+            (Pregrown, Both, _, _, _) => (self.pregrown(), can_only_fail),
+            (Pregrown, Size, Growable, _, _) => (self.pregrown(), embedder_cannot_grow),
+            (Pregrown, Size | SizeOfGrown, _, _, _) => (self.pregrown(), None),
+
+            (Keep, _, _, _, _) => (GrowthHandling::Kept, can_only_fail),
+        })
+    }
+
+    fn uses(&self) -> Uses {
+        match (self.sites.count.size, self.sites.count.grow) {
+            (0, 0) => Uses::Neither,
+            (_, 0) if self.access.grown_elsewhere => Uses::SizeOfGrown,
+            (_, 0) => Uses::Size,
+            (0, _) => Uses::Grow,
+            (_, _) => Uses::Both,
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        let definition = self.access.definition;
+        let maximum = definition.maximum.unwrap_or(definition.most_pages());
+        match definition.minimum == maximum {
+            false => Limits::Growable,
+            true if maximum == self.target => Limits::AtTarget,
+            true => Limits::Pinned,
+        }
+    }
+
+    fn start(&self) -> Start {
+        match self.options.emulate_from {
+            EmulateFrom::Pages(_) => Start::Chosen,
+            // Linkers place the heap in memory 0.
+            EmulateFrom::HeapBase if self.access.definition.id.index == 0 => Start::Chosen,
+            EmulateFrom::HeapBase | EmulateFrom::Declared | EmulateFrom::Auto => Start::Declared,
+        }
+    }
+
+    fn fixed(&self) -> GrowthHandling {
+        GrowthHandling::Fixed {
+            pages: self.access.definition.minimum,
+            global: self.global,
+        }
+    }
+
+    /// The size reads as the cap, or as the largest size that the module can read.
+    fn pregrown(&self) -> GrowthHandling {
+        let cap = self.cap();
+        let readable = cap.min(MAX_READABLE_PAGES);
+        GrowthHandling::Pregrown {
+            pages: if self.wraps() { readable } else { cap },
+            global: self.global,
+        }
+    }
+
+    fn emulated(&self) -> Result<GrowthHandling, Error> {
+        self.check_start_is_known()?;
+        let address = self.access.in_memory.then(|| self.counter_address());
+        let cap_pages = match address {
+            Some(address) => self.cap().min(address >> self.memory.page_log2()),
+            None => self.cap(),
+        };
+        let from_pages = self.emulated_start(cap_pages)?;
+        let mut functions = self.function..;
+        let mut add = |sites: usize| (sites > 0).then(|| functions.next()).flatten();
+        Ok(GrowthHandling::Emulated {
+            from_pages,
+            cap_pages,
+            global: (!self.access.in_memory).then_some(self.global),
+            address,
+            function: add(self.sites.count.grow),
+            size_function: address.and_then(|_| add(self.sites.count.size)),
+        })
+    }
+
+    /// The size beyond which growth fails.
+    fn cap(&self) -> u64 {
+        let maximum = self.access.definition.maximum.unwrap_or(self.target);
+        maximum.min(self.target)
+    }
+
+    /// The address of a counter in the memory: the start of its last page, or the last 8 bytes of a
+    /// memory with smaller pages.
+    fn counter_address(&self) -> u64 {
+        const COUNTER_BYTES: u128 = 8;
+        let log2 = self.memory.page_log2();
+        let reserved = (1_u128 << log2).max(COUNTER_BYTES);
+        ((u128::from(self.target) << log2) - reserved) as u64
+    }
+
+    /// Returns true if a size in bytes can wrap to 0 in 32 bits.
+    fn wraps(&self) -> bool {
+        !self.memory.memory64 && self.memory.page_log2() == WASM_PAGE_SIZE.ilog2()
+    }
+
+    /// Returns true if growth starts at an import's minimum, and the caller has not confirmed that.
+    fn assumes_start(&self) -> bool {
+        let is_foreign = self.access.reach == Reach::Imported
+            && self.options.memory_import != MemoryImportPolicy::Define;
+        is_foreign && self.options.emulate_from == EmulateFrom::Auto
+    }
+
+    fn start_assumed(&self) -> Option<Warning> {
+        self.assumes_start().then_some(Warning::StartAssumed {
+            memory: self.memory.id,
+            pages: self.memory.minimum,
+        })
+    }
+
+    /// Refuses to count the growth of an imported memory whose size at the start is unknown. The
+    /// modules of threads are an exception: linkers write the size into the import, and every
+    /// thread has the same module.
+    fn check_start_is_known(&self) -> Result<(), Error> {
+        let memory = self.memory;
+        let offset = self.sites.first.grow.or(self.sites.first.size);
+        let (Reach::Imported, Some(import), Some(offset), false) =
+            (self.access.reach, &memory.import, offset, memory.shared)
+        else {
+            return Ok(());
+        };
+        let import = Box::new(import.clone());
+        let memory = memory.id;
+        match self.options.memory_import {
+            MemoryImportPolicy::Refuse => Err(Error::ImportedMemoryGrows {
+                memory,
+                import,
+                offset,
+            }),
+            MemoryImportPolicy::Keep if self.assumes_start() => Err(Error::ImportedStartUnknown {
+                memory,
+                import,
+                offset,
+                minimum: self.memory.minimum,
+            }),
+            MemoryImportPolicy::Keep | MemoryImportPolicy::Define => Ok(()),
+        }
+    }
+
+    /// The page at which emulated growth starts.
+    fn emulated_start(&self, cap: u64) -> Result<u64, Error> {
+        let (memory, definition) = (self.memory, self.access.definition);
+        let minimum = definition.minimum;
+        let start = match (self.start(), self.options.emulate_from) {
+            (Start::Chosen, EmulateFrom::HeapBase) => {
+                let definer = self.access.definer.unwrap_or(&self.module.info);
+                let base = definer.landmark("__heap_base")?;
+                base.ok_or(Error::NoHeapBase)?
+                    .div_ceil(1 << memory.page_log2())
+            }
+            (Start::Chosen, EmulateFrom::Pages(pages)) => pages,
+            _ => minimum,
+        };
+        if start < minimum && !definition.is_pinned() {
+            return Err(Error::StartBelowMinimum {
+                memory: memory.id,
+                from: start,
+                minimum,
+            });
+        }
+        if start > cap && matches!(self.start(), Start::Declared) {
+            let bytes = u128::from(minimum + 1) << memory.page_log2();
+            return Err(Error::NoRoomForCounter {
+                memory: memory.id,
+                minimum,
+                least: bytes.div_ceil(WASM_PAGE_SIZE.into()) as u64,
+            });
+        }
+        if start > cap {
+            return Err(Error::StartAboveCap {
+                memory: memory.id,
+                from: start,
+                cap,
+            });
+        }
+        super::checks::check_start_above_data(self.module, memory, start)?;
+        Ok(start)
+    }
+}
