@@ -2,7 +2,7 @@
 
 use crate::analysis::data::DataSegment;
 use crate::analysis::provenance::Declared;
-use crate::analysis::site::{Body, Sites, count_sites};
+use crate::analysis::site::Sites;
 use crate::analysis::{Analysis, Module};
 use crate::error::Error;
 use crate::growth::GrowthHandling;
@@ -170,21 +170,30 @@ fn inspect_module(
     decisions: Option<&Decisions<'_>>,
 ) -> Result<ModuleInspection, Error> {
     let info = &module.info;
-    let bodies = module.bodies()?;
-    let memories = info.memories().enumerate().map(|(position, memory)| {
-        let holds_site = |body: &&Body| body.sites.iter().any(|s| s.memory == memory.id.index);
-        let functions = bodies.iter().filter(holds_site);
-        MemoryInspection {
+    // The indices of the functions with sites, by memory.
+    let mut functions = vec![Vec::new(); info.memories.len()];
+    for body in module.bodies()?.iter() {
+        let function = info.imported_functions + body.defined;
+        for site in body.sites {
+            let functions: Option<&mut Vec<u32>> = functions.get_mut(site.memory as usize);
+            if let Some(functions) = functions.filter(|f| f.last() != Some(&function)) {
+                functions.push(function);
+            }
+        }
+    }
+    let sites = module.count_sites()?.into_iter().map(|(sites, _)| sites);
+    let facts = sites.zip(functions).enumerate();
+    let memories = info.memories().zip(facts);
+    let memories = memories.map(
+        |(memory, (position, (sites, functions)))| MemoryInspection {
             memory: memory.clone(),
             declared_before: module.provenance.declared(memory.id.index),
             growth_before: module.provenance.growth(memory.id.index).cloned(),
-            sites: count_sites(bodies, memory.id.index).0,
-            functions: functions
-                .map(|body| info.imported_functions + body.defined)
-                .collect(),
+            sites,
+            functions,
             rewrite: decisions.map(|decisions| decisions.memories[position].growth.clone()),
-        }
-    });
+        },
+    );
     Ok(ModuleInspection {
         module: info.module,
         bytes: info.range.len(),

@@ -8,7 +8,6 @@ use crate::analysis::Analysis;
 use crate::analysis::component::Nesting;
 use crate::analysis::module_info::ModuleInfo;
 use crate::analysis::sections::id;
-use crate::analysis::site::count_sites;
 use crate::error::Error;
 use crate::limits::{Memory, MemoryId};
 
@@ -246,11 +245,9 @@ impl Analysis<'_> {
     ) -> Result<Vec<Memory>, VerifyError> {
         let mut violations = Vec::new();
         for module in &self.modules {
-            let bodies = module.bodies()?;
-            for memory in module.info.memories() {
+            for (memory, (sites, first)) in module.info.memories().zip(module.count_sites()?) {
                 let expected = pages(memory.id);
                 violations.extend(limits_violation(memory, expected));
-                let (sites, first) = count_sites(bodies, memory.id.index);
                 if let (true, Some(first_offset)) = (memory.is_pinned(), first.grow) {
                     let sites = sites.grow;
                     violations.push(Violation {

@@ -22,7 +22,7 @@ use function_types::FunctionTypes;
 use module_info::ModuleInfo;
 use provenance::Provenance;
 use scan::growth_sites;
-use site::Body;
+use site::{Bodies, FirstSites, Sites};
 use wiring::Wiring;
 
 /// A core module or component whose structure has been read.
@@ -59,7 +59,7 @@ pub struct Analysis<'a> {
 pub(crate) struct Module<'a> {
     pub(crate) info: ModuleInfo<'a>,
     pub(crate) provenance: Provenance,
-    bodies: OnceLock<Result<Vec<Body>, Error>>,
+    bodies: OnceLock<Result<Bodies, Error>>,
     types: OnceLock<Result<FunctionTypes, Error>>,
     data: OnceLock<Result<Vec<DataSegment>, Error>>,
 }
@@ -109,10 +109,15 @@ impl<'a> Analysis<'a> {
 }
 
 impl Module<'_> {
-    /// The function bodies that grow or measure a memory, in order.
-    pub(crate) fn bodies(&self) -> Result<&[Body], Error> {
+    /// The function bodies that grow or measure a memory.
+    pub(crate) fn bodies(&self) -> Result<&Bodies, Error> {
         let bodies = self.bodies.get_or_init(|| growth_sites(&self.info));
-        bodies.as_deref().map_err(Error::clone)
+        bodies.as_ref().map_err(Error::clone)
+    }
+
+    /// Counts the instructions that grow and measure each memory.
+    pub(crate) fn count_sites(&self) -> Result<Vec<(Sites, FirstSites)>, Error> {
+        Ok(self.bodies()?.count_sites(self.info.memories.len()))
     }
 
     pub(crate) fn types(&self) -> Result<&FunctionTypes, Error> {

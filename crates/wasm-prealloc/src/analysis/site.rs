@@ -13,16 +13,22 @@ pub(crate) enum SiteKind {
     Grow,
 }
 
-/// One `memory.size` or `memory.grow`.
+/// One `memory.size` or `memory.grow`. A module may hold very many, so this is small.
 #[derive(Clone, Debug)]
 pub(crate) struct Site {
-    pub(crate) kind: SiteKind,
+    start: usize,
     pub(crate) memory: u32,
-    /// The whole instruction.
-    pub(crate) at: Range<usize>,
+    /// The length of the instruction in bytes.
+    len: u8,
+    pub(crate) kind: SiteKind,
 }
 
 impl Site {
+    /// The whole instruction.
+    pub(crate) fn at(&self) -> Range<usize> {
+        self.start..self.start + usize::from(self.len)
+    }
+
     /// Returns the site that an instruction is.
     pub(crate) fn of(operator: &Operator<'_>, at: Range<usize>) -> Option<Self> {
         let (kind, memory) = match *operator {
@@ -30,19 +36,83 @@ impl Site {
             Operator::MemoryGrow { mem } => (SiteKind::Grow, mem),
             _ => return None,
         };
-        Some(Self { kind, memory, at })
+        Some(Self {
+            start: at.start,
+            memory,
+            // An opcode, and an index of at most five bytes.
+            len: at.len() as u8,
+            kind,
+        })
     }
 }
 
 /// A function body and the sites in it.
 #[derive(Clone, Debug)]
-pub(crate) struct Body {
+pub(crate) struct Body<'b> {
     /// Position among the functions that the module defines.
     pub(crate) defined: u32,
     /// The LEB128 with the length of the content.
     pub(crate) length: Range<usize>,
     pub(crate) content: Range<usize>,
+    pub(crate) sites: &'b [Site],
+}
+
+/// The function bodies of a module that hold a site.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bodies {
+    /// In order.
+    pub(crate) bodies: Vec<StoredBody>,
+    /// The sites of all bodies.
     pub(crate) sites: Vec<Site>,
+}
+
+/// A body without its sites. A module may hold very many, so this is small: code sections are
+/// shorter than 4 GiB.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredBody {
+    /// The offset of the length of the content.
+    pub(crate) start: usize,
+    pub(crate) length_bytes: u8,
+    pub(crate) content_len: u32,
+    pub(crate) defined: u32,
+    /// The range of its sites among those of all bodies.
+    pub(crate) sites: Range<u32>,
+}
+
+impl StoredBody {
+    pub(crate) fn content(&self) -> Range<usize> {
+        let start = self.start + usize::from(self.length_bytes);
+        start..start + self.content_len as usize
+    }
+}
+
+impl Bodies {
+    /// The bodies, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Body<'_>> {
+        self.bodies.iter().map(|body| Body {
+            defined: body.defined,
+            length: body.start..body.content().start,
+            content: body.content(),
+            sites: &self.sites[body.sites.start as usize..body.sites.end as usize],
+        })
+    }
+
+    /// Counts the sites of each of the first `memories` memories.
+    pub(crate) fn count_sites(&self, memories: usize) -> Vec<(Sites, FirstSites)> {
+        let mut counts = vec![(Sites::default(), FirstSites::default()); memories];
+        for site in self.iter().flat_map(|body| body.sites) {
+            let Some((sites, first)) = counts.get_mut(site.memory as usize) else {
+                continue;
+            };
+            let (count, offset) = match site.kind {
+                SiteKind::Size => (&mut sites.size, &mut first.size),
+                SiteKind::Grow => (&mut sites.grow, &mut first.grow),
+            };
+            *count += 1;
+            offset.get_or_insert(site.start as u64);
+        }
+        counts
+    }
 }
 
 /// The number of instructions that grow and measure a memory.
@@ -61,20 +131,6 @@ pub struct Sites {
 pub(crate) struct FirstSites {
     pub(crate) size: Option<u64>,
     pub(crate) grow: Option<u64>,
-}
-
-pub(crate) fn count_sites(bodies: &[Body], memory: u32) -> (Sites, FirstSites) {
-    let (mut sites, mut first) = (Sites::default(), FirstSites::default());
-    let all = bodies.iter().flat_map(|body| &body.sites);
-    for site in all.filter(|site| site.memory == memory) {
-        let (count, offset) = match site.kind {
-            SiteKind::Size => (&mut sites.size, &mut first.size),
-            SiteKind::Grow => (&mut sites.grow, &mut first.grow),
-        };
-        *count += 1;
-        offset.get_or_insert(site.at.start as u64);
-    }
-    (sites, first)
 }
 
 /// Decodes the instruction at the start of a range, and returns the offset after it and the site

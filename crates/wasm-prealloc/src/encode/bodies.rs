@@ -5,13 +5,15 @@
 //! code section, which the old body, of unchanged length, calls; and, if the old body is too short
 //! for that call, in place with all code after it moved.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use wasm_encoder::Function;
 use wasmparser::{FunctionBody, Operator};
 
+use super::code_metadata::{MovedFunction, has_hints};
 use super::code_offsets::CodeOffsets;
-use super::slack::{Slack, slack};
+use super::slack::take_slack;
 use super::splice::Patch;
 use crate::analysis::function_types::FunctionTypes;
 use crate::analysis::module_info::ModuleInfo;
@@ -54,7 +56,7 @@ impl Replacements {
             Instruction::Call(index) => (opcode::CALL, index),
         };
         let mut bytes = vec![opcode];
-        bytes.extend(leb128(u64::from(index), site.at.len() - 1));
+        bytes.extend(leb128(u64::from(index), site.at().len() - 1));
         Some(bytes)
     }
 }
@@ -63,17 +65,7 @@ impl Replacements {
 #[derive(Debug)]
 pub(crate) struct AddedFunction {
     pub(crate) ty: u32,
-    /// Its body, without the length.
-    pub(crate) code: AddedCode,
     pub(crate) origin: Origin,
-}
-
-/// The body of a function that is added.
-#[derive(Clone, Debug)]
-pub(crate) enum AddedCode {
-    New(Vec<u8>),
-    /// The body of another function, with its edits.
-    Copied(Patch),
 }
 
 /// The reason for which a function is added.
@@ -92,50 +84,98 @@ pub(crate) enum Origin {
 /// The changes of the code section.
 #[derive(Debug, Default)]
 pub(crate) struct ChangedCode {
-    /// The bodies that change, each with the LEB128 before it, in order.
-    pub(crate) bodies: Vec<(Range<usize>, Patch)>,
-    /// The position of each of them among the defined functions.
+    /// The edits of the bodies that change, with their lengths, in order.
+    pub(crate) bodies: Patch,
+    /// The position of each of these bodies among the defined functions.
     pub(crate) defined: Vec<u32>,
+    /// The number of bytes before each of them, from the end of the one before or the start of the
+    /// input on.
+    gaps: Vec<usize>,
+    /// The end of the last of them.
+    end: usize,
     /// The functions that are added, in index order, after those of the input.
     pub(crate) added: Vec<AddedFunction>,
+    /// Their bodies with their lengths, at the end of the section, or at 0 if there is none.
+    pub(crate) appended: Patch,
     pub(crate) offsets: CodeOffsets,
+    /// The functions in which instructions move, by their index, if the module has hints about them.
+    pub(super) moved: Option<BTreeMap<u32, MovedFunction>>,
 }
 
 impl ChangedCode {
     pub(crate) fn is_empty(&self) -> bool {
-        self.bodies.is_empty() && self.added.is_empty()
+        self.defined.is_empty() && self.added.is_empty()
     }
 
-    /// Adds a function, and returns its index.
+    /// Notes from now on how instructions move, if the module has hints about them.
+    pub(crate) fn follow_hints(&mut self, info: &ModuleInfo<'_>) {
+        self.moved = has_hints(info).then(BTreeMap::new);
+    }
+
+    /// Notes how the instructions of a function move, within it or to a copy.
+    fn note_moved(&mut self, function: u32, content: &Patch, copy: Option<u32>) {
+        if let Some(moved) = &mut self.moved
+            && (copy.is_some() || !content.keeps_offsets())
+        {
+            moved.insert(function, MovedFunction::new(content, copy));
+        }
+    }
+
+    /// Adds a function with a new body, given without its length, and returns its index.
     pub(crate) fn add(
         &mut self,
         info: &ModuleInfo<'_>,
         ty: u32,
-        code: AddedCode,
+        code: &[u8],
         origin: Origin,
     ) -> u32 {
-        let index = info.next_function() + self.added.len() as u32;
-        self.added.push(AddedFunction { ty, code, origin });
+        let index = self.add_function(info, ty, origin);
+        self.appended.append(leb128(code.len() as u64, 1));
+        self.appended.append(code);
         index
     }
 
+    /// Adds a function whose body is that of the function `of`, with its edits.
+    fn add_copy(&mut self, info: &ModuleInfo<'_>, ty: u32, body: Patch, of: u32) {
+        let copy = self.add_function(info, ty, Origin::Copy(of));
+        self.note_moved(of, &body, Some(copy));
+        self.appended.append(leb128(body.new_len() as u64, 1));
+        self.appended.append_copy(body);
+    }
+
+    fn add_function(&mut self, info: &ModuleInfo<'_>, ty: u32, origin: Origin) -> u32 {
+        if self.added.is_empty() {
+            let end = info.section(id::CODE).map_or(0, |s| s.content.end);
+            self.appended = Patch::new(end..end);
+        }
+        self.added.push(AddedFunction { ty, origin });
+        info.next_function() + (self.added.len() - 1) as u32
+    }
+
+    /// Changes a body that follows those changed before.
+    fn change(&mut self, body: &Body<'_>, content: Patch) {
+        self.defined.push(body.defined);
+        self.gaps.push(body.length.start - self.end);
+        self.end = body.content.end;
+        self.bodies.range.end = self.end;
+        self.bodies.nest(body.length.clone(), content);
+    }
+
     /// The number of bytes of unchanged bodies before each changed body, and after the last.
-    pub(crate) fn gaps(&self, info: &ModuleInfo<'_>) -> Result<Vec<usize>, Error> {
+    pub(crate) fn gaps(&mut self, info: &ModuleInfo<'_>) -> Result<Vec<usize>, Error> {
         let (Some(section), false) = (info.section(id::CODE), self.is_empty()) else {
             return Ok(Vec::new());
         };
         let (_, count) = section.count_field(info.wasm)?;
-        let starts = self.bodies.iter().map(|(length, _)| length.start);
-        let ends = self.bodies.iter().map(|(_, body)| body.range.end);
-        let gap_starts = std::iter::once(count.end).chain(ends);
-        let gap_ends = starts.chain([section.content.end]);
-        let gaps = gap_starts.zip(gap_ends).map(|(start, end)| end - start);
-        Ok(gaps.collect())
+        let mut gaps = std::mem::take(&mut self.gaps);
+        gaps.push(section.content.end - self.end);
+        gaps[0] -= count.end;
+        Ok(gaps)
     }
 }
 
 /// A range of the input, and the bytes that replace it.
-type Replacement = (Range<usize>, Vec<u8>);
+pub(super) type Replacement = (Range<usize>, Vec<u8>);
 
 /// Replaces the sites in the bodies of a module, one body after another.
 #[derive(Debug)]
@@ -148,10 +188,10 @@ pub(crate) struct BodyPatcher<'m, 'a> {
 }
 
 impl BodyPatcher<'_, '_> {
-    pub(crate) fn patch(&mut self, body: &Body) -> Result<(), Error> {
+    pub(crate) fn patch(&mut self, body: &Body<'_>) -> Result<(), Error> {
         let replace = |site: &Site| {
             let replacements = self.replacements.get(site.memory as usize)?;
-            Some((site.at.clone(), replacements.instruction(site)?))
+            Some((site.at(), replacements.instruction(site)?))
         };
         let mut edits: Vec<Replacement> = body.sites.iter().filter_map(replace).collect();
         if edits.is_empty() {
@@ -161,7 +201,7 @@ impl BodyPatcher<'_, '_> {
         let fits = edits.iter().all(|(at, with)| with.len() == at.len());
         let mut copy = None;
         if !fits {
-            if let Some(shortened) = self.take_slack(body, &edits)? {
+            if let Some(shortened) = take_slack(self.info.wasm, body, &edits)? {
                 edits.extend(shortened);
                 self.code.offsets.nudged.push(function);
             } else if let Some(call) = self.call_to_copy(body)? {
@@ -174,49 +214,24 @@ impl BodyPatcher<'_, '_> {
         for (at, with) in edits {
             content.replace(at, with);
         }
+        content.sort();
         if let Some((ty, call)) = copy {
-            let code = AddedCode::Copied(content);
-            self.code.add(self.info, ty, code, Origin::Copy(function));
+            self.code.add_copy(self.info, ty, content, function);
             self.code.offsets.relocated.push(function);
             // The call is an insertion, because no byte of it stands for one of the old body.
             content = Patch::new(body.content.clone());
-            content.replace(body.content.clone(), Vec::new());
+            content.replace(body.content.clone(), []);
             content.append(call);
+        } else {
+            self.code.note_moved(function, &content, None);
         }
-        self.code.defined.push(body.defined);
-        self.code.bodies.push((body.length.clone(), content));
+        self.code.change(body, content);
         Ok(())
-    }
-
-    /// Shortens code in a body by as much as the edits lengthen it. For each edit, the nearest slack
-    /// that is large enough is taken; `None` if there is not enough.
-    fn take_slack(
-        &self,
-        body: &Body,
-        edits: &[Replacement],
-    ) -> Result<Option<Vec<Replacement>>, Error> {
-        let mut available = slack(self.info.wasm, body)?;
-        let mut taken = Vec::new();
-        for (at, with) in edits {
-            let missing = with.len() - at.len();
-            if missing == 0 {
-                continue;
-            }
-            let large = available.iter().enumerate();
-            let large = large.filter(|(_, slack)| slack.spare() >= missing);
-            let distance = |slack: &Slack| slack.at().start.abs_diff(at.end);
-            let Some((nearest, _)) = large.min_by_key(|(_, slack)| distance(slack)) else {
-                return Ok(None);
-            };
-            let slack = available.swap_remove(nearest);
-            taken.extend(slack.shortened(self.info.wasm, missing));
-        }
-        Ok(Some(taken))
     }
 
     /// A body of the same length that calls the next added function with its own parameters, and
     /// the type of the function; `None` if there is no room for the call.
-    fn call_to_copy(&self, body: &Body) -> Result<Option<(u32, Vec<u8>)>, Error> {
+    fn call_to_copy(&self, body: &Body<'_>) -> Result<Option<(u32, Vec<u8>)>, Error> {
         let Some((ty, params)) = self.types.of_function(body.defined) else {
             // The function section is shorter than the code section. Validation reports that.
             return Ok(None);
@@ -247,7 +262,7 @@ impl BodyPatcher<'_, '_> {
     }
 }
 
-fn has_tail_call(wasm: &[u8], body: &Body) -> Result<bool, Error> {
+fn has_tail_call(wasm: &[u8], body: &Body<'_>) -> Result<bool, Error> {
     let read = || {
         let body = FunctionBody::new(reader(wasm, body.content.clone()));
         for operator in body.get_operators_reader()? {

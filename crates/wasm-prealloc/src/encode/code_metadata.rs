@@ -10,11 +10,10 @@ use std::collections::BTreeMap;
 use wasm_encoder::Encode as _;
 use wasmparser::BinaryReader;
 
-use super::bodies::{AddedCode, ChangedCode, Origin};
+use super::bodies::ChangedCode;
 use super::offset_map::OffsetMap;
 use super::splice::Patch;
 use crate::analysis::module_info::ModuleInfo;
-use crate::analysis::sections::id;
 
 const PREFIX: &str = "metadata.code.";
 
@@ -27,6 +26,11 @@ pub(crate) struct DroppedHints {
     pub(crate) hints: Option<usize>,
 }
 
+/// Returns true if a module has hints.
+pub(super) fn has_hints(info: &ModuleInfo<'_>) -> bool {
+    info.customs().any(|(_, name, _)| name.starts_with(PREFIX))
+}
+
 /// Moves the hints of all changed functions along. Returns what had to be dropped.
 pub(crate) fn follow_code(
     module: &mut Patch,
@@ -34,16 +38,12 @@ pub(crate) fn follow_code(
     code: &ChangedCode,
 ) -> Vec<DroppedHints> {
     let mut dropped = Vec::new();
-    let mut moved = None;
-    for section in info.sections.iter().filter(|s| s.id == id::CUSTOM) {
-        let mut reader = section.reader(info.wasm);
-        let name = reader.read_string().ok();
-        let Some(name) = name.filter(|name| name.starts_with(PREFIX)) else {
+    let Some(moved) = code.moved.as_ref().filter(|moved| !moved.is_empty()) else {
+        return dropped;
+    };
+    for (section, name, reader) in info.customs() {
+        if !name.starts_with(PREFIX) {
             continue;
-        };
-        let moved = moved.get_or_insert_with(|| moved_functions(info, code));
-        if moved.is_empty() {
-            break;
         }
         let hints = match Follower::new(moved, info.next_function()).read(reader) {
             Some(follower) if !follower.changed => continue,
@@ -71,7 +71,7 @@ pub(crate) fn follow_code(
 
 /// A function in which instructions have other offsets than before.
 #[derive(Debug)]
-struct MovedFunction {
+pub(super) struct MovedFunction {
     /// The offset of its body in the input.
     start: u64,
     /// Maps offsets in the input to offsets in the new body.
@@ -81,7 +81,7 @@ struct MovedFunction {
 }
 
 impl MovedFunction {
-    fn new(body: &Patch, copy: Option<u32>) -> Self {
+    pub(super) fn new(body: &Patch, copy: Option<u32>) -> Self {
         Self {
             start: body.range.start as u64,
             map: body.offset_map(0),
@@ -97,23 +97,6 @@ impl MovedFunction {
         let after = self.map.get(self.start.checked_add(before.into())?)?;
         u32::try_from(after).ok()
     }
-}
-
-/// The functions in which instructions have other offsets than before, by their index.
-fn moved_functions(info: &ModuleInfo<'_>, code: &ChangedCode) -> BTreeMap<u32, MovedFunction> {
-    let changed = code.defined.iter().zip(&code.bodies);
-    let changed = changed.filter(|(_, (_, body))| !body.keeps_offsets());
-    let changed = changed.map(|(defined, (_, body))| {
-        let function = info.imported_functions + defined;
-        (function, MovedFunction::new(body, None))
-    });
-    let mut moved: BTreeMap<u32, MovedFunction> = changed.collect();
-    for (index, added) in (info.next_function()..).zip(&code.added) {
-        if let (Origin::Copy(function), AddedCode::Copied(body)) = (added.origin, &added.code) {
-            moved.insert(function, MovedFunction::new(body, Some(index)));
-        }
-    }
-    moved
 }
 
 /// The entries of a section after the rewrite, read one by one.

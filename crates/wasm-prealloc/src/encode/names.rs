@@ -2,6 +2,8 @@
 //!
 //! Both sections are information only. One that cannot be read is left unchanged.
 
+use std::collections::BTreeMap;
+
 use wasm_encoder::Encode as _;
 use wasmparser::{BinaryReader, ProducersSectionReader};
 
@@ -18,11 +20,29 @@ mod id {
 
 pub(crate) const PRODUCERS: &str = "producers";
 
-/// Names to be added, in ascending order of their indices.
+/// Names to be added.
 #[derive(Debug, Default)]
 pub(crate) struct Names {
-    pub(crate) functions: Vec<(u32, String)>,
-    pub(crate) globals: Vec<(u32, String)>,
+    pub(crate) functions: NameMap,
+    pub(crate) globals: NameMap,
+}
+
+/// Entries of a name map, encoded, in ascending order of their indices.
+#[derive(Debug, Default)]
+pub(crate) struct NameMap {
+    /// The index of the first entry.
+    first: Option<u32>,
+    count: u64,
+    bytes: Vec<u8>,
+}
+
+impl NameMap {
+    pub(crate) fn push(&mut self, index: u32, name: &str) {
+        self.first.get_or_insert(index);
+        self.count += 1;
+        index.encode(&mut self.bytes);
+        name.encode(&mut self.bytes);
+    }
 }
 
 /// The subsections of a name section, in order.
@@ -34,9 +54,9 @@ fn subsections(mut reader: BinaryReader<'_>) -> wasmparser::Result<Vec<Section>>
     Ok(subsections)
 }
 
-/// Returns the names of the `wanted` functions that have one.
-pub(crate) fn of_functions(info: &ModuleInfo<'_>, wanted: &[u32]) -> Vec<(u32, String)> {
-    let mut found = Vec::new();
+/// Returns the names of the `wanted` functions that have one. `wanted` is in ascending order.
+pub(crate) fn of_functions<'a>(info: &ModuleInfo<'a>, wanted: &[u32]) -> BTreeMap<u32, &'a str> {
+    let mut found = BTreeMap::new();
     let mut find = || {
         let subsections = subsections(info.custom("name")?.1).ok()?;
         let functions = subsections.iter().find(|s| s.id == id::FUNCTIONS)?;
@@ -46,10 +66,10 @@ pub(crate) fn of_functions(info: &ModuleInfo<'_>, wanted: &[u32]) -> Vec<(u32, S
                 break;
             }
             let (index, name) = read_name(&mut names).ok()?;
-            if wanted.contains(&index)
+            if wanted.binary_search(&index).is_ok()
                 && let Ok(name) = str::from_utf8(name)
             {
-                found.push((index, name.to_owned()));
+                found.entry(index).or_insert(name);
             }
         }
         Some(())
@@ -80,7 +100,7 @@ pub(crate) fn add_names<'m>(
         (id::FUNCTIONS, &names.functions),
         (id::GLOBALS, &names.globals),
     ];
-    for (id, names) in added.into_iter().filter(|(_, names)| !names.is_empty()) {
+    for (id, names) in added.into_iter().filter(|(_, names)| names.count > 0) {
         // Subsections are in the order of their ids.
         match subsections.iter().find(|s| s.id >= id) {
             Some(found) if found.id == id => {
@@ -94,24 +114,17 @@ pub(crate) fn add_names<'m>(
     Some((section, content))
 }
 
-fn new_subsection(id: u8, names: &[(u32, String)]) -> Vec<u8> {
-    let mut content = leb128(names.len() as u64, 1);
-    encode_names(names, &mut content);
+fn new_subsection(id: u8, names: &NameMap) -> Vec<u8> {
+    let mut content = leb128(names.count, 1);
+    content.extend(&names.bytes);
     let mut bytes = vec![id];
     content.as_slice().encode(&mut bytes);
     bytes
 }
 
-fn encode_names(names: &[(u32, String)], bytes: &mut Vec<u8>) {
-    for (index, name) in names {
-        index.encode(bytes);
-        name.as_str().encode(bytes);
-    }
-}
-
 /// Appends names to a name map; `None` if the map is malformed or has one of the indices already.
-fn append_names(subsection: &Section, wasm: &[u8], names: &[(u32, String)]) -> Option<Patch> {
-    let first = names.first()?.0;
+fn append_names(subsection: &Section, wasm: &[u8], names: &NameMap) -> Option<Patch> {
+    let first = names.first?;
     let mut reader = subsection.reader(wasm);
     let (count, field) = subsection.count_field(wasm).ok()?;
     reader.read_var_u32().ok()?;
@@ -126,12 +139,10 @@ fn append_names(subsection: &Section, wasm: &[u8], names: &[(u32, String)]) -> O
     if !reader.eof() {
         return None;
     }
-    let sum = u64::from(count) + names.len() as u64;
+    let sum = u64::from(count) + names.count;
     let mut patch = Patch::new(subsection.content.clone());
     patch.replace(field.clone(), leb128(sum, field.len()));
-    let mut added = Vec::new();
-    encode_names(names, &mut added);
-    patch.append(added);
+    patch.append(&names.bytes);
     Some(patch)
 }
 

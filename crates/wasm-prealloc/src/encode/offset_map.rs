@@ -48,8 +48,14 @@ impl OffsetMap {
 
     /// Adds bytes that are in the input and, from `output` on, in the output.
     pub(super) fn add(&mut self, input: Range<usize>, output: usize) {
-        if !input.is_empty() {
-            self.spans.push(Span { input, output });
+        match self.spans.last_mut() {
+            _ if input.is_empty() => {}
+            Some(last)
+                if last.input.end == input.start && last.output + last.input.len() == output =>
+            {
+                last.input.end = input.end;
+            }
+            _ => self.spans.push(Span { input, output }),
         }
     }
 

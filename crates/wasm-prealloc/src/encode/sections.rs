@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use wasm_encoder::{Encode, ExportKind, RawSection, Section as _};
 
-use super::bodies::{AddedCode, ChangedCode, Origin};
+use super::bodies::{ChangedCode, Origin};
 use super::code_metadata::{DroppedHints, follow_code};
 use super::code_offsets::CodeOffsets;
 use super::names::{self, Names};
@@ -77,22 +77,23 @@ pub(crate) struct EncodedModule {
     pub(crate) dropped_hints: Vec<DroppedHints>,
 }
 
-/// Encodes the edits of a module.
+/// Encodes the edits of a module. Takes the edits of the code.
 pub(crate) fn encode(
     info: &ModuleInfo<'_>,
     provenance: &Provenance,
-    edits: &ModuleEdits<'_>,
+    edits: &mut ModuleEdits<'_>,
 ) -> Result<EncodedModule, Error> {
     let mut module = Patch::new(info.range.clone());
-    let mut offsets = edits.code.offsets.clone();
-    offsets.module = info.module;
+    edits.code.offsets.module = info.module;
     if edits.is_empty() {
         return Ok(EncodedModule {
             patch: module,
-            offsets,
+            offsets: std::mem::take(&mut edits.code.offsets),
             dropped_hints: Vec::new(),
         });
     }
+    let names = added_names(info, edits);
+    let mut offsets = std::mem::take(&mut edits.code.offsets);
     for id in CHANGING {
         let change = SectionChange::of(id, edits);
         match info.section(id) {
@@ -109,11 +110,13 @@ pub(crate) fn encode(
             }
         }
     }
-    change_custom_sections(&mut module, info, provenance, edits);
+    change_custom_sections(&mut module, info, provenance, edits, &names);
+    let dropped_hints = follow_code(&mut module, info, &edits.code);
+    module.sort();
     Ok(EncodedModule {
-        dropped_hints: follow_code(&mut module, info, &edits.code),
         patch: module,
         offsets,
+        dropped_hints,
     })
 }
 
@@ -132,46 +135,32 @@ fn start_of_missing(info: &ModuleInfo<'_>, id: u8) -> usize {
 /// The changes of the items of one section.
 #[derive(Debug, Default)]
 struct SectionChange {
-    /// Items that are replaced or, by an empty replacement, removed.
-    replaced: Vec<(Range<usize>, Vec<u8>)>,
-    /// Items that are patched, each with the LEB128 before it.
-    patched: Vec<(Range<usize>, Patch)>,
+    /// The edits of items.
+    items: Patch,
     /// Items before the first.
-    prepended: Vec<Vec<u8>>,
+    prepended: Vec<u8>,
     /// Items after the last.
-    appended: Vec<Appended>,
-}
-
-/// An item that is added at the end of a section.
-#[derive(Debug)]
-enum Appended {
-    Item(Vec<u8>),
-    /// A copy of a function body, which gets a length.
-    Body(Patch),
-}
-
-impl From<&AddedCode> for Appended {
-    fn from(code: &AddedCode) -> Self {
-        match code {
-            AddedCode::New(code) => Self::Item(encoded(code.as_slice())),
-            AddedCode::Copied(body) => Self::Body(body.clone()),
-        }
-    }
+    appended: Vec<u8>,
+    /// More items after the last, at the end of the section, or at 0 if there is none.
+    appended_bodies: Patch,
+    /// The numbers of items that are added and removed.
+    added: usize,
+    removed: usize,
 }
 
 impl SectionChange {
-    fn of(id: u8, edits: &ModuleEdits<'_>) -> Self {
+    fn of(id: u8, edits: &mut ModuleEdits<'_>) -> Self {
         let mut change = Self::default();
-        let added = edits.code.added.iter();
-        let globals = edits.globals.iter().map(|(_, item)| item.clone());
+        let functions = &edits.code.added;
         match id {
             id::TYPE => change.append(edits.types.iter().cloned()),
-            id::FUNCTION => change.append(added.map(|f| leb128(f.ty.into(), 1))),
-            id::GLOBAL => change.append(globals),
+            id::FUNCTION => change.append(functions.iter().map(|f| leb128(f.ty.into(), 1))),
+            id::GLOBAL => change.append(edits.globals.iter().map(|(_, item)| item.clone())),
             id::EXPORT => change.append(edits.exports.iter().map(encode_export)),
             id::CODE => {
-                change.patched = edits.code.bodies.clone();
-                change.appended = added.map(|f| Appended::from(&f.code)).collect();
+                change.added = functions.len();
+                change.items = std::mem::take(&mut edits.code.bodies);
+                change.appended_bodies = std::mem::take(&mut edits.code.appended);
             }
             _ => change.add_memories(id, edits),
         }
@@ -179,7 +168,10 @@ impl SectionChange {
     }
 
     fn append(&mut self, items: impl Iterator<Item = Vec<u8>>) {
-        self.appended.extend(items.map(Appended::Item));
+        for item in items {
+            self.appended.extend(item);
+            self.added += 1;
+        }
     }
 
     /// Adds the changes of memories in the import or memory section.
@@ -192,12 +184,16 @@ impl SectionChange {
             let is_here = is_import == (id == id::IMPORT);
             match (is_import && edits.define, is_here) {
                 (true, true) => {
-                    self.replaced.push((entry.clone(), Vec::new()));
+                    self.items.replace(entry.clone(), []);
+                    self.removed += 1;
                 }
-                (true, false) => self.prepended.push(encode_limits(&edit.after)),
+                (true, false) => {
+                    self.prepended.extend(encode_limits(&edit.after));
+                    self.added += 1;
+                }
                 (false, true) if edit.changes_limits() => {
-                    let limits = (limits.clone(), encode_limits(&edit.after));
-                    self.replaced.push(limits);
+                    self.items
+                        .replace(limits.clone(), encode_limits(&edit.after));
                 }
                 (false, _) => {}
             }
@@ -205,57 +201,33 @@ impl SectionChange {
     }
 
     fn is_empty(&self) -> bool {
-        self.replaced.is_empty()
-            && self.patched.is_empty()
-            && self.prepended.is_empty()
-            && self.appended.is_empty()
+        self.items.is_unchanged() && self.added == 0
     }
 
     fn new_count(&self, count: u32) -> u64 {
-        let added = self.prepended.len() + self.appended.len();
-        let removed = self.replaced.iter().filter(|(_, with)| with.is_empty());
-        (u64::from(count) + added as u64).saturating_sub(removed.count() as u64)
+        (u64::from(count) + self.added as u64).saturating_sub(self.removed as u64)
     }
 
     /// The changed content of a section; `field` is the LEB128 with its number of items.
-    fn into_patch(self, section: &Section, field: Range<usize>, new_count: Vec<u8>) -> Patch {
+    fn into_patch(mut self, section: &Section, field: Range<usize>, new_count: Vec<u8>) -> Patch {
         let mut content = Patch::new(section.content.clone());
         content.replace(field.clone(), new_count);
-        content.insert(field.end, self.prepended.concat());
-        for (range, with) in self.replaced {
-            content.replace(range, with);
-        }
-        for (length, patch) in self.patched {
-            content.nest(length, patch);
-        }
-        for item in self.appended {
-            match item {
-                Appended::Item(item) => content.append(item),
-                Appended::Body(body) => {
-                    content.append(leb128(body.new_len() as u64, 1));
-                    content.append_copy(body);
-                }
-            }
-        }
+        content.insert(field.end, self.prepended);
+        self.items.range = section.content.clone();
+        content.extend(self.items);
+        content.append(self.appended);
+        content.extend(self.appended_bodies);
         content
     }
 
     /// The whole of a section that the module lacks.
     fn into_section(self, id: u8) -> Vec<u8> {
-        let count = leb128(self.new_count(0), 1);
-        let appended = self.appended.into_iter().filter_map(|item| match item {
-            Appended::Item(item) => Some(item),
-            // A module without code has no body to copy.
-            Appended::Body(_) => None,
-        });
-        let items = self.prepended.into_iter().chain(appended);
-        framed(
-            id,
-            &std::iter::once(count)
-                .chain(items)
-                .collect::<Vec<_>>()
-                .concat(),
-        )
+        let mut content = leb128(self.new_count(0), 1);
+        content.extend(self.prepended);
+        content.extend(self.appended);
+        // A module without code has no body to copy, so all of this is new.
+        self.appended_bodies.apply_into(&[], &mut content);
+        framed(id, &content)
     }
 }
 
@@ -265,8 +237,9 @@ fn change_custom_sections(
     info: &ModuleInfo<'_>,
     provenance: &Provenance,
     edits: &ModuleEdits<'_>,
+    names: &Names,
 ) {
-    if let Some((section, patch)) = names::add_names(info, &added_names(info, edits)) {
+    if let Some((section, patch)) = names::add_names(info, names) {
         module.nest(section.length.clone(), patch);
     }
     let mut replace = |name: &str, content: Vec<u8>| match info.custom(name) {
@@ -305,22 +278,22 @@ fn added_names(info: &ModuleInfo<'_>, edits: &ModuleEdits<'_>) -> Names {
         true => format!("wasm_prealloc.{name}.{memory}"),
         false => format!("wasm_prealloc.{name}"),
     };
-    let known = names::of_functions(info, &edits.code.offsets.relocated);
     let mut names = Names::default();
+    let known = names::of_functions(info, &edits.code.offsets.relocated);
     for (index, added) in (info.next_function()..).zip(&edits.code.added) {
         let name = match added.origin {
             Origin::Grow(memory) => of_memory("grow", memory),
             Origin::Size(memory) => of_memory("size", memory),
             Origin::Commit => "wasm_prealloc.commit".to_owned(),
-            Origin::Copy(function) => match known.iter().find(|(index, _)| *index == function) {
-                Some((_, name)) => format!("{name}.relocated"),
+            Origin::Copy(function) => match known.get(&function) {
+                Some(name) => format!("{name}.relocated"),
                 None => format!("wasm_prealloc.relocated.{function}"),
             },
         };
-        names.functions.push((index, name));
+        names.functions.push(index, &name);
     }
     for (index, (memory, _)) in (info.next_global()..).zip(&edits.globals) {
-        names.globals.push((index, of_memory("pages", *memory)));
+        names.globals.push(index, &of_memory("pages", *memory));
     }
     names
 }

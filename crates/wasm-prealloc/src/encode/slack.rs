@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use wasmparser::FunctionBody;
 
+use super::bodies::Replacement;
 use crate::analysis::sections::reader;
 use crate::analysis::site::Body;
 use crate::error::Error;
@@ -27,43 +28,47 @@ mod opcode {
 
 const CONTINUED: u8 = 0x80;
 
-/// Code that can be shortened.
-#[derive(Clone, Debug)]
-pub(crate) enum Slack {
-    /// An unsigned LEB128 that is longer than necessary by some bytes.
-    Number { at: Range<usize>, spare: usize },
+/// Code that can be shortened. A function may hold very many, so this is small.
+#[derive(Clone, Copy, Debug)]
+struct Slack {
+    start: usize,
+    /// The length of the code in bytes.
+    len: u8,
+    /// The number of bytes by which the code can be shortened.
+    spare: u8,
+    form: Form,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    /// An unsigned LEB128 that is longer than necessary.
+    Number,
     /// `i32.const 0` and `i32.ne`, which two `i32.eqz` replace.
-    NotZero { at: Range<usize> },
+    NotZero,
 }
 
 impl Slack {
-    pub(crate) fn at(&self) -> &Range<usize> {
-        match self {
-            Self::Number { at, .. } | Self::NotZero { at } => at,
-        }
-    }
-
-    /// The number of bytes by which the code can be shortened.
-    pub(crate) fn spare(&self) -> usize {
-        match self {
-            Self::Number { spare, .. } => *spare,
-            Self::NotZero { .. } => 1,
-        }
+    fn at(self) -> Range<usize> {
+        self.start..self.start + usize::from(self.len)
     }
 
     /// The replacements that make the code `by` bytes shorter. Each instruction has its own, so that
     /// the place of each is known.
-    pub(crate) fn shortened(self, wasm: &[u8], by: usize) -> Vec<(Range<usize>, Vec<u8>)> {
-        debug_assert!(by <= self.spare(), "no more than the spare bytes are taken");
-        match self {
-            Self::Number { at, .. } => {
+    fn shortened(self, wasm: &[u8], by: usize) -> Vec<Replacement> {
+        debug_assert!(
+            by <= self.spare.into(),
+            "no more than the spare bytes are taken"
+        );
+        let at = self.at();
+        match self.form {
+            Form::Number => {
                 let mut bytes = wasm[at.start..at.end - by].to_vec();
                 if let Some(last) = bytes.last_mut() {
                     *last &= !CONTINUED;
                 }
                 vec![(at, bytes)]
             }
-            Self::NotZero { at } => {
+            Form::NotZero => {
                 let compare = at.end - 1;
                 let eqz = || vec![opcode::I32_EQZ];
                 vec![(at.start..compare, eqz()), (compare..at.end, eqz())]
@@ -76,46 +81,136 @@ impl Slack {
     fn number_at_end_of(wasm: &[u8], range: Range<usize>) -> Option<Self> {
         let (_, before) = wasm[range.clone()].split_last()?;
         let start = before.iter().rposition(|byte| byte & CONTINUED == 0);
-        let at = range.start + start.map_or(0, |end_of_other| end_of_other + 1)..range.end;
+        let start = range.start + start.map_or(0, |end_of_other| end_of_other + 1);
+        let len = range.end - start;
         // Every trailing group of seven zero bits but the first group can be dropped.
-        let groups = wasm[at.clone()].iter().rev();
+        let groups = wasm[start..range.end].iter().rev();
         let zero = groups.take_while(|byte| *byte & !CONTINUED == 0).count();
-        let spare = zero.min(at.len() - 1);
-        (spare > 0).then_some(Self::Number { at, spare })
+        let spare = zero.min(len - 1) as u8;
+        (spare > 0).then_some(Self {
+            start,
+            len: len as u8,
+            spare,
+            form: Form::Number,
+        })
     }
 }
 
-/// Returns the slack in a body, in order.
-pub(crate) fn slack(wasm: &[u8], body: &Body) -> Result<Vec<Slack>, Error> {
-    let read = || {
-        let mut found = Vec::new();
-        let content = FunctionBody::new(reader(wasm, body.content.clone()));
-        let mut operators = content.get_operators_reader()?;
-        let mut before = 0..0;
-        while !operators.eof() {
-            let start = operators.original_position() as usize;
-            operators.read()?;
-            let at = start..operators.original_position() as usize;
-            match wasm[start] {
-                // These end with an unsigned number.
-                opcode::CALL
-                | opcode::RETURN_CALL
-                | opcode::GLOBAL_GET
-                | opcode::GLOBAL_SET
-                | opcode::FIRST_LOAD..=opcode::LAST_STORE => {
-                    found.extend(Slack::number_at_end_of(wasm, start + 1..at.end));
-                }
-                opcode::I32_NE if wasm[before.clone()] == [opcode::I32_CONST, 0] => {
-                    let at = before.start..at.end;
-                    found.push(Slack::NotZero { at });
-                }
-                _ => {}
-            }
-            before = at;
+/// The most bytes that a replacement can lack: an opcode with an index of five bytes replaces one
+/// with an index of one byte.
+const MOST_MISSING: usize = 4;
+
+/// Slack with the same number of spare bytes, in order.
+///
+/// Sites are looked at in ascending order, and each takes the nearest slack before or after it.
+/// What is taken after a site is therefore the first of the rest, and what is taken before it is the
+/// last of what was left, so that a stack and a queue find the nearest without a search.
+#[derive(Debug, Default)]
+struct Spare {
+    /// The first `before` are the stack. What follows from `after` on is the queue.
+    slack: Vec<Slack>,
+    before: usize,
+    after: usize,
+}
+
+impl Spare {
+    /// Moves slack that is before an offset from the queue to the stack.
+    fn advance(&mut self, to: usize) {
+        while self.slack.get(self.after).is_some_and(|s| s.start < to) {
+            self.slack[self.before] = self.slack[self.after];
+            self.before += 1;
+            self.after += 1;
         }
-        Ok(found)
+    }
+
+    /// The distance from an offset of the nearest slack, and true if it is before the offset.
+    fn nearest(&self, to: usize) -> Option<(usize, bool)> {
+        let before = self.before.checked_sub(1).map(|last| self.slack[last]);
+        let before = before.map(|slack| (to - slack.start, true));
+        let after = self.slack.get(self.after);
+        let after = after.map(|slack| (slack.start - to, false));
+        before
+            .into_iter()
+            .chain(after)
+            .min_by_key(|(distance, _)| *distance)
+    }
+
+    fn take(&mut self, is_before: bool) -> Slack {
+        if is_before {
+            self.before -= 1;
+            self.slack[self.before]
+        } else {
+            self.after += 1;
+            self.slack[self.after - 1]
+        }
+    }
+}
+
+/// Shortens code in a body by as much as the edits lengthen it. For each edit, the nearest slack
+/// that is large enough is taken; `None` if there is not enough. The edits are in order.
+pub(super) fn take_slack(
+    wasm: &[u8],
+    body: &Body<'_>,
+    edits: &[Replacement],
+) -> Result<Option<Vec<Replacement>>, Error> {
+    let mut available = slack(wasm, body).map_err(Error::malformed)?;
+    let mut taken = Vec::new();
+    for (at, with) in edits {
+        let missing = with.len() - at.len();
+        if missing == 0 {
+            continue;
+        }
+        let large = available.iter_mut().skip(missing - 1);
+        let nearest = large.filter_map(|spare| {
+            spare.advance(at.end);
+            let (distance, is_before) = spare.nearest(at.end)?;
+            Some((distance, is_before, spare))
+        });
+        let nearest = nearest.min_by_key(|(distance, is_before, _)| (*distance, !is_before));
+        let Some((_, is_before, spare)) = nearest else {
+            return Ok(None);
+        };
+        taken.extend(spare.take(is_before).shortened(wasm, missing));
+    }
+    Ok(Some(taken))
+}
+
+/// Returns the slack in a body with 1, 2, 3, and 4 or more spare bytes.
+fn slack(wasm: &[u8], body: &Body<'_>) -> wasmparser::Result<[Spare; MOST_MISSING]> {
+    let mut found: [Spare; MOST_MISSING] = Default::default();
+    let mut add = |slack: Slack| {
+        let spare = usize::from(slack.spare).min(MOST_MISSING);
+        found[spare - 1].slack.push(slack);
     };
-    read().map_err(Error::malformed)
+    let content = FunctionBody::new(reader(wasm, body.content.clone()));
+    let mut operators = content.get_operators_reader()?;
+    let mut before = 0..0;
+    while !operators.eof() {
+        let start = operators.original_position() as usize;
+        operators.read()?;
+        let at = start..operators.original_position() as usize;
+        match wasm[start] {
+            // These end with an unsigned number.
+            opcode::CALL
+            | opcode::RETURN_CALL
+            | opcode::GLOBAL_GET
+            | opcode::GLOBAL_SET
+            | opcode::FIRST_LOAD..=opcode::LAST_STORE => {
+                if let Some(number) = Slack::number_at_end_of(wasm, start + 1..at.end) {
+                    add(number);
+                }
+            }
+            opcode::I32_NE if wasm[before.clone()] == [opcode::I32_CONST, 0] => add(Slack {
+                start: before.start,
+                len: 3,
+                spare: 1,
+                form: Form::NotZero,
+            }),
+            _ => {}
+        }
+        before = at;
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -126,17 +221,86 @@ mod tests {
     fn a_number_can_be_shortened_to_what_its_value_needs() {
         let bytes = [0x10, 0x85, 0x81, 0x80, 0x80, 0x00];
         let slack = Slack::number_at_end_of(&bytes, 1..6).unwrap();
-        assert_eq!((slack.at(), slack.spare()), (&(1..6), 3));
-        let shortened = |by| slack.clone().shortened(&bytes, by).remove(0).1;
+        assert_eq!((slack.at(), slack.spare), (1..6, 3));
+        let shortened = |by| slack.shortened(&bytes, by).remove(0).1;
         assert_eq!(shortened(1), [0x85, 0x81, 0x80, 0x00]);
         assert_eq!(shortened(3), [0x85, 0x01]);
         // A memory argument: the flags come first and are not part of the number.
         let bytes = [0x28, 0x02, 0x80, 0x80, 0x00];
         let slack = Slack::number_at_end_of(&bytes, 1..5).unwrap();
-        assert_eq!((slack.at(), slack.spare()), (&(2..5), 2));
+        assert_eq!((slack.at(), slack.spare), (2..5, 2));
         assert_eq!(slack.shortened(&bytes, 2), [(2..5, vec![0x00])]);
         for tight in [&[0x10, 0x05][..], &[0x10, 0x85, 0x01]] {
             assert!(Slack::number_at_end_of(tight, 1..tight.len()).is_none());
         }
+    }
+
+    /// A body with sites and slack in random order, and for each site the bytes that it lacks.
+    fn random_body(random: &mut fastrand::Rng) -> (Vec<u8>, Vec<Replacement>) {
+        let mut code = vec![0x00];
+        let mut edits = Vec::new();
+        for _ in 0..random.usize(1..40) {
+            match random.u8(..8) {
+                0..=3 => {
+                    let at = code.len()..code.len() + 2;
+                    code.extend([0x3f, 0x00, 0x1a]);
+                    edits.push((at, vec![0; 2 + random.usize(..=MOST_MISSING)]));
+                }
+                4 => code.extend([0x41, 0x00, 0x47]),
+                5 => code.extend([0x01; 3]),
+                _ => {
+                    let padding = random.usize(..=MOST_MISSING);
+                    code.extend([&[0x10][..], &vec![0x80; padding], &[0x00]].concat());
+                }
+            }
+        }
+        code.push(0x0b);
+        (code, edits)
+    }
+
+    /// Each edit takes the slack that a search through all of it finds nearest.
+    #[test]
+    fn the_nearest_slack_is_taken() {
+        let mut random = fastrand::Rng::with_seed(5);
+        let (mut enough, mut lacking) = (0, 0);
+        for _ in 0..10_000 {
+            let (code, edits) = random_body(&mut random);
+            let body = Body {
+                defined: 0,
+                length: 0..0,
+                content: 0..code.len(),
+                sites: &[],
+            };
+            let mut all: Vec<Slack> = slack(&code, &body)
+                .unwrap()
+                .into_iter()
+                .flat_map(|spare| spare.slack)
+                .collect();
+            let mut expected = Some(Vec::new());
+            for (at, with) in edits.iter().filter(|(at, with)| with.len() > at.len()) {
+                let missing = with.len() - at.len();
+                let large = all.iter().enumerate();
+                let large = large.filter(|(_, slack)| usize::from(slack.spare) >= missing);
+                // Of two at the same distance, the one before the site is taken.
+                let nearest = large
+                    .min_by_key(|(_, slack)| (slack.start.abs_diff(at.end), slack.start))
+                    .map(|(position, _)| position);
+                expected = match (expected, nearest) {
+                    (Some(mut taken), Some(nearest)) => {
+                        taken.extend(all.remove(nearest).shortened(&code, missing));
+                        Some(taken)
+                    }
+                    _ => None,
+                };
+            }
+            let taken = take_slack(&code, &body, &edits).unwrap();
+            match &expected {
+                Some(taken) if !taken.is_empty() => enough += 1,
+                Some(_) => {}
+                None => lacking += 1,
+            }
+            assert_eq!(taken, expected, "{code:x?}");
+        }
+        assert!(enough > 500 && lacking > 500, "{enough}, {lacking}");
     }
 }

@@ -4,49 +4,77 @@
 use std::ops::Range;
 
 use super::offset_map::OffsetMap;
-use crate::leb128::leb128;
+use crate::leb128::{leb128, leb128_len};
 
 /// A range of the input and the edits within it.
-#[derive(Clone, Debug)]
+///
+/// The edits are in one list, however deeply they are nested, so that an input with many of them
+/// needs little memory, and one with deep nesting no deep stack.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Patch {
     pub(crate) range: Range<usize>,
-    /// In ascending order, without overlaps.
+    /// The edits within a nested or copied part follow the edit of that part.
     edits: Vec<Edit>,
+    /// The replacements.
+    bytes: Vec<u8>,
+    /// The positions of the edits whose parts are open, the outermost first.
+    open: Vec<usize>,
+    /// The offset of the last edit that is in no other edit's part.
+    last: usize,
+    /// True if such an edit was added after one at a higher offset.
+    is_unsorted: bool,
 }
 
 #[derive(Clone, Debug)]
-enum Edit {
-    /// Bytes that replace a range, which may be empty.
-    Replace { range: Range<usize>, with: Vec<u8> },
-    /// A nested patch, and the LEB128 before it with the length of its content.
-    Nested {
-        length: Range<usize>,
-        content: Patch,
-    },
-    /// A patch of another range, whose result is inserted at an offset.
-    Copied { at: usize, content: Patch },
+struct Edit {
+    /// The range of the input that is replaced. It may be empty.
+    at: Range<usize>,
+    kind: EditKind,
+}
+
+#[derive(Clone, Debug)]
+enum EditKind {
+    /// The replacement is this range of the patch's bytes.
+    Replace(Range<usize>),
+    /// The replaced range is the LEB128 with the length of the content up to `end`, and the next
+    /// `edits` edits are within the content.
+    Nested { end: usize, edits: u32 },
+    /// A copy of `content` is inserted, with the next `edits` edits.
+    Copy { content: Range<usize>, edits: u32 },
 }
 
 impl Edit {
-    fn range(&self) -> Range<usize> {
-        match self {
-            Self::Replace { range, .. } => range.clone(),
-            Self::Nested { length, content } => length.start..content.range.end,
-            Self::Copied { at, .. } => *at..*at,
-        }
+    /// The position of the next edit that is not within this one, which is at `position`.
+    fn next(&self, position: usize) -> usize {
+        let within = match self.kind {
+            EditKind::Replace(_) => 0,
+            EditKind::Nested { edits, .. } | EditKind::Copy { edits, .. } => edits,
+        };
+        position + 1 + within as usize
     }
+}
+
+/// A piece of the output.
+enum Piece<'p> {
+    /// Bytes of the input.
+    Kept(Range<usize>),
+    /// Bytes that replace a range of the input, which may be empty.
+    New {
+        replaced: Range<usize>,
+        bytes: &'p [u8],
+    },
 }
 
 impl Patch {
     pub(crate) fn new(range: Range<usize>) -> Self {
         Self {
             range,
-            edits: Vec::new(),
+            ..Self::default()
         }
     }
 
     /// A patch that replaces the whole range.
-    pub(crate) fn whole(range: Range<usize>, with: Vec<u8>) -> Self {
+    pub(crate) fn whole(range: Range<usize>, with: impl AsRef<[u8]>) -> Self {
         let mut patch = Self::new(range.clone());
         patch.replace(range, with);
         patch
@@ -58,133 +86,296 @@ impl Patch {
 
     /// Returns true if every edit replaces bytes by as many bytes.
     pub(crate) fn keeps_offsets(&self) -> bool {
-        self.edits.iter().all(|edit| match edit {
-            Edit::Replace { range, with } => range.len() == with.len(),
-            Edit::Nested { .. } | Edit::Copied { .. } => false,
+        self.edits.iter().all(|edit| match &edit.kind {
+            EditKind::Replace(with) => edit.at.len() == with.len(),
+            EditKind::Nested { .. } | EditKind::Copy { .. } => false,
         })
     }
 
-    /// Replaces a range. Edits are added in any order; of two insertions at one offset, the first
-    /// added comes first.
-    pub(crate) fn replace(&mut self, range: Range<usize>, with: Vec<u8>) {
-        self.push(Edit::Replace { range, with });
+    /// Replaces a range. Edits are added in any order, except within an open part; of two insertions
+    /// at one offset, the first added comes first.
+    pub(crate) fn replace(&mut self, range: Range<usize>, with: impl AsRef<[u8]>) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(with.as_ref());
+        if range.is_empty() && start == self.bytes.len() {
+            return;
+        }
+        let kind = EditKind::Replace(start..self.bytes.len());
+        self.push(Edit { at: range, kind });
     }
 
-    pub(crate) fn insert(&mut self, at: usize, with: Vec<u8>) {
+    pub(crate) fn insert(&mut self, at: usize, with: impl AsRef<[u8]>) {
         self.replace(at..at, with);
     }
 
     /// Adds bytes at the end of the range.
-    pub(crate) fn append(&mut self, with: Vec<u8>) {
+    pub(crate) fn append(&mut self, with: impl AsRef<[u8]>) {
         self.insert(self.range.end, with);
     }
 
     /// Adds a copy of another range at the end of this one, with the edits of `content`.
-    pub(crate) fn append_copy(&mut self, content: Patch) {
+    pub(crate) fn append_copy(&mut self, mut content: Patch) {
+        content.sort();
+        let kind = EditKind::Copy {
+            content: content.range.clone(),
+            edits: 0,
+        };
         let at = self.range.end;
-        self.push(Edit::Copied { at, content });
+        self.push_open(Edit { at: at..at, kind });
+        self.extend(content);
+        self.close();
     }
 
     /// Nests a patch of a part of the range. `length` is the LEB128 before that part.
-    pub(crate) fn nest(&mut self, length: Range<usize>, content: Patch) {
+    pub(crate) fn nest(&mut self, length: Range<usize>, mut content: Patch) {
         debug_assert_eq!(
             length.end, content.range.start,
             "a length precedes its content"
         );
-        if !content.is_unchanged() {
-            self.push(Edit::Nested { length, content });
+        content.sort();
+        if content.new_len() == content.range.len() {
+            return self.extend(content);
+        }
+        self.open(length, content.range.end);
+        self.extend(content);
+        self.close();
+    }
+
+    /// Begins a part: the edits up to [`Patch::close`] are within it, and are added in order.
+    /// `length` is the LEB128 before the part, which ends at `end`.
+    pub(crate) fn open(&mut self, length: Range<usize>, end: usize) {
+        let kind = EditKind::Nested { end, edits: 0 };
+        self.push_open(Edit { at: length, kind });
+    }
+
+    fn push_open(&mut self, edit: Edit) {
+        self.push(edit);
+        self.open.push(self.edits.len() - 1);
+    }
+
+    /// Ends the part that was opened last. A part without edits is as if it had not been opened.
+    pub(crate) fn close(&mut self) {
+        let Some(position) = self.open.pop() else {
+            return;
+        };
+        let within = (self.edits.len() - position - 1) as u32;
+        match &mut self.edits[position].kind {
+            EditKind::Nested { .. } if within == 0 => self.edits.truncate(position),
+            EditKind::Nested { edits, .. } | EditKind::Copy { edits, .. } => *edits = within,
+            EditKind::Replace(_) => {}
+        }
+    }
+
+    /// Adds all edits of a patch of a part of the range. They are in order, and no edit is added
+    /// between them.
+    pub(crate) fn extend(&mut self, mut other: Patch) {
+        other.sort();
+        if let Some(first) = other.edits.first() {
+            self.note(first.at.start);
+            self.last = self.last.max(other.last);
+        }
+        // The shorter list moves.
+        if other.edits.len() > self.edits.len() {
+            shift(&mut self.edits, other.bytes.len());
+            other.bytes.append(&mut self.bytes);
+            other.edits.splice(0..0, self.edits.drain(..));
+            (self.edits, self.bytes) = (other.edits, other.bytes);
+        } else {
+            shift(&mut other.edits, self.bytes.len());
+            self.bytes.append(&mut other.bytes);
+            self.edits.append(&mut other.edits);
         }
     }
 
     fn push(&mut self, edit: Edit) {
-        let range = edit.range();
-        let position = self
-            .edits
-            .partition_point(|other| other.range().start <= range.start);
-        let (before, after) = self.edits.split_at(position);
-        let start = before.last().map_or(self.range.start, |e| e.range().end);
-        let end = after.first().map_or(self.range.end, |e| e.range().start);
-        debug_assert!(
-            start <= range.start && range.end <= end,
-            "edits do not overlap"
-        );
-        self.edits.insert(position, edit);
+        self.note(edit.at.start);
+        self.edits.push(edit);
+    }
+
+    /// Notes the order in which edits are added.
+    fn note(&mut self, start: usize) {
+        if self.open.is_empty() {
+            self.is_unsorted |= start < self.last;
+            self.last = self.last.max(start);
+        }
+    }
+
+    /// Sorts the edits by their offsets. Every other function but those that add edits needs this.
+    pub(crate) fn sort(&mut self) {
+        if self.is_unsorted {
+            let mut positions = Vec::new();
+            let mut position = 0;
+            while let Some(edit) = self.edits.get(position) {
+                let next = edit.next(position);
+                positions.push(position..next);
+                position = next;
+            }
+            positions.sort_by_key(|group| self.edits[group.start].at.start);
+            let edits = positions.into_iter().flat_map(|group| &self.edits[group]);
+            self.edits = edits.cloned().collect();
+            self.is_unsorted = false;
+        }
+        debug_assert!(self.is_sorted(), "edits do not overlap");
+    }
+
+    /// Returns true if the edits that are in no other edit's part are in order, without overlaps,
+    /// and in the range.
+    fn is_sorted(&self) -> bool {
+        let (mut position, mut at) = (0, self.range.start);
+        while let Some(edit) = self.edits.get(position) {
+            if edit.at.start < at {
+                return false;
+            }
+            at = match edit.kind {
+                EditKind::Nested { end, .. } => end,
+                EditKind::Replace(_) | EditKind::Copy { .. } => edit.at.end,
+            };
+            position = edit.next(position);
+        }
+        at <= self.range.end
     }
 
     /// The length of the range once the edits are applied.
     pub(crate) fn new_len(&self) -> usize {
-        self.edits
-            .iter()
-            .fold(self.range.len(), |len, edit| match edit {
-                Edit::Replace { range, with } => len - range.len() + with.len(),
-                Edit::Nested { length, content } => {
-                    let old = length.len() + content.range.len();
-                    let new = content.new_len();
-                    len - old + leb128(new as u64, length.len()).len() + new
+        self.new_lengths().0
+    }
+
+    /// The length of the range once the edits are applied, and the lengths of the nested parts, in
+    /// the order of the edits.
+    fn new_lengths(&self) -> (usize, Vec<usize>) {
+        /// A part that has more edits.
+        struct Part {
+            /// The position of the first edit after it.
+            next: usize,
+            len: usize,
+            /// The position of its length among the results, and the length of the LEB128 with its
+            /// content before. `None` for a copy.
+            nested: Option<(usize, usize, usize)>,
+        }
+        let mut lengths = Vec::new();
+        let mut len = self.range.len();
+        let mut parts: Vec<Part> = Vec::new();
+        for position in 0..=self.edits.len() {
+            while let Some(part) = parts.pop_if(|part| part.next == position) {
+                let around = parts.last_mut().map_or(&mut len, |around| &mut around.len);
+                if let Some((slot, width, old)) = part.nested {
+                    lengths[slot] = part.len;
+                    *around = *around - width - old + leb128_len(part.len as u64, width);
                 }
-                Edit::Copied { content, .. } => len + content.new_len(),
-            })
+                *around += part.len;
+            }
+            let Some(edit) = self.edits.get(position) else {
+                break;
+            };
+            let next = edit.next(position);
+            match &edit.kind {
+                EditKind::Replace(with) => {
+                    let len = parts.last_mut().map_or(&mut len, |part| &mut part.len);
+                    *len = *len - edit.at.len() + with.len();
+                }
+                EditKind::Nested { end, .. } => {
+                    let old = end - edit.at.end;
+                    let nested = Some((lengths.len(), edit.at.len(), old));
+                    lengths.push(old);
+                    let len = old;
+                    parts.push(Part { next, len, nested });
+                }
+                EditKind::Copy { content, .. } => {
+                    let (len, nested) = (content.len(), None);
+                    parts.push(Part { next, len, nested });
+                }
+            }
+        }
+        (len, lengths)
     }
 
     /// Copies the range from the input, applies the edits, and appends the result to `output`.
     pub(crate) fn apply_into(&self, input: &[u8], output: &mut Vec<u8>) {
         // The output may be as large as memory allows, so no more than its length is reserved.
         output.reserve_exact(self.new_len());
-        self.write(input, output);
-    }
-
-    fn write(&self, input: &[u8], output: &mut Vec<u8>) {
-        let mut at = self.range.start;
-        for edit in &self.edits {
-            let range = edit.range();
-            output.extend_from_slice(&input[at..range.start]);
-            match edit {
-                Edit::Replace { with, .. } => output.extend_from_slice(with),
-                Edit::Nested { length, content } => {
-                    output.extend(leb128(content.new_len() as u64, length.len()));
-                    content.write(input, output);
-                }
-                Edit::Copied { content, .. } => content.write(input, output),
-            }
-            at = range.end;
-        }
-        output.extend_from_slice(&input[at..self.range.end]);
+        self.for_each_piece(|piece| {
+            output.extend_from_slice(match piece {
+                Piece::Kept(range) => &input[range],
+                Piece::New { bytes, .. } => bytes,
+            });
+        });
     }
 
     /// The offsets in the output of the input's bytes, if the output of this patch begins at
     /// `output`.
-    pub(crate) fn offset_map(&self, output: usize) -> OffsetMap {
+    pub(crate) fn offset_map(&self, mut output: usize) -> OffsetMap {
         let mut map = OffsetMap::default();
-        self.trace(output, &mut map);
+        self.for_each_piece(|piece| match piece {
+            Piece::Kept(range) => {
+                let len = range.len();
+                map.add(range, output);
+                output += len;
+            }
+            Piece::New { replaced, bytes } => {
+                if !replaced.is_empty() && !bytes.is_empty() {
+                    map.add(replaced.start..replaced.start + 1, output);
+                }
+                output += bytes.len();
+            }
+        });
         map.sort();
         map
     }
 
-    /// Adds the offsets of this patch to a map, and returns the end of its output.
-    fn trace(&self, mut output: usize, map: &mut OffsetMap) -> usize {
-        let mut at = self.range.start;
-        for edit in &self.edits {
-            let range = edit.range();
-            map.add(at..range.start, output);
-            output += range.start - at;
-            output = match edit {
-                Edit::Replace { with, .. } => {
-                    if !range.is_empty() && !with.is_empty() {
-                        map.add(range.start..range.start + 1, output);
-                    }
-                    output + with.len()
-                }
-                Edit::Nested { length, content } => {
-                    map.add(length.start..length.start + 1, output);
-                    let new_length = leb128(content.new_len() as u64, length.len());
-                    content.trace(output + new_length.len(), map)
-                }
-                Edit::Copied { content, .. } => content.trace(output, map),
-            };
-            at = range.end;
+    /// Calls a function with every piece of the output, in order.
+    fn for_each_piece(&self, mut visit: impl FnMut(Piece<'_>)) {
+        /// A copy that has more edits.
+        struct Copying {
+            /// The position of the first edit after it.
+            next: usize,
+            end: usize,
+            /// The offset in the input from which on bytes follow the copy.
+            after: usize,
         }
-        map.add(at..self.range.end, output);
-        output + (self.range.end - at)
+        let mut lengths = self.new_lengths().1.into_iter();
+        let mut copies: Vec<Copying> = Vec::new();
+        let mut at = self.range.start;
+        for position in 0..=self.edits.len() {
+            while let Some(copy) = copies.pop_if(|copy| copy.next == position) {
+                visit(Piece::Kept(at..copy.end));
+                at = copy.after;
+            }
+            let Some(edit) = self.edits.get(position) else {
+                break;
+            };
+            visit(Piece::Kept(at..edit.at.start));
+            at = edit.at.end;
+            let replaced = edit.at.clone();
+            match &edit.kind {
+                EditKind::Replace(with) => {
+                    let bytes = &self.bytes[with.clone()];
+                    visit(Piece::New { replaced, bytes });
+                }
+                EditKind::Nested { end, .. } => {
+                    let length = lengths.next().unwrap_or(end - at);
+                    let bytes = &leb128(length as u64, edit.at.len());
+                    visit(Piece::New { replaced, bytes });
+                }
+                EditKind::Copy { content, .. } => {
+                    copies.push(Copying {
+                        next: edit.next(position),
+                        end: content.end,
+                        after: at,
+                    });
+                    at = content.start;
+                }
+            }
+        }
+        visit(Piece::Kept(at..self.range.end));
+    }
+}
+
+/// Moves the replacements of edits by some bytes.
+fn shift(edits: &mut [Edit], by: usize) {
+    for edit in edits {
+        if let EditKind::Replace(with) = &mut edit.kind {
+            *with = with.start + by..with.end + by;
+        }
     }
 }
 
@@ -192,9 +383,11 @@ impl Patch {
 mod tests {
     use super::*;
 
-    fn apply(patch: &Patch, input: &[u8]) -> Vec<u8> {
+    fn apply(mut patch: Patch, input: &[u8]) -> Vec<u8> {
+        patch.sort();
         let mut output = Vec::new();
         patch.apply_into(input, &mut output);
+        assert_eq!(patch.new_len(), output.len());
         output
     }
 
@@ -206,11 +399,10 @@ mod tests {
         inner.replace(4..5, vec![b'B'; 200]);
         let mut outer = Patch::new(2..6);
         outer.nest(2..3, inner);
-        outer.append(vec![b'!']);
+        outer.append([b'!']);
         let mut whole = Patch::new(0..7);
-        whole.insert(0, vec![7]);
+        whole.insert(0, [7]);
         whole.nest(1..2, outer);
-        let output = apply(&whole, &input);
 
         let mut expected = vec![7, 9];
         expected.extend(leb128(2 + 201 + 1 + 1, 1));
@@ -218,8 +410,7 @@ mod tests {
         expected.push(b'a');
         expected.extend([b'B'; 200]);
         expected.extend(*b"c!z");
-        assert_eq!(output, expected);
-        assert_eq!(whole.new_len(), expected.len());
+        assert_eq!(apply(whole.clone(), &input), expected);
 
         let map = whole.offset_map(0);
         let mapped: Vec<_> = (0..8).map(|offset| map.get(offset)).collect();
@@ -229,37 +420,77 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_has_the_edits_of_its_content_and_is_where_offsets_lead() {
-        let input = *b"abcdef";
-        let mut copy = Patch::new(1..4);
-        copy.replace(2..3, b"CC".to_vec());
-        let mut whole = Patch::new(0..6);
-        whole.replace(1..4, Vec::new());
-        whole.insert(4, b"!".to_vec());
-        whole.append_copy(copy);
-        let output = apply(&whole, &input);
-        assert_eq!(output, *b"a!efbCCd");
-        assert_eq!(whole.new_len(), output.len());
-        let map = whole.offset_map(10);
-        let mapped: Vec<_> = (0..6).map(|offset| map.get(offset)).collect();
-        assert_eq!(mapped, [10, 14, 15, 17, 12, 13].map(Some));
-    }
-
-    #[test]
     fn a_padded_length_stays_padded() {
         let input = [0x82, 0x80, 0x00, 1, 2];
         let mut content = Patch::new(3..5);
-        content.append(vec![3]);
+        content.append([3]);
         let mut whole = Patch::new(0..5);
         whole.nest(0..3, content);
-        assert_eq!(apply(&whole, &input), [0x83, 0x80, 0x00, 1, 2, 3]);
+        assert_eq!(apply(whole, &input), [0x83, 0x80, 0x00, 1, 2, 3]);
     }
 
     #[test]
     fn a_patch_without_edits_copies_the_input() {
         let mut whole = Patch::new(0..3);
         whole.nest(0..1, Patch::new(1..3));
+        whole.open(0..1, 3);
+        whole.close();
         assert!(whole.is_unchanged());
-        assert_eq!(apply(&whole, &[2, 1, 1]), [2, 1, 1]);
+        assert_eq!(apply(whole, &[2, 1, 1]), [2, 1, 1]);
+    }
+
+    #[test]
+    fn edits_are_sorted_and_insertions_at_one_offset_keep_their_order() {
+        let input = *b"a\x02bcd";
+        let mut content = Patch::new(2..4);
+        content.insert(3, b"3");
+        content.replace(2..3, b"22");
+        content.insert(3, b"4");
+        let mut whole = Patch::new(0..5);
+        whole.append(b"5");
+        whole.nest(1..2, content);
+        whole.insert(4, b"!");
+        whole.insert(0, b"0");
+        whole.append(b"6");
+        assert_eq!(apply(whole, &input), *b"0a\x052234c!d56");
+    }
+
+    #[test]
+    fn a_copy_has_the_edits_of_its_content_and_is_where_offsets_lead() {
+        let input = *b"\x06abcdef";
+        let mut copy = Patch::new(2..5);
+        copy.replace(3..4, b"CC");
+        let mut content = Patch::new(1..7);
+        content.replace(2..5, b"");
+        content.append_copy(copy);
+        content.append(b"!");
+        let mut whole = Patch::new(0..7);
+        whole.nest(0..1, content);
+        assert_eq!(apply(whole.clone(), &input), *b"\x08aefbCCd!");
+        let map = whole.offset_map(10);
+        let mapped: Vec<_> = (0..7).map(|offset| map.get(offset)).collect();
+        assert_eq!(mapped, [10, 11, 14, 15, 17, 12, 13].map(Some));
+    }
+
+    /// The edits of one part are in one list with those around it, so nesting needs no stack.
+    #[test]
+    fn deep_nesting_needs_no_recursion() {
+        const DEPTH: usize = 100_000;
+        // Lengths of five bytes, each before all that follows it.
+        let input = vec![0x80; 5 * DEPTH];
+        let mut whole = Patch::new(0..input.len());
+        for depth in 0..DEPTH {
+            whole.open(5 * depth..5 * depth + 5, input.len());
+        }
+        whole.append([1]);
+        for _ in 0..DEPTH {
+            whole.close();
+        }
+        let output = apply(whole, &input);
+        assert_eq!(output.len(), input.len() + 1);
+        for depth in 0..DEPTH {
+            let length = (input.len() + 1 - 5 * (depth + 1)) as u64;
+            assert_eq!(output[5 * depth..5 * depth + 5], leb128(length, 5));
+        }
     }
 }

@@ -7,11 +7,11 @@ use super::decide::{Decisions, MemoryPlan, decide, signature_warning};
 use super::options::{MemoryImportPolicy, Options};
 use super::report::{Report, Warning};
 use super::validate::ChangedBodies;
-use crate::analysis::component::{Nesting, Node, NodeKind};
+use crate::analysis::component::{Nesting, NodeKind};
 use crate::analysis::function_types::FunctionTypes;
 use crate::analysis::module_info::ModuleInfo;
 use crate::analysis::{Analysis, Module};
-use crate::encode::bodies::{AddedCode, BodyPatcher, Instruction, Origin, Replacements};
+use crate::encode::bodies::{BodyPatcher, Instruction, Origin, Replacements};
 use crate::encode::code_offsets::CodeOffsets;
 use crate::encode::functions::{
     Counter, address_type, commit_body, function_type, grow_body, pages_global, size_body,
@@ -43,8 +43,8 @@ impl<'m> Plan<'m> {
         let (mut patches, mut changed, mut code_offsets) = (Vec::new(), Vec::new(), Vec::new());
         let mut warnings = Vec::new();
         for (module, decided) in analysis.modules.iter().zip(&mut decisions) {
-            let edits = ModulePlanner::plan(module, &decided.memories, options)?;
-            let encoded = encode(&module.info, &module.provenance, &edits)?;
+            let mut edits = ModulePlanner::plan(module, &decided.memories, options)?;
+            let encoded = encode(&module.info, &module.provenance, &mut edits)?;
             if !encoded.patch.is_unchanged() {
                 decided.warnings.extend(signature_warning(&module.info));
             }
@@ -105,36 +105,31 @@ impl<'m> Plan<'m> {
     }
 }
 
-/// Nests the patches of the core modules, given in order, in those of the components around them.
+/// Nests the patches of the core modules, given in order, in the components around them.
 fn nest(nesting: &Nesting, modules: Vec<Patch>) -> Patch {
     let mut modules = modules.into_iter();
-    // The patches of the node before and of the components around it, the outermost first.
-    let mut open: Vec<(&Node, usize, Patch)> = Vec::new();
-    let close = |open: &mut Vec<(&Node, usize, Patch)>| {
-        if let Some((node, _, patch)) = open.pop()
-            && let Some((_, _, around)) = open.last_mut()
-        {
-            around.nest(node.length.clone(), patch);
-        }
-    };
+    let mut whole = Patch::default();
+    // The positions of the node before and of the components around it, the outermost first.
+    let mut open: Vec<usize> = Vec::new();
     for (position, node) in nesting.nodes.iter().enumerate() {
-        while open
-            .last()
-            .is_some_and(|(_, last, _)| Some(*last) != node.parent)
-        {
-            close(&mut open);
+        while open.pop_if(|last| Some(*last) != node.parent).is_some() {
+            whole.close();
         }
-        let changed = match node.kind {
-            NodeKind::Module(_) => modules.next(),
-            NodeKind::Component => None,
-        };
-        let patch = changed.unwrap_or_else(|| Patch::new(node.range.clone()));
-        open.push((node, position, patch));
+        match node.parent {
+            Some(_) => whole.open(node.length.clone(), node.range.end),
+            None => whole.range = node.range.clone(),
+        }
+        open.push(position);
+        if let NodeKind::Module(_) = node.kind
+            && let Some(patch) = modules.next()
+        {
+            whole.extend(patch);
+        }
     }
-    while open.len() > 1 {
-        close(&mut open);
+    for _ in 1..open.len() {
+        whole.close();
     }
-    open.pop().map_or(Patch::new(0..0), |(_, _, patch)| patch)
+    whole
 }
 
 struct ModulePlanner<'m, 'a> {
@@ -166,14 +161,15 @@ impl<'m> ModulePlanner<'m, '_> {
         if options.memory_import == MemoryImportPolicy::Define {
             planner.define_imports(options.memory_import_name.as_deref())?;
         }
+        planner.edits.code.follow_hints(planner.info);
         let mut patcher = BodyPatcher {
             info: planner.info,
             types: planner.types,
             replacements: &planner.replacements,
             code: &mut planner.edits.code,
         };
-        for body in module.bodies()? {
-            patcher.patch(body)?;
+        for body in module.bodies()?.iter() {
+            patcher.patch(&body)?;
         }
         if let Some(name) = &options.export_commit {
             planner.export_commit(name)?;
@@ -244,10 +240,7 @@ impl<'m> ModulePlanner<'m, '_> {
         origin: Origin,
     ) {
         let ty = self.signature(params, results);
-        let added = self
-            .edits
-            .code
-            .add(self.info, ty, AddedCode::New(code), origin);
+        let added = self.edits.code.add(self.info, ty, &code, origin);
         debug_assert_eq!(added, index, "these functions are added first");
     }
 
@@ -317,8 +310,7 @@ impl<'m> ModulePlanner<'m, '_> {
             return Ok(());
         }
         let ty = self.signature(&[], &[]);
-        let code = AddedCode::New(code);
-        let function = self.edits.code.add(self.info, ty, code, Origin::Commit);
+        let function = self.edits.code.add(self.info, ty, &code, Origin::Commit);
         self.add_export(name, ExportKind::Func, function)
     }
 }

@@ -11,15 +11,15 @@ mod operator_len;
 
 use super::module_info::ModuleInfo;
 use super::sections::{id, sized};
-use super::site::Body;
+use super::site::{Bodies, StoredBody};
 use crate::error::Error;
 use interleave::{CandidateBody, find_sites};
 use opcode_search::OpcodeSearch;
 
-/// Returns all bodies of the module that hold a site, in order.
-pub(crate) fn growth_sites(info: &ModuleInfo<'_>) -> Result<Vec<Body>, Error> {
+/// Returns all bodies of the module that hold a site.
+pub(crate) fn growth_sites(info: &ModuleInfo<'_>) -> Result<Bodies, Error> {
     let (Some(section), 1..) = (info.section(id::CODE), info.memories.len()) else {
-        return Ok(Vec::new());
+        return Ok(Bodies::default());
     };
     let (count, field) = section.count_field(info.wasm)?;
     let code = &info.wasm[..section.content.end];
@@ -27,22 +27,20 @@ pub(crate) fn growth_sites(info: &ModuleInfo<'_>) -> Result<Vec<Body>, Error> {
 }
 
 /// Scans a code section. `code` ends with the section, and the first body begins at `start`.
-fn scan(code: &[u8], start: usize, count: u32, memories: usize) -> Result<Vec<Body>, Error> {
+fn scan(code: &[u8], start: usize, count: u32, memories: usize) -> Result<Bodies, Error> {
     let mut candidates = Vec::new();
     let walked = find_candidates(code, start, count, memories, &mut candidates);
-    find_sites(code, &mut candidates);
-    let mut bodies = Vec::new();
-    for candidate in candidates {
-        if let Some(error) = candidate.error {
-            return Err(Error::malformed(error));
-        }
-        if !candidate.body.sites.is_empty() {
-            bodies.push(candidate.body);
-        }
-    }
+    let found = find_sites(code, &mut candidates);
     // Errors in the bodies before the one that ended the search are reported first.
+    if let Some((_, error)) = found.error {
+        return Err(Error::malformed(error));
+    }
     walked?;
-    Ok(bodies)
+    let bodies = candidates.into_iter().map(|candidate| candidate.body);
+    Ok(Bodies {
+        bodies: bodies.filter(|body| !body.sites.is_empty()).collect(),
+        sites: found.sites,
+    })
 }
 
 /// Collects the bodies that hold bytes that may be a site.
@@ -67,17 +65,15 @@ fn find_candidates(
         if let Some(first) = found.filter(|found| content.contains(found)) {
             let last = search.last(first..content.end).unwrap_or(first);
             found = search.first(content.end);
-            let body = Body {
+            let body = StoredBody {
+                start: length,
+                length_bytes: (content.start - length) as u8,
+                content_len: content.len() as u32,
                 defined,
-                length: length..content.start,
-                content,
-                sites: Vec::new(),
+                sites: 0..0,
             };
-            candidates.push(CandidateBody {
-                body,
-                last,
-                error: None,
-            });
+            let last = (last - content.start) as u32;
+            candidates.push(CandidateBody { body, last });
         }
     }
     // An added body would follow these bytes, where no parser would find it.
@@ -200,8 +196,9 @@ mod tests {
                     refused += 1;
                     continue;
                 };
-                let bodies = scanned.unwrap().into_iter();
-                let bodies = bodies.map(|body| (body.defined, body.content, body.sites));
+                let scanned = scanned.unwrap();
+                let bodies = scanned.iter();
+                let bodies = bodies.map(|body| (body.defined, body.content, body.sites.to_vec()));
                 let bodies = of_memories(memories, bodies);
                 let full = of_memories(memories, full.into_iter());
                 assert_eq!(format!("{bodies:?}"), format!("{full:?}"), "{code:x?}");

@@ -8,7 +8,7 @@ mod table;
 use super::options::{MemoryImportPolicy, Options};
 use super::report::{MemoryReport, Warning};
 use crate::analysis::module_info::MappedMemory;
-use crate::analysis::site::{FirstSites, Sites, count_sites};
+use crate::analysis::site::{FirstSites, Sites};
 use crate::analysis::{Analysis, Module};
 use crate::error::{Error, Unsupported};
 use crate::growth::GrowthHandling;
@@ -60,12 +60,9 @@ pub(crate) fn decide<'m>(
     checks::check_input(analysis, options)?;
     let mut sites = Vec::new();
     for module in &analysis.modules {
-        let bodies = module.bodies()?;
-        let of_memory = |memory: &Memory| {
-            let (count, first) = count_sites(bodies, memory.id.index);
-            MemorySites { count, first }
-        };
-        sites.push(module.info.memories().map(of_memory).collect::<Vec<_>>());
+        let counts = module.count_sites()?.into_iter();
+        let counts = counts.map(|(count, first)| MemorySites { count, first });
+        sites.push(counts.collect::<Vec<_>>());
         // Malformed types are reported before any refusal.
         if !module.info.memories.is_empty() {
             module.types()?;
