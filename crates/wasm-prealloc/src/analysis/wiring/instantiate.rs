@@ -18,8 +18,8 @@ use super::group::Hidden;
 use super::links::Links;
 use crate::error::Error;
 
-/// The number of steps that an evaluation may take for each entry of the components. Most inputs
-/// need one for each.
+/// The number of steps that an evaluation may take for each entry of the components. Most entries
+/// need one.
 const STEPS_PER_OPERATION: usize = 8;
 
 /// The number of steps that any evaluation may take.
@@ -356,6 +356,7 @@ impl<'a, 'd> Evaluator<'a, 'd> {
             ComponentOuterAliasKind::Component => ComponentExternalKind::Component,
             ComponentOuterAliasKind::CoreType | ComponentOuterAliasKind::Type => return Ok(None),
         };
+        self.spend(count as usize)?;
         for _ in 0..count {
             let Some(parent) = self.frames[frame].parent else {
                 return malformed(offset, format!("unknown outer component {count}"));
