@@ -377,6 +377,25 @@ fn code_after_the_last_body_is_malformed() {
     assert_eq!(malformed_at(&module), Some(last_body));
 }
 
+/// These instructions continue a block, and sites can follow them up to the end of the code.
+#[test]
+fn sites_after_an_instruction_that_continues_a_block_are_found() {
+    let bodies = [
+        "(if (i32.const 1) (then nop) (else (drop (memory.size))))",
+        "try nop catch 0 memory.size drop end",
+        "try nop catch_all memory.size drop end",
+        "try try nop delegate 0 memory.size drop catch 0 end",
+    ];
+    for body in bodies {
+        for padding in ["", "(func nop nop nop nop nop nop nop nop nop)"] {
+            let text = format!("(module (memory 1) (tag) (func {body}) {padding})");
+            let module = wat::parse_str(&text).unwrap();
+            let rewritten = rewritten(&module);
+            assert_eq!(rewritten.report.memories[0].sites.size, 1, "{text}");
+        }
+    }
+}
+
 /// A buffer that is used for several modules holds the result of each, and nothing after an error.
 #[test]
 fn a_buffer_can_be_used_again() {

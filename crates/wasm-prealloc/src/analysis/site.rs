@@ -140,8 +140,27 @@ pub(crate) fn read_operator(
     range: Range<usize>,
 ) -> wasmparser::Result<(usize, Option<Site>)> {
     let start = range.start;
+    if let Some(end) = continuation_end(wasm, range.clone())? {
+        return Ok((end, None));
+    }
     let mut operators = OperatorsReader::new(reader(wasm, range));
     let operator = operators.read()?;
     let end = operators.original_position() as usize;
     Ok((end, Site::of(&operator, start..end)))
+}
+
+/// Returns the end of an instruction that continues a block. The parser accepts such an instruction
+/// only after the start of its block, and here it reads one instruction at a time.
+fn continuation_end(wasm: &[u8], range: Range<usize>) -> wasmparser::Result<Option<usize>> {
+    const ELSE: u8 = 0x05;
+    const CATCH: u8 = 0x07;
+    const DELEGATE: u8 = 0x18;
+    const CATCH_ALL: u8 = 0x19;
+    let mut reader = reader(wasm, range);
+    match reader.read_u8()? {
+        ELSE | CATCH_ALL => {}
+        CATCH | DELEGATE => drop(reader.read_var_u32()?),
+        _ => return Ok(None),
+    }
+    Ok(Some(reader.original_position() as usize))
 }
