@@ -45,7 +45,8 @@ pub(crate) fn run(opts: &Opts) -> anyhow::Result<()> {
     let build = build(&options)?;
     for guest in &build.guests {
         for warning in &guest.report.warnings {
-            eprintln!("warning: {}: {warning}", guest.file);
+            // A build has no options for the rewriter, which the remedy of a warning names.
+            eprintln!("warning: {}: {}", guest.file, warning.problem());
         }
     }
     show(&build)

@@ -167,14 +167,19 @@ pub enum Error {
     },
 
     /// A linked module could not be read or rewritten.
-    #[error("cannot process the module of `{package}` ({})", path.display())]
+    #[error(
+        "cannot process the module of `{package}` ({}): {}{}",
+        path.display(),
+        cause.problem(),
+        advice(cause)
+    )]
     Rewrite {
         /// The package.
         package: String,
         /// The module as it was linked.
         path: PathBuf,
-        /// The rewriter's error.
-        source: wasm_prealloc::Error,
+        /// The rewriter's error. It is no source, because a build cannot follow its remedy.
+        cause: wasm_prealloc::Error,
     },
 
     /// The workspace's own link arguments declare a memory that cannot be pinned.
@@ -247,9 +252,9 @@ pub enum Error {
 impl Error {
     /// Describes a rewrite that failed. The rewriter's own remedies are options that a build does
     /// not have, so those that link arguments cause get a remedy here.
-    pub(crate) fn rewrite(package: &str, path: &Path, source: wasm_prealloc::Error) -> Self {
+    pub(crate) fn rewrite(package: &str, path: &Path, cause: wasm_prealloc::Error) -> Self {
         use wasm_prealloc::Error as Rewriter;
-        let (problem, flag, alternative) = match source {
+        let (problem, flag, alternative) = match cause {
             Rewriter::NoHeapBase => (
                 "it is linked with a minimum of 65536 pages and has no `__heap_base`, so the size \
                  at which its growth starts is unknown",
@@ -262,11 +267,17 @@ impl Error {
                 "--import-memory",
                 "",
             ),
-            source => {
+            Rewriter::NoRoomForCounter { .. } => (
+                "it is linked with a minimum that leaves no room for the page in which its growth \
+                 is counted",
+                "--initial-memory",
+                "",
+            ),
+            cause => {
                 return Self::Rewrite {
                     package: package.to_owned(),
                     path: path.to_owned(),
-                    source,
+                    cause,
                 };
             }
         };
@@ -277,5 +288,17 @@ impl Error {
             flag,
             alternative,
         }
+    }
+}
+
+/// Returns the remedy for a linked module that cannot be rewritten. A build has no settings for the
+/// rewriter.
+fn advice(cause: &wasm_prealloc::Error) -> String {
+    match cause.remedy() {
+        None => String::new(),
+        Some(remedy) if remedy.settings().is_empty() => format!(": {remedy}"),
+        Some(_) => ": a build has no option for that, so rewrite this module by itself with \
+            `wasm-prealloc rewrite`, which names the options"
+            .to_owned(),
     }
 }

@@ -10,7 +10,7 @@ use wasm_prealloc::{
 
 use crate::folder;
 use crate::io::{Inputs, limits};
-use crate::{batch, exit};
+use crate::{batch, exit, flags};
 
 const EXAMPLES: &[&str] = &[
     "wasm-prealloc inspect plugin.wasm",
@@ -68,6 +68,7 @@ fn print(out: &mut impl Write, input: &str, inspection: &Inspection) -> io::Resu
         }
     }
     if let Some(refusal) = &inspection.refusal {
+        let refusal = flags::error(refusal, "inspect");
         writeln!(out, "  rewrite: refused: {refusal}")?;
     }
     Ok(())

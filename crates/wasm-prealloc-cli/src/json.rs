@@ -7,8 +7,8 @@ use serde::Serialize;
 use wasm_prealloc::Error;
 use wasm_prealloc_host::MemoryPool;
 
-use crate::exit;
 use crate::io::print_json;
+use crate::{exit, flags};
 
 /// The version of the layout. It changes when a field is removed or changes its meaning, and not
 /// when a field is added.
@@ -75,7 +75,8 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    pub(crate) fn new(error: &anyhow::Error) -> Self {
+    /// Describes an error of a command. An error of the library names flags.
+    pub(crate) fn new(error: &anyhow::Error, command: &str) -> Self {
         let library = error
             .chain()
             .find_map(|cause| cause.downcast_ref::<Error>());
@@ -85,10 +86,14 @@ impl Failure {
             None if error.chain().any(|cause| cause.is::<wat::Error>()) => ("text", None),
             None => (REFUSED, None),
         };
+        let causes = error.chain().map(|cause| match cause.downcast_ref() {
+            Some(library) => flags::error(library, command),
+            None => cause.to_string(),
+        });
         Self {
             kind,
             offset,
-            message: format!("{error:#}"),
+            message: causes.collect::<Vec<_>>().join(": "),
             exit: match library {
                 Some(error) if error.is_refusal() => exit::NO,
                 _ => exit::USAGE,
@@ -107,8 +112,8 @@ impl Failure {
     }
 
     /// Returns the failure of a command that did not start.
-    pub(crate) fn usage(error: &anyhow::Error) -> Self {
-        let failure = Self::new(error);
+    pub(crate) fn usage(error: &anyhow::Error, command: &str) -> Self {
+        let failure = Self::new(error, command);
         match failure.kind {
             REFUSED => Self::of_kind("usage", failure.message),
             _ => failure,

@@ -4,6 +4,7 @@
 mod batch;
 mod destination;
 mod exit;
+mod flags;
 mod folder;
 mod input;
 mod inspect;
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            let failure = Failure::usage(&error);
+            let failure = Failure::usage(&error, name);
             failure.print();
             if json {
                 // The exit code says that the command failed, also if the pipe is closed.

@@ -1,10 +1,13 @@
 //! The sizes that `--pages` gives: one for all memories, and others for single memories.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
 use wasm_prealloc::{MAX_PAGES, MemoryId};
+
+use crate::flags::index;
 
 /// One value of `--pages`.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +54,27 @@ pub(crate) struct Pages {
     pub(crate) memories: BTreeMap<MemoryId, u64>,
 }
 
+/// Displays as the flags that give these sizes.
+impl fmt::Display for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "--pages {}", self.all)?;
+        for (memory, pages) in &self.memories {
+            write!(f, " --pages {}={pages}", index(*memory))?;
+        }
+        Ok(())
+    }
+}
+
 impl Pages {
+    /// Returns one size for all memories.
+    #[cfg(feature = "run")]
+    pub(crate) fn of_all(pages: u64) -> Self {
+        Self {
+            all: pages,
+            memories: BTreeMap::new(),
+        }
+    }
+
     pub(crate) fn new(values: &[PagesValue]) -> Result<Self> {
         let mut all = None;
         let mut memories = BTreeMap::new();

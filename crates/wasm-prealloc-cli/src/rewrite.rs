@@ -11,7 +11,7 @@ use crate::folder::{self, Item};
 use crate::io::{Inputs, Output, limits};
 use crate::names::names;
 use crate::pages::{Pages, PagesValue};
-use crate::{batch, exit};
+use crate::{batch, exit, flags};
 
 const EXAMPLES: &[&str] = &[
     "wasm-prealloc rewrite plugin.wasm -o plugin.pinned.wasm",
@@ -199,6 +199,6 @@ fn describe(out: &mut impl Write, input: &str, output: &str, report: &Report) ->
 }
 
 fn warnings(out: &mut impl Write, prefix: &str, report: &Report) -> io::Result<()> {
-    let mut warnings = report.warnings.iter();
+    let mut warnings = report.warnings.iter().map(flags::warning);
     warnings.try_for_each(|warning| writeln!(out, "{prefix}warning: {warning}"))
 }

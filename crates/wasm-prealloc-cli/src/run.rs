@@ -15,7 +15,8 @@ use crate::input::{Input, Limit};
 use crate::io::print_json;
 use crate::json::SecuredReport;
 use crate::names::names;
-use crate::{exit, json, memory};
+use crate::pages::Pages;
+use crate::{exit, flags, json, memory};
 
 const EXAMPLES: &[&str] = &[
     "wasm-prealloc run program.wasm one two",
@@ -145,7 +146,11 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
             let failure = json::Failure::of_kind(kind, format!("{error:#}"));
             (exit::NO, Vec::new(), Some(failure))
         }
-        Err(Failure::Usage(error)) => (exit::USAGE, Vec::new(), Some(json::Failure::new(&error))),
+        Err(Failure::Usage(error)) => (
+            exit::USAGE,
+            Vec::new(),
+            Some(json::Failure::new(&error, "run")),
+        ),
     };
     if let Some(failure) = &error {
         failure.print();
@@ -241,7 +246,12 @@ fn memories(opts: &Opts, wasm: &[u8]) -> Result<Vec<Memory>, Failure> {
         analysis
             .verify(opts.pages.unwrap_or(MAX_PAGES))
             .map_err(|error| match error {
-                VerifyError::NotPinned(_) => Failure::No(NOT_PINNED, error.into()),
+                VerifyError::NotPinned(violations) => {
+                    let expected = Pages::of_all(opts.pages.unwrap_or(MAX_PAGES));
+                    let line = |violation| flags::violation(violation, &expected);
+                    let lines: Vec<_> = violations.iter().map(line).collect();
+                    Failure::No(NOT_PINNED, anyhow!(lines.join("\n")))
+                }
                 // The cause itself has a kind and an offset.
                 VerifyError::Unreadable(error) => error.into(),
             })?;

@@ -4,12 +4,12 @@ use std::io::{self, Write as _};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use wasm_prealloc::{Analysis, Memory, VerifyError, Violations, verify};
+use wasm_prealloc::{Analysis, Memory, VerifyError, Violation, verify};
 
 use crate::folder::{self, Item};
 use crate::io::{Inputs, limits};
 use crate::pages::{Pages, PagesValue};
-use crate::{batch, exit};
+use crate::{batch, exit, flags};
 
 const EXAMPLES: &[&str] = &[
     "wasm-prealloc verify target/wasm/*.wasm",
@@ -38,7 +38,15 @@ struct Answer {
     verified: bool,
     /// All memories of a verified module.
     memories: Vec<Memory>,
-    violations: Violations,
+    violations: Vec<Explained>,
+}
+
+/// A violation, with the rewrite that resolves it in `message`.
+#[derive(Debug, Serialize)]
+struct Explained {
+    #[serde(flatten)]
+    violation: Violation,
+    message: String,
 }
 
 pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
@@ -74,10 +82,16 @@ fn verify_one(item: &Item, opts: &Opts, pages: &Pages) -> Result<Answer> {
             memories,
             ..Answer::default()
         }),
-        Err(VerifyError::NotPinned(violations)) => Ok(Answer {
-            violations,
-            ..Answer::default()
-        }),
+        Err(VerifyError::NotPinned(violations)) => {
+            let explained = violations.into_iter().map(|violation| Explained {
+                message: flags::violation(&violation, pages),
+                violation,
+            });
+            Ok(Answer {
+                violations: explained.collect(),
+                ..Answer::default()
+            })
+        }
         // The cause itself has a kind and an offset.
         Err(VerifyError::Unreadable(error)) => Err(error).with_context(|| item.input.name()),
     }
@@ -85,8 +99,8 @@ fn verify_one(item: &Item, opts: &Opts, pages: &Pages) -> Result<Answer> {
 
 fn print(input: &str, answer: &Answer, quiet: bool) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    for violation in answer.violations.iter() {
-        writeln!(stdout, "{input}: {violation}")?;
+    for violation in &answer.violations {
+        writeln!(stdout, "{input}: {}", violation.message)?;
     }
     match answer.memories.as_slice() {
         _ if quiet || !answer.verified => Ok(()),

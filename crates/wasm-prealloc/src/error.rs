@@ -44,7 +44,7 @@ pub enum Error {
     },
 
     /// The input has a shape that the rewriter does not support.
-    #[error("the rewriter does not support {what} (at offset {offset:#x}){}", what.remedy())]
+    #[error("the rewriter does not support {what} (at offset {offset:#x}){}", self.advice())]
     Unsupported {
         /// The unsupported shape.
         what: Unsupported,
@@ -53,7 +53,7 @@ pub enum Error {
     },
 
     /// The memory cannot declare the requested size.
-    #[error("{memory} cannot have {pages} pages of 64 KiB: choose `--pages` from 1 to {most}")]
+    #[error("{memory} cannot have {pages} pages of 64 KiB{}", self.advice())]
     PagesOutOfRange {
         /// The memory.
         memory: MemoryId,
@@ -66,7 +66,8 @@ pub enum Error {
     /// The memory's minimum is larger than the requested size.
     #[error(
         "{memory} at offset {offset:#x} declares a minimum of more than the requested {pages} \
-         pages: choose `--pages {least}` or more"
+         pages{}",
+        self.advice()
     )]
     MinimumExceedsTarget {
         /// The memory.
@@ -82,9 +83,8 @@ pub enum Error {
     /// Emulation was requested, but the memory is pinned already, and its natural minimum is
     /// unknown.
     #[error(
-        "{memory} is pinned at {pages} pages already, so the start of its growth is unknown: choose \
-         `--emulate-from heap-base` (for allocators that only grow the memory, like Rust's) or \
-         `--emulate-from N` pages"
+        "{memory} is pinned at {pages} pages already, so the start of its growth is unknown{}",
+        self.advice()
     )]
     NoNaturalMinimum {
         /// The memory.
@@ -96,10 +96,8 @@ pub enum Error {
     /// The module grows a memory that it imports, and other modules may count its growth too.
     #[error(
         "{memory}, imported as {import}, is grown by the module (`memory.grow` at offset \
-         {offset:#x}), and other modules may grow it too: choose `--memory-import keep \
-         --emulate-from N` for all modules that share it, where N is its size in pages at the \
-         start, `--memory-import define` to let the module define the memory itself, or `--growth \
-         keep`"
+         {offset:#x}), and other modules may grow it too{}",
+        self.advice()
     )]
     ImportedMemoryGrows {
         /// The memory.
@@ -114,9 +112,8 @@ pub enum Error {
     /// is unknown.
     #[error(
         "{memory}, imported as {import}, is grown by the module (`memory.grow` at offset \
-         {offset:#x}), and its size at the start is unknown: choose `--emulate-from N`, the number \
-         of pages that the embedder provides, or `--emulate-from declared` if those are the \
-         import's {minimum}"
+         {offset:#x}), and its size at the start is unknown{}",
+        self.advice()
     )]
     ImportedStartUnknown {
         /// The memory.
@@ -133,7 +130,8 @@ pub enum Error {
     /// already.
     #[error(
         "growth of {memory} is counted in its last page, and its {minimum} pages at the start \
-         leave no room for that page: choose `--pages {least}` or more, or `--growth keep`"
+         leave no room for that page{}",
+        self.advice()
     )]
     NoRoomForCounter {
         /// The memory.
@@ -166,7 +164,8 @@ pub enum Error {
     /// that is in use.
     #[error(
         "growth of {memory} cannot start at {from} pages, below its declared minimum of {minimum} \
-         pages: choose `--emulate-from {minimum}` or more"
+         pages{}",
+        self.advice()
     )]
     StartBelowMinimum {
         /// The memory.
@@ -190,27 +189,31 @@ pub enum Error {
     },
 
     /// A function that commits all memories was requested, and the module has no memory.
-    #[error("the module has no memory to commit: leave out `--export-commit`")]
+    #[error("the module has no memory to commit{}", self.advice())]
     NothingToCommit,
 
     /// The name of an export to be added is in use.
-    #[error("the module already has an export `{name}`: choose another name")]
+    #[error("the module already has an export `{name}`{}", self.advice())]
     ExportExists {
         /// The name.
         name: String,
+        /// True if a memory was to be exported under the name, and false if the function was that
+        /// commits all memories.
+        of_memory: bool,
     },
 
     /// Growth is to start at the heap's base, which the module does not give.
     #[error(
         "the module has no `__heap_base`: it neither exports nor names an immutable i32 global of \
-         that name with a constant value; choose `--emulate-from N` pages"
+         that name with a constant value{}",
+        self.advice()
     )]
     NoHeapBase,
 
     /// Growth is to start above its own cap.
     #[error(
-        "growth of {memory} cannot start at {from} pages, above its cap of {cap} pages: \
-         choose `--emulate-from {cap}` or less"
+        "growth of {memory} cannot start at {from} pages, above its cap of {cap} pages{}",
+        self.advice()
     )]
     StartAboveCap {
         /// The memory.
@@ -225,7 +228,8 @@ pub enum Error {
     /// memory that is in use.
     #[error(
         "growth of {memory} cannot start at {from} pages: the module's data segments reach \
-         up to byte {data_end}; choose `--emulate-from {least}` or more"
+         up to byte {data_end}{}",
+        self.advice()
     )]
     StartBelowData {
         /// The memory.
@@ -362,21 +366,4 @@ pub enum Unsupported {
     /// A function that commits memory in a component: only the component itself could call it.
     #[error("an added function that commits the memories of a component")]
     CommitInComponent,
-}
-
-impl Unsupported {
-    fn remedy(&self) -> &'static str {
-        match self {
-            Self::CompactImport { .. } => ": link or encode the module without compact imports",
-            Self::DefineShared { .. } => ": leave out `--memory-import define`",
-            Self::RelocatableObject { .. } => ": link it first",
-            Self::CoreModuleType { .. } | Self::HiddenMemory { .. } => {
-                ": define the core module in the component that instantiates it"
-            }
-            Self::DifferentMemories { .. } => {
-                ": give the memories the same limits, or choose `--growth keep`"
-            }
-            Self::CommitInComponent => ": leave out `--export-commit`",
-        }
-    }
 }

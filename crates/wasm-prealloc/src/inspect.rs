@@ -22,7 +22,7 @@ pub struct Inspection {
     /// The core modules: the input itself, or those that a component contains.
     pub modules: Vec<ModuleInspection>,
     /// The error with which a rewrite with the same options would refuse the input; `None` if it
-    /// would not. Serializes as its text.
+    /// would not. Serializes as its problem, without the remedy.
     #[cfg_attr(feature = "serde", serde(serialize_with = "serialize_refusal"))]
     pub refusal: Option<Error>,
 }
@@ -161,7 +161,7 @@ fn serialize_refusal<S: serde::Serializer>(
     refusal: &Option<Error>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    let text = refusal.as_ref().map(Error::to_string);
+    let text = refusal.as_ref().map(Error::problem);
     serde::Serialize::serialize(&text, serializer)
 }
 

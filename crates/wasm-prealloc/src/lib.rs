@@ -37,6 +37,7 @@ mod leb128;
 mod limits;
 #[cfg(feature = "serde")]
 mod message;
+mod remedy;
 mod rewrite;
 mod verify;
 
@@ -51,6 +52,7 @@ pub use error::{Error, Unsupported};
 pub use growth::GrowthHandling;
 pub use inspect::{Inspection, Landmarks, MemoryInspection, ModuleInspection, inspect};
 pub use limits::{MAX_PAGES, Memory, MemoryId, MemoryImport, WASM_PAGE_SIZE};
+pub use remedy::{Remedy, Setting};
 pub use rewrite::options::{
     EmulateFrom, Growth, MemoryImportPolicy, Options, UnknownValue, Validate,
 };

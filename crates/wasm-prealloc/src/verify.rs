@@ -64,39 +64,31 @@ impl fmt::Display for Violation {
         match self.kind {
             ViolationKind::NoMaximum => write!(
                 f,
-                "declares a minimum of {minimum} and no maximum; expected {expected} pages for \
-                 both: `wasm-prealloc rewrite --pages {expected}` declares them"
+                "declares a minimum of {minimum} and no maximum; expected {expected} pages for both"
             ),
             ViolationKind::NotPinned => write!(
                 f,
                 "declares a minimum of {minimum} and a maximum of {maximum}; expected {expected} \
-                 pages for both: `wasm-prealloc rewrite --pages {expected}` declares them"
+                 pages for both"
             ),
-            ViolationKind::WrongSize if let Some(log2) = memory.page_size_log2 => write!(
-                f,
-                "declares a size of {minimum} pages of 2^{log2} bytes; expected {expected} pages \
-                 of 64 KiB: link the module again"
-            ),
-            ViolationKind::WrongSize if minimum > *expected => write!(
-                f,
-                "declares a size of {minimum}; expected {expected} pages: a memory is never made \
-                 smaller, so expect `--pages {minimum}` or link the module again"
-            ),
-            ViolationKind::WrongSize => write!(
-                f,
-                "declares a size of {minimum}; expected {expected} pages: \
-                 `wasm-prealloc rewrite --pages {expected}` declares them"
-            ),
+            ViolationKind::WrongSize => match memory.page_size_log2 {
+                Some(log2) => write!(
+                    f,
+                    "declares a size of {minimum} pages of 2^{log2} bytes; expected {expected} \
+                     pages of 64 KiB"
+                ),
+                None => write!(f, "declares a size of {minimum}; expected {expected} pages"),
+            },
             ViolationKind::GrowthCanOnlyFail {
                 sites,
                 first_offset,
             } => write!(
                 f,
                 "is pinned, and {sites} `memory.grow` can only fail, the first at offset \
-                 {first_offset:#x}: rewrite the original module instead, or use `wasm-prealloc \
-                 rewrite --emulate-from heap-base` if the allocator only grows the memory"
+                 {first_offset:#x}"
             ),
-        }
+        }?;
+        f.write_str(&self.advice())
     }
 }
 

@@ -295,6 +295,7 @@ impl<'m> ModulePlanner<'m, '_> {
         if added || self.info.export(name)?.is_some() {
             return Err(Error::ExportExists {
                 name: name.to_owned(),
+                of_memory: kind == ExportKind::Memory,
             });
         }
         exports.push((name.to_owned(), kind, index));

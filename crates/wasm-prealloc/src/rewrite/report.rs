@@ -149,19 +149,16 @@ impl fmt::Display for Warning {
                 pinned_before: true,
             } => write!(
                 f,
-                "{memory} was pinned before, so its {sites} `memory.grow` can only fail; \
-                 `--emulate-from heap-base` helps if the allocator only grows the memory"
+                "{memory} was pinned before, so its {sites} `memory.grow` can only fail"
             ),
             Self::GrowthCanOnlyFail { memory, sites, .. } => write!(
                 f,
-                "{memory}: {sites} `memory.grow` are left and can only fail; \
-                 `--growth emulate` lets them succeed up to the declared maximum"
+                "{memory}: {sites} `memory.grow` are left and can only fail"
             ),
             Self::SizeWraps { memory, sites } => write!(
                 f,
                 "{memory}: {sites} `memory.size` return {MAX_PAGES}, and the size in bytes wraps \
-                 to 0 in 32 bits; with `--growth pregrown` they return {}",
-                MAX_PAGES - 1
+                 to 0 in 32 bits"
             ),
             Self::HintsDropped {
                 module,
@@ -183,8 +180,7 @@ impl fmt::Display for Warning {
             ),
             Self::SourceMapStays { module, url } => write!(
                 f,
-                "the offsets in the source map `{url}`{} are those before the rewrite: \
-                 `--source-map` moves a source map along",
+                "the offsets in the source map `{url}`{} are those before the rewrite",
                 of_module(module)
             ),
             Self::EmbedderCannotGrow {
@@ -203,8 +199,7 @@ impl fmt::Display for Warning {
             Self::StartAssumed { memory, pages } => write!(
                 f,
                 "{memory} is shared between threads and imported: its growth starts at the \
-                 import's minimum of {pages} pages; if the embedder provides more, choose \
-                 `--emulate-from N`"
+                 import's minimum of {pages} pages"
             ),
             Self::DataAddressUnknown { memory, segment } => write!(
                 f,
@@ -217,6 +212,7 @@ impl fmt::Display for Warning {
                 "the module has a signature (section `{section}`), which no longer holds: sign \
                  the output"
             ),
-        }
+        }?;
+        f.write_str(&self.advice())
     }
 }

@@ -1,0 +1,77 @@
+//! The flags that follow the remedies of the library. Errors, warnings and violations of the library
+//! name its API, and those of the command name flags.
+
+use wasm_prealloc::{Error, MemoryId, Remedy, Setting, Violation, Warning};
+
+use crate::pages::Pages;
+
+/// The command whose flags the remedies name.
+const REWRITE: &str = "rewrite";
+
+/// Returns an error as `command` prints it.
+pub(crate) fn error(error: &Error, command: &str) -> String {
+    match error.remedy() {
+        Some(remedy) => format!("{}: {}", error.problem(), advice(&remedy, command)),
+        None => error.problem(),
+    }
+}
+
+/// Returns a warning as `rewrite` prints it.
+pub(crate) fn warning(warning: &Warning) -> String {
+    match warning.remedy() {
+        Some(remedy) => format!("{}; {}", warning.problem(), advice(&remedy, REWRITE)),
+        None => warning.problem(),
+    }
+}
+
+/// Returns a violation as a command prints it that expects these sizes. A rewrite that leaves them
+/// out would pin the memories at other sizes.
+pub(crate) fn violation(violation: &Violation, expected: &Pages) -> String {
+    let problem = violation.problem();
+    let rewrite = |setting: &Setting| match setting {
+        Setting::Pages { .. } => format!("`wasm-prealloc rewrite {expected}`"),
+        setting => format!("`wasm-prealloc rewrite {expected} {}`", flag(setting)),
+    };
+    match violation.remedy() {
+        Some(remedy) => format!("{problem}: {}", remedy.with(rewrite)),
+        None => problem,
+    }
+}
+
+/// Returns a remedy with the flags of `rewrite`. Another command also names `rewrite`.
+fn advice(remedy: &Remedy, command: &str) -> String {
+    remedy.with(|setting| match command {
+        REWRITE => format!("`{}`", flag(setting)),
+        _ => format!("`wasm-prealloc rewrite {}`", flag(setting)),
+    })
+}
+
+/// Returns the flag of `rewrite` for a setting, with its value. `N` and `NAME` are the user's choice.
+fn flag(setting: &Setting) -> String {
+    match setting {
+        Setting::Pages {
+            memory: None,
+            pages: None,
+        } => "--pages".to_owned(),
+        Setting::Pages { memory, pages } => {
+            let memory = memory.map_or(String::new(), |memory| format!("{}=", index(memory)));
+            let pages = pages.map_or("N".to_owned(), |pages| pages.to_string());
+            format!("--pages {memory}{pages}")
+        }
+        Setting::Growth(growth) => format!("--growth {growth}"),
+        Setting::EmulateFrom(None) => "--emulate-from N".to_owned(),
+        Setting::EmulateFrom(Some(from)) => format!("--emulate-from {from}"),
+        Setting::MemoryImport(policy) => format!("--memory-import {policy}"),
+        Setting::MemoryImportName => "--memory-import-name NAME".to_owned(),
+        Setting::ExportCommit => "--export-commit NAME".to_owned(),
+        Setting::SourceMap => "--source-map".to_owned(),
+    }
+}
+
+/// Returns a memory as `--pages` names it.
+pub(crate) fn index(memory: MemoryId) -> String {
+    match memory.module {
+        Some(module) => format!("{module}.{}", memory.index),
+        None => memory.index.to_string(),
+    }
+}
