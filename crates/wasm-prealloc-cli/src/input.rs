@@ -26,6 +26,17 @@ pub(crate) struct Limit {
     bytes: u64,
 }
 
+impl Limit {
+    /// Refuses a number of bytes above the limit.
+    fn check(self, bytes: u64) -> Result<()> {
+        let most = self.bytes;
+        if bytes > most {
+            bail!("it has more than {most} bytes: if you trust it, raise `--max-input-bytes`");
+        }
+        Ok(())
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Input {
     path: PathBuf,
@@ -84,9 +95,25 @@ impl Input {
         Ok(Module { wasm, form })
     }
 
+    /// Reads a text that is no module.
+    pub(crate) fn read_text(&self, limit: Limit) -> Result<String> {
+        let (from, _) = self.open()?;
+        let mut text = Vec::new();
+        let most = limit.bytes.saturating_add(1);
+        from.take(most).read_to_end(&mut text)?;
+        limit.check(text.len() as u64)?;
+        Ok(String::from_utf8(text)?)
+    }
+
     fn read_bytes(&self, limit: Limit) -> Result<Vec<u8>> {
+        let (from, size) = self.open()?;
+        read_limited(from, size, limit)
+    }
+
+    /// Opens the input, and returns its size, 0 if that is unknown.
+    fn open(&self) -> Result<(Box<dyn Read>, u64)> {
         let Some(path) = self.path() else {
-            return read_limited(io::stdin().lock(), 0, limit);
+            return Ok((Box::new(io::stdin().lock()), 0));
         };
         let metadata = fs::metadata(path)?;
         if metadata.is_dir() {
@@ -95,7 +122,7 @@ impl Input {
         if special_kind(metadata.file_type()) == Some(SOCKET) {
             bail!("it is {SOCKET}, which cannot be read: write the module to a file or a pipe");
         }
-        read_limited(File::open(path)?, file_bytes(&metadata), limit)
+        Ok((Box::new(File::open(path)?), file_bytes(&metadata)))
     }
 }
 
@@ -126,9 +153,7 @@ fn read_limited(mut from: impl Read, size: u64, limit: Limit) -> Result<Vec<u8>>
     // One byte more than the limit shows that the limit is exceeded.
     let rest = most.saturating_add(1).saturating_sub(bytes.len() as u64);
     from.take(rest).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        bail!("it has more than {most} bytes: if you trust it, raise `--max-input-bytes`");
-    }
+    limit.check(bytes.len() as u64)?;
     Ok(bytes)
 }
 

@@ -72,22 +72,60 @@ impl Output {
         exact_name(self.path()?)
     }
 
-    /// Writes a module. A file is replaced atomically.
-    pub(crate) fn write(&self, wasm: &[u8]) -> Result<()> {
-        let written = match self {
-            Self::Stdout => {
-                let mut stdout = io::stdout().lock();
-                stdout.write_all(wasm).and_then(|()| stdout.flush())
-            }
+    /// Writes bytes to disk beside the file, which is not changed yet.
+    pub(crate) fn stage<'a>(&'a self, bytes: &'a [u8]) -> Result<Staged<'a>> {
+        let file = match self {
+            Self::Stdout => None,
             // A device or a pipe cannot be replaced by a rename.
-            Self::File(path) if is_special(path) => fs::write(path, wasm),
+            Self::File(path) if is_special(path) => None,
             // A symbolic link is kept and its target is replaced.
-            Self::File(path) => check_length(path).and_then(|()| {
-                let path = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
-                AtomicFile::write(path, wasm).and_then(AtomicFile::commit)
-            }),
+            Self::File(path) => {
+                let staged = check_length(path).and_then(|()| {
+                    let path = fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+                    AtomicFile::write(path, bytes)
+                });
+                Some(staged.with_context(|| self.cannot_write())?)
+            }
         };
-        written.with_context(|| format!("cannot write {}", self.name()))
+        let output = self;
+        Ok(Staged {
+            output,
+            bytes,
+            file,
+        })
+    }
+
+    fn cannot_write(&self) -> String {
+        format!("cannot write {}", self.name())
+    }
+}
+
+/// Bytes that are ready to be written.
+#[derive(Debug)]
+pub(crate) struct Staged<'a> {
+    output: &'a Output,
+    bytes: &'a [u8],
+    /// `None` for an output that cannot be replaced by a rename.
+    file: Option<AtomicFile>,
+}
+
+impl Staged<'_> {
+    /// Returns true if the bytes are on disk, and only a rename is left.
+    pub(crate) fn is_on_disk(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Writes the bytes. A file is replaced atomically.
+    pub(crate) fn commit(self) -> Result<()> {
+        let written = match (self.file, self.output) {
+            (Some(file), _) => file.commit(),
+            (None, Output::File(path)) => fs::write(path, self.bytes),
+            (None, Output::Stdout) => {
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(self.bytes).and_then(|()| stdout.flush())
+            }
+        };
+        written.with_context(|| self.output.cannot_write())
     }
 }
 

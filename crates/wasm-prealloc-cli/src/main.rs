@@ -17,6 +17,7 @@ mod preflight;
 mod rewrite;
 #[cfg(feature = "run")]
 mod run;
+mod source_map;
 mod verify;
 
 use std::ffi::OsString;

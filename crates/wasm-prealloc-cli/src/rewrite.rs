@@ -4,20 +4,24 @@ use std::io::{self, Write};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use wasm_prealloc::{EmulateFrom, Growth, MemoryImportPolicy, Options, Report, Validate, rewrite};
+use wasm_prealloc::{
+    EmulateFrom, Growth, MemoryImportPolicy, Options, Report, Validate, Warning, rewrite,
+};
 
 use crate::destination::{Destination, real};
 use crate::folder::{self, Item};
-use crate::io::{Inputs, Output, limits};
+use crate::io::{Inputs, Output, Staged, limits};
 use crate::names::names;
 use crate::pages::{Pages, PagesValue};
-use crate::{batch, exit, flags};
+use crate::source_map::{Job, Moved};
+use crate::{batch, exit, flags, source_map};
 
 const EXAMPLES: &[&str] = &[
     "wasm-prealloc rewrite plugin.wasm -o plugin.pinned.wasm",
     "wasm-prealloc rewrite --in-place target/wasm/*.wasm",
     "wasm-prealloc rewrite plugins/ --out-dir pinned/ --json",
     "wasm-prealloc rewrite - -o - < plugin.wasm > plugin.pinned.wasm",
+    "wasm-prealloc rewrite a.wasm -o b.wasm --source-map a.wasm.map --source-map-out b.wasm.map",
 ];
 
 /// Give modules a memory whose minimum equals its maximum, and keep them working
@@ -78,12 +82,16 @@ pub(crate) struct Opts {
         value_parser = names::<Validate>(Validate::WORDS)
     )]
     validate: Validate,
+
+    #[command(flatten)]
+    source_map: source_map::Flags,
 }
 
 #[derive(Debug, Default, Serialize)]
 struct Rewritten {
     output: Option<String>,
     output_bytes: Option<String>,
+    source_map: Option<source_map::Moved>,
     report: Option<Report>,
 }
 
@@ -96,6 +104,8 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
         bail!("`--json` prints to stdout, and so does `-o -`: write the module to a file");
     }
     let pages = Pages::new(&opts.pages)?;
+    let source_map = opts.source_map.job(&items.modules, &outputs, json)?;
+    let to_stdout = to_stdout || source_map.as_ref().is_some_and(Job::is_to_stdout);
     let mut options = Options::default();
     options.pages = pages.all;
     options.memory_pages = pages.memories;
@@ -115,28 +125,30 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
         &items,
         |index, item| {
             let output = &outputs[index];
-            let report = rewrite_one(item, output, opts, &options)?;
-            Ok(Rewritten {
-                output: Some(output.name()),
-                output_bytes: output.name_bytes(),
-                report: Some(report),
-            })
+            rewrite_one(item, output, source_map.as_ref(), opts, &options)
         },
         |input, rewritten| {
             let (Some(output), Some(report)) = (&rewritten.output, &rewritten.report) else {
                 return Ok(());
             };
+            let source_map = rewritten.source_map.as_ref();
             match to_stdout {
                 _ if inputs.quiet => warnings(&mut io::stderr(), &format!("{input}: "), report),
-                true => describe(&mut io::stderr(), input, output, report),
-                false => describe(&mut io::stdout().lock(), input, output, report),
+                true => describe(&mut io::stderr(), input, output, report, source_map),
+                false => describe(&mut io::stdout().lock(), input, output, report, source_map),
             }
         },
         |_| exit::DONE,
     )
 }
 
-fn rewrite_one(item: &Item, output: &Output, opts: &Opts, options: &Options) -> Result<Report> {
+fn rewrite_one(
+    item: &Item,
+    output: &Output,
+    source_map: Option<&Job>,
+    opts: &Opts,
+    options: &Options,
+) -> Result<Rewritten> {
     let module = item.read(opts.inputs.limit)?;
     let own = item.input.path().map(real);
     if let (Some(form), Some(own)) = (module.form, own)
@@ -147,13 +159,39 @@ fn rewrite_one(item: &Item, output: &Output, opts: &Opts, options: &Options) -> 
             item.input.name()
         );
     }
-    let rewritten = rewrite(&module.wasm, options).with_context(|| item.input.name())?;
+    let mut rewritten = rewrite(&module.wasm, options).with_context(|| item.input.name())?;
+    let moved = source_map.map(|job| {
+        let bytes = module.wasm.len();
+        job.follow(&rewritten.offset_map, bytes, opts.inputs.limit)
+    });
+    let moved = moved.transpose()?;
     opts.destination.prepare(output)?;
-    output.write(&rewritten.wasm)?;
-    Ok(rewritten.report)
+    let mut staged = vec![output.stage(&rewritten.wasm)?];
+    if let (Some(job), Some((json, _))) = (source_map, &moved) {
+        staged.push(job.output.stage(json.as_bytes())?);
+    }
+    // A rename hardly ever fails, so the renames come last.
+    staged.sort_by_key(Staged::is_on_disk);
+    staged.into_iter().try_for_each(Staged::commit)?;
+    if moved.is_some() {
+        let warnings = &mut rewritten.report.warnings;
+        warnings.retain(|warning| !matches!(warning, Warning::SourceMapStays { .. }));
+    }
+    Ok(Rewritten {
+        output: Some(output.name()),
+        output_bytes: output.name_bytes(),
+        source_map: moved.map(|(_, moved)| moved),
+        report: Some(rewritten.report),
+    })
 }
 
-fn describe(out: &mut impl Write, input: &str, output: &str, report: &Report) -> io::Result<()> {
+fn describe(
+    out: &mut impl Write,
+    input: &str,
+    output: &str,
+    report: &Report,
+    source_map: Option<&Moved>,
+) -> io::Result<()> {
     let (before, after) = (report.bytes_before, report.bytes_after);
     writeln!(out, "{input} -> {output} ({before} -> {after} bytes)")?;
     for memory in &report.memories {
@@ -194,6 +232,9 @@ fn describe(out: &mut impl Write, input: &str, output: &str, report: &Report) ->
                 "  code offsets moved: all from function {function} on{of}"
             )?;
         }
+    }
+    if let Some(moved) = source_map {
+        writeln!(out, "  {}", moved.describe())?;
     }
     warnings(out, "  ", report)
 }

@@ -155,6 +155,24 @@ fn the_report_says_by_how_much_the_code_section_moved() {
 }
 
 #[test]
+fn code_without_a_counterpart_is_listed() {
+    let before = module(200, &[OTHER, RELOCATED].concat());
+    let rewritten = rewrite(&before, &Options::default()).unwrap();
+    let added = rewritten.offset_map.added_code();
+    let counts = added.iter().map(|code| {
+        let operators = instructions(&rewritten.wasm);
+        operators.keys().filter(|at| code.contains(at)).count()
+    });
+    // The call of the copy, with no-operations after it; and the function that grows the memory.
+    assert_eq!(counts.collect::<Vec<_>>(), [12, 16]);
+    let calls = instructions(&rewritten.wasm);
+    assert_eq!(
+        calls[&(added[0].start + 1)],
+        Operator::LocalGet { local_index: 0 }
+    );
+}
+
+#[test]
 fn offsets_that_the_output_lacks_map_to_nothing() {
     let before = module(200, NUDGED);
     let map = rewrite(&before, &Options::default()).unwrap().offset_map;

@@ -9,6 +9,7 @@ mod gzip;
 mod harness;
 mod names;
 mod single;
+mod source_map;
 mod special;
 mod usage;
 mod whole;

@@ -131,7 +131,7 @@ impl ChangedCode {
     ) -> u32 {
         let index = self.add_function(info, ty, origin);
         self.appended.append(leb128(code.len() as u64, 1));
-        self.appended.append(code);
+        self.appended.append_code(code);
         index
     }
 
@@ -221,7 +221,7 @@ impl BodyPatcher<'_, '_> {
             // The call is an insertion, because no byte of it stands for one of the old body.
             content = Patch::new(body.content.clone());
             content.replace(body.content.clone(), []);
-            content.append(call);
+            content.append_code(call);
         } else {
             self.code.note_moved(function, &content, None);
         }

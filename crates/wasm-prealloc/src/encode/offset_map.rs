@@ -24,6 +24,8 @@ use std::ops::Range;
 pub struct OffsetMap {
     /// Ascending and without overlaps.
     spans: Vec<Span>,
+    /// Ascending and without overlaps.
+    added_code: Vec<Range<u64>>,
 }
 
 /// Bytes that are in the input and in the output.
@@ -44,6 +46,18 @@ impl OffsetMap {
         let span = &self.spans[after.checked_sub(1)?];
         let contained = span.input.contains(&offset);
         contained.then(|| (span.output + (offset - span.input.start)) as u64)
+    }
+
+    /// The ranges of the output with code that no code of the input stands for, ascending: the
+    /// functions that were added, and the calls at the old places of functions that moved to the end.
+    #[must_use]
+    pub fn added_code(&self) -> &[Range<u64>] {
+        &self.added_code
+    }
+
+    /// Adds a range of the output with such code.
+    pub(super) fn add_code(&mut self, output: Range<usize>) {
+        self.added_code.push(output.start as u64..output.end as u64);
     }
 
     /// Adds bytes that are in the input and, from `output` on, in the output.

@@ -36,6 +36,8 @@ struct Edit {
 enum EditKind {
     /// The replacement is this range of the patch's bytes.
     Replace(Range<usize>),
+    /// This range of the patch's bytes is inserted, and is code that the input lacks.
+    Code(Range<usize>),
     /// The replaced range is the LEB128 with the length of the content up to `end`, and the next
     /// `edits` edits are within the content.
     Nested { end: usize, edits: u32 },
@@ -47,7 +49,7 @@ impl Edit {
     /// The position of the next edit that is not within this one, which is at `position`.
     fn next(&self, position: usize) -> usize {
         let within = match self.kind {
-            EditKind::Replace(_) => 0,
+            EditKind::Replace(_) | EditKind::Code(_) => 0,
             EditKind::Nested { edits, .. } | EditKind::Copy { edits, .. } => edits,
         };
         position + 1 + within as usize
@@ -63,6 +65,8 @@ enum Piece<'p> {
         replaced: Range<usize>,
         bytes: &'p [u8],
     },
+    /// Code that the input lacks.
+    Code(&'p [u8]),
 }
 
 impl Patch {
@@ -88,7 +92,7 @@ impl Patch {
     pub(crate) fn keeps_offsets(&self) -> bool {
         self.edits.iter().all(|edit| match &edit.kind {
             EditKind::Replace(with) => edit.at.len() == with.len(),
-            EditKind::Nested { .. } | EditKind::Copy { .. } => false,
+            EditKind::Code(_) | EditKind::Nested { .. } | EditKind::Copy { .. } => false,
         })
     }
 
@@ -111,6 +115,14 @@ impl Patch {
     /// Adds bytes at the end of the range.
     pub(crate) fn append(&mut self, with: impl AsRef<[u8]>) {
         self.insert(self.range.end, with);
+    }
+
+    /// Adds code at the end of the range.
+    pub(crate) fn append_code(&mut self, code: impl AsRef<[u8]>) {
+        let (start, at) = (self.bytes.len(), self.range.end);
+        self.bytes.extend_from_slice(code.as_ref());
+        let kind = EditKind::Code(start..self.bytes.len());
+        self.push(Edit { at: at..at, kind });
     }
 
     /// Adds a copy of another range at the end of this one, with the edits of `content`.
@@ -162,7 +174,7 @@ impl Patch {
         match &mut self.edits[position].kind {
             EditKind::Nested { .. } if within == 0 => self.edits.truncate(position),
             EditKind::Nested { edits, .. } | EditKind::Copy { edits, .. } => *edits = within,
-            EditKind::Replace(_) => {}
+            EditKind::Replace(_) | EditKind::Code(_) => {}
         }
     }
 
@@ -228,7 +240,7 @@ impl Patch {
             }
             at = match edit.kind {
                 EditKind::Nested { end, .. } => end,
-                EditKind::Replace(_) | EditKind::Copy { .. } => edit.at.end,
+                _ => edit.at.end,
             };
             position = edit.next(position);
         }
@@ -269,7 +281,7 @@ impl Patch {
             };
             let next = edit.next(position);
             match &edit.kind {
-                EditKind::Replace(with) => {
+                EditKind::Replace(with) | EditKind::Code(with) => {
                     let len = parts.last_mut().map_or(&mut len, |part| &mut part.len);
                     *len = *len - edit.at.len() + with.len();
                 }
@@ -296,7 +308,7 @@ impl Patch {
         self.for_each_piece(|piece| {
             output.extend_from_slice(match piece {
                 Piece::Kept(range) => &input[range],
-                Piece::New { bytes, .. } => bytes,
+                Piece::New { bytes, .. } | Piece::Code(bytes) => bytes,
             });
         });
     }
@@ -315,6 +327,10 @@ impl Patch {
                 if !replaced.is_empty() && !bytes.is_empty() {
                     map.add(replaced.start..replaced.start + 1, output);
                 }
+                output += bytes.len();
+            }
+            Piece::Code(bytes) => {
+                map.add_code(output..output + bytes.len());
                 output += bytes.len();
             }
         });
@@ -351,6 +367,7 @@ impl Patch {
                     let bytes = &self.bytes[with.clone()];
                     visit(Piece::New { replaced, bytes });
                 }
+                EditKind::Code(code) => visit(Piece::Code(&self.bytes[code.clone()])),
                 EditKind::Nested { end, .. } => {
                     let length = lengths.next().unwrap_or(end - at);
                     let bytes = &leb128(length as u64, edit.at.len());
@@ -373,7 +390,7 @@ impl Patch {
 /// Moves the replacements of edits by some bytes.
 fn shift(edits: &mut [Edit], by: usize) {
     for edit in edits {
-        if let EditKind::Replace(with) = &mut edit.kind {
+        if let EditKind::Replace(with) | EditKind::Code(with) = &mut edit.kind {
             *with = with.start + by..with.end + by;
         }
     }
@@ -462,14 +479,16 @@ mod tests {
         copy.replace(3..4, b"CC");
         let mut content = Patch::new(1..7);
         content.replace(2..5, b"");
+        content.append_code(b"++");
         content.append_copy(copy);
         content.append(b"!");
         let mut whole = Patch::new(0..7);
         whole.nest(0..1, content);
-        assert_eq!(apply(whole.clone(), &input), *b"\x08aefbCCd!");
+        assert_eq!(apply(whole.clone(), &input), *b"\x0aaef++bCCd!");
         let map = whole.offset_map(10);
         let mapped: Vec<_> = (0..7).map(|offset| map.get(offset)).collect();
-        assert_eq!(mapped, [10, 11, 14, 15, 17, 12, 13].map(Some));
+        assert_eq!(mapped, [10, 11, 16, 17, 19, 12, 13].map(Some));
+        assert_eq!(map.added_code().first(), Some(&(14..16)));
     }
 
     /// The edits of one part are in one list with those around it, so nesting needs no stack.
