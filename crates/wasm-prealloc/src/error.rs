@@ -344,9 +344,9 @@ pub enum Unsupported {
     },
     /// A core module type of a component that has a memory. The memories of the modules that match
     /// the type change, and the type would have to change with them.
-    #[error("a core module type with a memory, `{memory}`")]
+    #[error("a core module type with a memory, {memory}")]
     CoreModuleType {
-        /// The name of the memory's export, or the two names of its import.
+        /// The name of the memory's export, or the two names of its import, in backticks.
         memory: String,
     },
     /// A memory of a component whose definition or whose other users cannot be seen.
