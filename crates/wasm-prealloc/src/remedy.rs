@@ -241,9 +241,13 @@ impl Unsupported {
             }
             Self::DefineShared { .. } => Remedy::new("leave out {}", [DEFINE]),
             Self::RelocatableObject { .. } => Remedy::plain("link it first"),
-            Self::CoreModuleType { .. } | Self::HiddenMemory { .. } => {
+            Self::CoreModuleType { .. } => {
                 Remedy::plain("define the core module in the component that instantiates it")
             }
+            Self::HiddenMemory { .. } => Remedy::new(
+                "link the core module in this component alone, or choose {}",
+                [KEEP_GROWTH],
+            ),
             Self::DifferentMemories { .. } => Remedy::new(
                 "give the memories the same limits, or choose {}",
                 [KEEP_GROWTH],

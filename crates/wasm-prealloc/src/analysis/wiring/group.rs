@@ -11,8 +11,8 @@ pub(crate) struct Group {
     pub(crate) definitions: Vec<MemoryId>,
     /// All members, sorted.
     pub(crate) members: Vec<Member>,
-    /// The reason for which a link of a member cannot be seen, if there is one.
-    pub(crate) hidden: Option<Hidden>,
+    /// The first member with a link that cannot be seen, and the reason.
+    pub(crate) hidden: Option<(MemoryId, Hidden)>,
 }
 
 /// A memory of a core module.

@@ -124,7 +124,8 @@ impl Links {
             let is_idle = in_component && declared.is_import && !declared.is_linked;
             let idle = is_idle.then_some(Hidden::NotInstantiated);
             if group.hidden.is_none() {
-                group.hidden = declared.hidden.clone().or(idle);
+                let hidden = declared.hidden.clone().or(idle);
+                group.hidden = hidden.map(|hidden| (declared.memory, hidden));
             }
             if !declared.is_import {
                 group.definitions.push(declared.memory);

@@ -14,7 +14,7 @@ use crate::analysis::wiring::group::{self, Member};
 use crate::analysis::{Analysis, Module};
 use crate::error::{Error, Unsupported};
 use crate::limits::{Memory, MemoryId};
-use crate::rewrite::options::{MemoryImportPolicy, Options};
+use crate::rewrite::options::{Growth, MemoryImportPolicy, Options};
 
 /// The code outside of the module, or of its component, that can reach a memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,10 +60,9 @@ pub(super) enum Sharing<'m> {
 pub(super) enum Group<'m> {
     /// No member is grown or measured.
     Unused,
-    /// A member is grown or measured, and the instances cannot all be known.
-    Hidden(String),
-    /// The definitions have different limits.
-    Different,
+    /// A member is grown or measured. Its growth cannot be counted, because a member has links that
+    /// cannot be seen, or because the definitions have different limits.
+    Unsupported { what: Unsupported, offset: u64 },
     Known {
         definition: &'m Memory,
         definer: &'m ModuleInfo<'m>,
@@ -99,7 +98,11 @@ impl<'m> Sharing<'m> {
             });
         }
         let groups = wiring.groups().iter();
-        let groups = groups.map(|group| Group::new(group, modules, sites));
+        let groups = groups.map(|group| match Group::new(group, modules, sites) {
+            // Nothing is counted.
+            Group::Unsupported { .. } if options.growth == Growth::Keep => Group::Unused,
+            group => group,
+        });
         Ok(Self::Component {
             groups: groups.collect(),
             wiring,
@@ -134,8 +137,12 @@ impl<'m> Group<'m> {
         let Some(first) = used.next() else {
             return Self::Unused;
         };
-        if let Some(hidden) = &group.hidden {
-            return Self::Hidden(hidden.to_string());
+        if let Some((member, hidden)) = &group.hidden {
+            let (memory, reason) = (*member, hidden.to_string());
+            return Self::Unsupported {
+                what: Unsupported::HiddenMemory { memory, reason },
+                offset: definition_of(member).0.offset,
+            };
         }
         let mut definitions = group.definitions.iter().map(definition_of);
         let Some((definition, definer)) = definitions.next() else {
@@ -143,7 +150,11 @@ impl<'m> Group<'m> {
         };
         let limits = (definition.minimum, definition.maximum);
         if definitions.any(|(other, _)| (other.minimum, other.maximum) != limits) {
-            return Self::Different;
+            let memory = first.memory;
+            return Self::Unsupported {
+                what: Unsupported::DifferentMemories { memory },
+                offset: definition_of(&memory).0.offset,
+            };
         }
         Self::Known {
             definition,
@@ -154,31 +165,25 @@ impl<'m> Group<'m> {
     }
 
     fn access(&self, memory: &'m Memory) -> Result<Access<'m>, Error> {
-        let id = memory.id;
-        let what = match self {
-            Self::Unused => return Ok(private(memory)),
+        match self {
+            Self::Unused => Ok(private(memory)),
             Self::Known {
                 definition,
                 definer,
                 is_grown,
                 is_alone,
-            } => {
-                return Ok(Access {
-                    definition,
-                    definer: Some(definer),
-                    reach: Reach::Private,
-                    grown_elsewhere: *is_grown,
-                    in_memory: memory.shared || !is_alone,
-                });
-            }
-            Self::Hidden(reason) => Unsupported::HiddenMemory {
-                memory: id,
-                reason: reason.clone(),
-            },
-            Self::Different => Unsupported::DifferentMemories { memory: id },
-        };
-        let offset = memory.offset;
-        Err(Error::Unsupported { what, offset })
+            } => Ok(Access {
+                definition,
+                definer: Some(definer),
+                reach: Reach::Private,
+                grown_elsewhere: *is_grown,
+                in_memory: memory.shared || !is_alone,
+            }),
+            Self::Unsupported { what, offset } => Err(Error::Unsupported {
+                what: what.clone(),
+                offset: *offset,
+            }),
+        }
     }
 }
 

@@ -33,7 +33,7 @@ fn describe_group(group: &Group) -> String {
             format!("{sign}{module}.{}{repeated}", member.memory.index)
         })
         .collect();
-    match &group.hidden {
+    match group.hidden.as_ref().map(|(_, hidden)| hidden) {
         None => {}
         Some(Hidden::ImportedModule { name, .. }) => parts.push(format!("imported {name}")),
         Some(Hidden::Exported) => parts.push("exported".to_owned()),
