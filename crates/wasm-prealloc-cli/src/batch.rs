@@ -61,7 +61,7 @@ pub(crate) fn run<R: Default + Send + Serialize>(
         let item = &items.modules[index];
         let (result, error) = match work(index, item) {
             Ok(result) => (result, None),
-            Err(error) => (R::default(), Some(Failure::new(&error, command))),
+            Err(error) => (R::default(), Some(Failure::new(&error))),
         };
         Outcome {
             input: item.input.name(),

@@ -1,17 +1,15 @@
 //! The flags that follow the remedies of the library. Errors, warnings and violations of the library
 //! name its API, and those of the command name flags.
 
-use wasm_prealloc::{Error, MemoryId, Remedy, Setting, Violation, Warning};
+use wasm_prealloc::{Error, MemoryId, Setting, Violation, Warning};
 
 use crate::pages::Pages;
 
-/// The command whose flags the remedies name.
-const REWRITE: &str = "rewrite";
-
-/// Returns an error as `command` prints it.
-pub(crate) fn error(error: &Error, command: &str) -> String {
+/// Returns an error with the flags of `rewrite`. The errors of other commands have no remedy, except
+/// the refusal that `inspect` prints for `rewrite`.
+pub(crate) fn error(error: &Error) -> String {
     match error.remedy() {
-        Some(remedy) => format!("{}: {}", error.problem(), advice(&remedy, command)),
+        Some(remedy) => format!("{}: {}", error.problem(), remedy.with(quoted)),
         None => error.problem(),
     }
 }
@@ -19,7 +17,7 @@ pub(crate) fn error(error: &Error, command: &str) -> String {
 /// Returns a warning as `rewrite` prints it.
 pub(crate) fn warning(warning: &Warning) -> String {
     match warning.remedy() {
-        Some(remedy) => format!("{}; {}", warning.problem(), advice(&remedy, REWRITE)),
+        Some(remedy) => format!("{}; {}", warning.problem(), remedy.with(quoted)),
         None => warning.problem(),
     }
 }
@@ -38,15 +36,11 @@ pub(crate) fn violation(violation: &Violation, expected: &Pages) -> String {
     }
 }
 
-/// Returns a remedy with the flags of `rewrite`. Another command also names `rewrite`.
-fn advice(remedy: &Remedy, command: &str) -> String {
-    remedy.with(|setting| match command {
-        REWRITE => format!("`{}`", flag(setting)),
-        _ => format!("`wasm-prealloc rewrite {}`", flag(setting)),
-    })
+fn quoted(setting: &Setting) -> String {
+    format!("`{}`", flag(setting))
 }
 
-/// Returns the flag of `rewrite` for a setting, with its value. `N` and `NAME` are the user's choice.
+/// Returns the flag of `rewrite` for a setting, with its value. `N` is a number that the user knows.
 fn flag(setting: &Setting) -> String {
     match setting {
         Setting::Pages {
@@ -62,8 +56,8 @@ fn flag(setting: &Setting) -> String {
         Setting::EmulateFrom(None) => "--emulate-from N".to_owned(),
         Setting::EmulateFrom(Some(from)) => format!("--emulate-from {from}"),
         Setting::MemoryImport(policy) => format!("--memory-import {policy}"),
-        Setting::MemoryImportName => "--memory-import-name NAME".to_owned(),
-        Setting::ExportCommit => "--export-commit NAME".to_owned(),
+        Setting::MemoryImportName => "--memory-import-name".to_owned(),
+        Setting::ExportCommit => "--export-commit".to_owned(),
         Setting::SourceMap => "--source-map".to_owned(),
     }
 }

@@ -68,7 +68,7 @@ fn print(out: &mut impl Write, input: &str, inspection: &Inspection) -> io::Resu
         }
     }
     if let Some(refusal) = &inspection.refusal {
-        let refusal = flags::error(refusal, "inspect");
+        let refusal = flags::error(refusal);
         writeln!(out, "  rewrite: refused: {refusal}")?;
     }
     Ok(())

@@ -75,8 +75,8 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Describes an error of a command. An error of the library names flags.
-    pub(crate) fn new(error: &anyhow::Error, command: &str) -> Self {
+    /// Describes an error. One of the library names flags.
+    pub(crate) fn new(error: &anyhow::Error) -> Self {
         let library = error
             .chain()
             .find_map(|cause| cause.downcast_ref::<Error>());
@@ -87,7 +87,7 @@ impl Failure {
             None => (REFUSED, None),
         };
         let causes = error.chain().map(|cause| match cause.downcast_ref() {
-            Some(library) => flags::error(library, command),
+            Some(library) => flags::error(library),
             None => cause.to_string(),
         });
         Self {
@@ -112,8 +112,8 @@ impl Failure {
     }
 
     /// Returns the failure of a command that did not start.
-    pub(crate) fn usage(error: &anyhow::Error, command: &str) -> Self {
-        let failure = Self::new(error, command);
+    pub(crate) fn usage(error: &anyhow::Error) -> Self {
+        let failure = Self::new(error);
         match failure.kind {
             REFUSED => Self::of_kind("usage", failure.message),
             _ => failure,

@@ -66,7 +66,7 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            let failure = Failure::usage(&error, name);
+            let failure = Failure::usage(&error);
             failure.print();
             if json {
                 // The exit code says that the command failed, also if the pipe is closed.

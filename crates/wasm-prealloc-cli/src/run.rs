@@ -146,11 +146,7 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
             let failure = json::Failure::of_kind(kind, format!("{error:#}"));
             (exit::NO, Vec::new(), Some(failure))
         }
-        Err(Failure::Usage(error)) => (
-            exit::USAGE,
-            Vec::new(),
-            Some(json::Failure::new(&error, "run")),
-        ),
+        Err(Failure::Usage(error)) => (exit::USAGE, Vec::new(), Some(json::Failure::new(&error))),
     };
     if let Some(failure) = &error {
         failure.print();

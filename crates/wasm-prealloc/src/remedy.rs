@@ -92,10 +92,28 @@ impl Remedy {
         )
     }
 
-    /// A size for all memories, or for one.
-    fn pages(text: impl Into<String>, memory: MemoryId, pages: Option<u64>) -> Option<Self> {
+    /// A size for a memory, in a range, or other settings. The first memory may be the only one, so
+    /// the size of all is named too. For other memories it may be one that the first cannot have.
+    fn pages(
+        range: &str,
+        memory: MemoryId,
+        pages: Option<u64>,
+        others: &[Setting],
+    ) -> Option<Self> {
         let of = |memory| Setting::Pages { memory, pages };
-        Self::new(text, [of(None), of(Some(memory))])
+        let alone = of(Some(memory));
+        let (mut text, mut settings) = match (memory.module, memory.index) {
+            (None, 0) => (
+                format!("choose {{}}{range} (for this memory alone: {{}})"),
+                vec![of(None), alone],
+            ),
+            _ => (format!("choose {{}}{range}"), vec![alone]),
+        };
+        for other in others {
+            text.push_str(", or {}");
+            settings.push(*other);
+        }
+        Self::new(text, settings)
     }
 
     /// The settings that it names, in the order of the sentence.
@@ -161,23 +179,13 @@ impl Error {
             | Self::AlreadyRewritten { .. } => None,
             Self::Unsupported { what, .. } => what.remedy(),
             Self::PagesOutOfRange { memory, most, .. } => {
-                let text = format!("choose {{}} from 1 to {most} (for this memory alone: {{}})");
-                Remedy::pages(text, *memory, None)
+                Remedy::pages(&format!(" from 1 to {most}"), *memory, None, &[])
             }
-            Self::MinimumExceedsTarget { memory, least, .. } => Remedy::pages(
-                "choose {} or more (for this memory alone: {})",
-                *memory,
-                Some(*least),
-            ),
+            Self::MinimumExceedsTarget { memory, least, .. } => {
+                Remedy::pages(" or more", *memory, Some(*least), &[])
+            }
             Self::NoRoomForCounter { memory, least, .. } => {
-                let of = |memory| Setting::Pages {
-                    memory,
-                    pages: Some(*least),
-                };
-                Remedy::new(
-                    "choose {} or more (for this memory alone: {}), or {}",
-                    [of(None), of(Some(*memory)), KEEP_GROWTH],
-                )
+                Remedy::pages(" or more", *memory, Some(*least), &[KEEP_GROWTH])
             }
             Self::NoNaturalMinimum { .. } => Remedy::new(
                 "choose {} (for allocators that only grow the memory, like Rust's) or {} pages",
@@ -211,7 +219,7 @@ impl Error {
             Self::NoHeapBase => Remedy::new("choose {} pages", [FROM_PAGES]),
             Self::NothingToCommit => Remedy::new("leave out {}", [Setting::ExportCommit]),
             Self::ExportExists { of_memory, .. } => Remedy::new(
-                "choose another name ({})",
+                "choose another name with {}",
                 [match of_memory {
                     true => Setting::MemoryImportName,
                     false => Setting::ExportCommit,

@@ -30,8 +30,11 @@ fn alternatives(message: &str) -> Vec<Vec<Vec<String>>> {
         if before.ends_with("leave out ") {
             flag = vec![flag[0].clone(), "LEAVE OUT".to_owned()];
         } else if let Some(most) = after.strip_prefix(" from 1 to ") {
-            let digits = most.chars().take_while(char::is_ascii_digit);
-            flag.push(digits.collect());
+            let digits: String = most.chars().take_while(char::is_ascii_digit).collect();
+            let value = flag.get(1).map_or("N", String::as_str);
+            flag = vec![flag[0].clone(), value.replace('N', &digits)];
+        } else if flag.len() == 1 {
+            flag.push("N".to_owned());
         }
         match alternatives.last_mut() {
             Some(together) if before == " with " => together.push(flag),
@@ -50,7 +53,7 @@ fn with_flag(args: &mut Vec<String>, flag: &[String], choice: &str) {
         args.drain(position..position + 2);
     }
     if flag[1] != "LEAVE OUT" {
-        let value = flag[1].replace("NAME", "N").replace('N', choice);
+        let value = flag[1].replace('N', choice);
         args.extend([flag[0].clone(), value]);
     }
 }

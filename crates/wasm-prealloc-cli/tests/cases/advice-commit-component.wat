@@ -1,0 +1,3 @@
+;; RUN: rewrite %s -o %t --export-commit commit
+(component
+  (core module (memory 1)))

@@ -1,0 +1,2 @@
+;; RUN: rewrite %s -o %t --export-commit commit
+(module)
