@@ -302,3 +302,24 @@ fn advice(cause: &wasm_prealloc::Error) -> String {
             .to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A build has neither the flags of the command nor the settings of the library.
+    #[test]
+    fn a_build_names_no_settings_of_the_rewriter() {
+        let module = b"\0asm\x01\0\0\0\x05\x04\x01\x01\x05\x05";
+        let mut options = wasm_prealloc::Options::default();
+        options.pages = 1;
+        let cause = wasm_prealloc::rewrite(module, &options).unwrap_err();
+        assert!(cause.to_string().contains("Options::pages"), "{cause}");
+        let error = Error::rewrite("guest", Path::new("guest.wasm"), cause).to_string();
+        assert!(!error.contains("::") && !error.contains("`--"), "{error}");
+        assert!(
+            error.ends_with("`wasm-prealloc rewrite`, which names the options"),
+            "{error}"
+        );
+    }
+}

@@ -15,6 +15,14 @@ use crate::input::{Input, Limit, special_kind};
 /// The path that means stdin or stdout.
 pub(crate) const STANDARD_STREAM: &str = "-";
 
+/// The paths that mean stdout. The report must not be printed there too.
+const STDOUT: [&str; 4] = [
+    STANDARD_STREAM,
+    "/dev/stdout",
+    "/dev/fd/1",
+    "/proc/self/fd/1",
+];
+
 /// The longest path that is shown in full. It is the longest that Linux accepts.
 const MOST_SHOWN: usize = 4095;
 
@@ -46,7 +54,7 @@ pub(crate) enum Output {
 
 impl Output {
     pub(crate) fn from_path(path: &Path) -> Self {
-        match path == Path::new(STANDARD_STREAM) {
+        match STDOUT.iter().any(|stdout| path == Path::new(stdout)) {
             true => Self::Stdout,
             false => Self::File(path.to_owned()),
         }

@@ -100,8 +100,22 @@ fn a_tar_archive_is_named() {
     let folder = Folder::with(&["a.tar"], archive);
     folder.fails(
         "verify a.tar",
-        "it is a tar archive; extract the module from it first",
+        "it is a tar archive; extract the module from it first (`tar -xf FILE`)",
     );
+    folder.write("a.wasm", growing());
+    let tar = |args: &[&str]| {
+        let mut command = Command::new("tar");
+        let status = command.args(args).current_dir(folder.path("")).status();
+        status.is_ok_and(|status| status.success())
+    };
+    if !tar(&["-cf", "b.tar", "a.wasm"]) {
+        println!("skipped: tar is not installed");
+        return;
+    }
+    std::fs::remove_file(folder.path("a.wasm")).unwrap();
+    folder.fails("verify b.tar", "it is a tar archive");
+    assert!(tar(&["-xf", "b.tar"]));
+    folder.run("inspect a.wasm");
 }
 
 #[test]

@@ -8,7 +8,9 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use crate::harness::{Folder, GROWING, assert_exit, assert_stderr_contains, growing};
+use crate::harness::{
+    Folder, GROWING, assert_exit, assert_pinned, assert_stderr_contains, growing,
+};
 
 #[track_caller]
 fn make_pipe(folder: &Folder, name: &str) {
@@ -54,6 +56,21 @@ fn a_pipe_that_is_given_by_name_is_read() {
     folder.assert_pinned(&["out.wasm"]);
     folder.run_with_input("rewrite /dev/stdin -o again.wasm", growing());
     folder.assert_pinned(&["again.wasm"]);
+}
+
+/// The report is printed to stderr, and does not follow the module.
+#[test]
+fn stdout_under_another_name_gets_the_module_alone() {
+    let folder = Folder::with(&["a.wat"], GROWING);
+    for name in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+        let output = folder.run(&format!("rewrite a.wat -o {name}"));
+        assert_pinned(&output.stdout);
+        wasm_prealloc::inspect(&output.stdout).unwrap();
+        folder.fails(
+            &format!("rewrite a.wat --json -o {name}"),
+            "`--json` prints to stdout",
+        );
+    }
 }
 
 #[test]
