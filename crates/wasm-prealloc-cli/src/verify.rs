@@ -70,7 +70,13 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
 fn verify_one(item: &Item, opts: &Opts, pages: &Pages) -> Result<Answer> {
     let wasm = &item.read(opts.inputs.limit)?.wasm;
     let of = |memory| pages.of(memory);
-    let analysis = || Analysis::new(wasm).map_err(VerifyError::Unreadable);
+    let analysis = || -> Result<_, VerifyError> {
+        let analysis = Analysis::new(wasm)?;
+        for memory in pages.memories.keys() {
+            analysis.check_has(*memory)?;
+        }
+        Ok(analysis)
+    };
     let verified = match opts.deep {
         true => analysis().and_then(|analysis| analysis.verify_deep_each(of)),
         false if pages.memories.is_empty() => verify(wasm, pages.all),

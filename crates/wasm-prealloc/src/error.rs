@@ -80,6 +80,13 @@ pub enum Error {
         least: u64,
     },
 
+    /// A size was requested for a memory that the input does not have.
+    #[error("the input has no {memory}{}", self.advice())]
+    NoSuchMemory {
+        /// The memory.
+        memory: MemoryId,
+    },
+
     /// Emulation was requested, but the memory is pinned already, and its natural minimum is
     /// unknown.
     #[error(
@@ -255,6 +262,7 @@ impl Error {
             Self::Unsupported { .. } => "unsupported",
             Self::PagesOutOfRange { .. } => "pages-out-of-range",
             Self::MinimumExceedsTarget { .. } => "minimum-exceeds-target",
+            Self::NoSuchMemory { .. } => "no-such-memory",
             Self::NoNaturalMinimum { .. } => "no-natural-minimum",
             Self::ImportedMemoryGrows { .. } => "imported-memory-grows",
             Self::ImportedStartUnknown { .. } => "imported-start-unknown",
@@ -296,6 +304,7 @@ impl Error {
             Self::NotWasm { .. }
             | Self::OutputInvalid { .. }
             | Self::PagesOutOfRange { .. }
+            | Self::NoSuchMemory { .. }
             | Self::NoNaturalMinimum { .. }
             | Self::ExportExists { .. }
             | Self::NoRoomForCounter { .. }

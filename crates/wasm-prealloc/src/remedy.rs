@@ -187,6 +187,13 @@ impl Error {
             Self::NoRoomForCounter { memory, least, .. } => {
                 Remedy::pages(" or more", *memory, Some(*least), &[KEEP_GROWTH])
             }
+            Self::NoSuchMemory { memory } => {
+                let of_memory = Setting::Pages {
+                    memory: Some(*memory),
+                    pages: None,
+                };
+                Remedy::new("leave out {}", [of_memory])
+            }
             Self::NoNaturalMinimum { .. } => Remedy::new(
                 "choose {} (for allocators that only grow the memory, like Rust's) or {} pages",
                 [HEAP_BASE, FROM_PAGES],

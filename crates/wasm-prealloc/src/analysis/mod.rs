@@ -15,7 +15,7 @@ pub(crate) mod wiring;
 use std::sync::OnceLock;
 
 use crate::error::Error;
-use crate::limits::Memory;
+use crate::limits::{Memory, MemoryId};
 use component::Nesting;
 use data::{DataSegment, data_segments};
 use function_types::FunctionTypes;
@@ -98,6 +98,17 @@ impl<'a> Analysis<'a> {
         };
         let wiring = self.wiring.get_or_init(read);
         wiring.as_ref().map_err(Error::clone)
+    }
+
+    /// Checks that the input has a memory, for which a size is given.
+    ///
+    /// # Errors
+    /// Returns [`Error::NoSuchMemory`] if it does not.
+    pub fn check_has(&self, memory: MemoryId) -> Result<(), Error> {
+        match self.memories().any(|other| other.id == memory) {
+            true => Ok(()),
+            false => Err(Error::NoSuchMemory { memory }),
+        }
     }
 
     /// The memories of all core modules, in the order of the bytes.

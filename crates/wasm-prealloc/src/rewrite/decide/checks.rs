@@ -21,6 +21,9 @@ pub(super) fn check_input(analysis: &Analysis<'_>, options: &Options) -> Result<
     for module in &analysis.modules {
         check_linked(&module.info)?;
     }
+    for memory in options.memory_pages.keys() {
+        analysis.check_has(*memory)?;
+    }
     if options.export_commit.is_none() {
         return Ok(());
     }
