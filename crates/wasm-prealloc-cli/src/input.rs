@@ -18,10 +18,15 @@ const DEFAULT_MAX_INPUT: u64 = 1 << 30;
 /// device that never ends costs no memory.
 const FIRST_BYTES: u64 = 4096;
 
+/// The parser of the text format takes 12 to 64 bytes of memory for each byte of text, so each counts
+/// as this many.
+const TEXT_WEIGHT: u64 = 16;
+
 /// The flag that bounds the memory for an input.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct Limit {
-    /// The largest input that is read, in bytes, also after gzip was unpacked
+    /// The largest input that is read, in bytes, also after gzip was unpacked. Text needs more
+    /// memory, and each of its bytes counts as 16
     #[arg(long = "max-input-bytes", value_name = "N", default_value_t = DEFAULT_MAX_INPUT)]
     bytes: u64,
 }
@@ -82,6 +87,11 @@ impl Input {
         }
         if Format::detect(&bytes) != Format::Text {
             return Ok(Module { wasm: bytes, form });
+        }
+        let weight = (bytes.len() as u64).saturating_mul(TEXT_WEIGHT);
+        if weight > limit.bytes {
+            let (name, text) = (self.name(), bytes.len());
+            bail!("{name}: it has {text} bytes of text: `--max-input-bytes {weight}` admits it");
         }
         let text = String::from_utf8(bytes)
             .context("it looks like the text format, but it is not UTF-8")

@@ -142,6 +142,13 @@ fn a_file_above_the_limit_is_admitted_by_the_value_in_the_error() {
         folder.fails(&format!("{command} --max-input-bytes {least}"), &words);
     }
     folder.run(&format!("inspect a.wasm --max-input-bytes {bytes}"));
+    folder.write("a.wat", GROWING);
+    let counted = GROWING.len() * 16;
+    folder.fails(
+        &format!("inspect a.wat --max-input-bytes {}", counted - 1),
+        &format!("bytes of text: `--max-input-bytes {counted}` admits it"),
+    );
+    folder.run(&format!("inspect a.wat --max-input-bytes {counted}"));
     // A file that is no module is named, however large it is.
     fs::File::create(folder.path("large.wasm"))
         .unwrap()
