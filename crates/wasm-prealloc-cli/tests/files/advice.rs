@@ -150,3 +150,58 @@ fn the_flags_that_messages_name_lead_to_success() {
     }
     assert!(followed >= 15, "{followed}");
 }
+
+/// The modules that `verify` and `run` do not accept, and the command lines.
+const NOT_PINNED: &[(&str, &str)] = &[
+    (
+        "(module (memory 1) (memory 2 5))",
+        "verify % --pages 3 --pages 1=9",
+    ),
+    (
+        "(module (memory i64 100000) (memory 2 5))",
+        "verify % --pages 0=100000",
+    ),
+    (
+        r#"(module (memory 9 9) (global (export "__heap_base") i32 (i32.const 70000))
+             (func (drop (memory.grow (i32.const 1)))))"#,
+        "verify % --deep --pages 9",
+    ),
+    (
+        r#"(module (memory 1) (func (export "_start")))"#,
+        "run % --quiet --pages 16",
+    ),
+    (
+        r#"(module (import "env" "memory" (memory 16 16)) (func (export "_start")))"#,
+        "run % --quiet --pages 16",
+    ),
+    (
+        r#"(module (memory 1 20) (func (export "_start")))"#,
+        "run % --quiet --pages 16 --policy commit-maximum",
+    ),
+];
+
+/// Returns the command lines in backticks.
+fn commands(message: &str) -> Vec<&str> {
+    let code = message.split('`').skip(1).step_by(2);
+    code.filter_map(|code| code.strip_prefix("wasm-prealloc "))
+        .collect()
+}
+
+#[test]
+fn the_rewrite_that_verify_and_run_name_makes_them_accept_the_module() {
+    for (text, args) in NOT_PINNED {
+        let folder = Folder::with(&["a.wat"], text);
+        let output = folder
+            .command(&args.replace('%', "a.wat"))
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{args}");
+        let message = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        let commands = commands(&message);
+        assert!(!commands.is_empty(), "{message}");
+        for command in commands {
+            folder.run(&format!("{command} a.wat -o b.wasm"));
+            folder.run(&args.replace('%', "b.wasm"));
+        }
+    }
+}
