@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use crate::commit::populate;
 use crate::commit::region::HUGE_PAGE_BYTES;
+use crate::commit::requirements::WASM_PAGE_BYTES;
 use crate::sys::Tracker;
 
 /// The part of a slot that a reset zeroes.
@@ -58,8 +59,11 @@ const PROBED_PART: usize = 64;
 pub(crate) struct Watermark {
     tracker: Arc<Tracker>,
     /// Below it, writes are not tracked and everything is zeroed each time. Above it, writes are
-    /// tracked. A multiple of a huge page, or the whole size.
+    /// tracked, up to `tail`. A multiple of a huge page, or `tail`.
     mark: usize,
+    /// The start of the last wasm page, which is zeroed each time and not tracked: a module that
+    /// shares its memory counts its growth there.
+    tail: usize,
     /// The number of consecutive blocks that did not write just below the mark.
     quiet: u32,
     /// True if the slot had huge pages at first.
@@ -80,12 +84,14 @@ impl Watermark {
         bytes: usize,
         huge: bool,
     ) -> io::Result<Watermark> {
-        let mark = lowest(bytes);
+        let tail = bytes - bytes.min(WASM_PAGE_BYTES as usize);
+        let mark = lowest(tail);
         // SAFETY: the caller's promise.
-        unsafe { tracker.watch(absolute(base, mark..bytes)) }?;
+        unsafe { tracker.watch(absolute(base, mark..tail)) }?;
         Ok(Watermark {
             tracker,
             mark,
+            tail,
             quiet: 0,
             huge,
             written: Vec::new(),
@@ -100,11 +106,13 @@ impl Watermark {
     /// # Safety
     /// `base` and `bytes` are those of [`Watermark::new`], writable, and not in use.
     pub(crate) unsafe fn reset(&mut self, base: NonNull<u8>, bytes: usize) -> io::Result<u64> {
-        let mark = self.mark;
+        let (mark, tail) = (self.mark, self.tail);
         self.written.clear();
-        let above = absolute(base, mark..bytes);
+        let above = absolute(base, mark..tail);
         self.tracker.written(above, &mut self.written)?;
-        let mut zeroed = 0;
+        // SAFETY: the range lies within the slot.
+        unsafe { zero(base, tail..bytes) };
+        let mut zeroed = bytes - tail;
         for range in &mut self.written {
             *range = range.start - base.addr().get()..range.end - base.addr().get();
             // SAFETY: the range lies above the mark and within the slot.
@@ -115,7 +123,7 @@ impl Watermark {
         let (zeroed_below, dirty_end) = unsafe { self.reset_below(base) };
         zeroed += zeroed_below;
 
-        let raised = raised(mark, bytes, &self.written);
+        let raised = raised(mark, tail, &self.written);
         if raised > mark {
             // SAFETY: the caller owns the range.
             unsafe { self.tracker.unwatch(absolute(base, mark..raised)) }?;
@@ -123,10 +131,10 @@ impl Watermark {
         } else if let Some(end) = dirty_end {
             let lowered = end
                 .next_multiple_of(HUGE_PAGE_BYTES)
-                .clamp(lowest(bytes), mark);
+                .clamp(lowest(tail), mark);
             // SAFETY: the caller owns the range, and it was not tracked while it was below the
             // mark. All of it is zero by now. Both marks are multiples of a huge page, or the upper
-            // one is the slot's end.
+            // one is the start of the tail.
             unsafe {
                 if self.huge {
                     populate::recollapse(base.add(lowered), mark - lowered);
@@ -185,18 +193,18 @@ impl Watermark {
 }
 
 /// Returns the lowest mark: every block writes something at the bottom.
-fn lowest(bytes: usize) -> usize {
-    HUGE_PAGE_BYTES.min(bytes)
+fn lowest(tail: usize) -> usize {
+    HUGE_PAGE_BYTES.min(tail)
 }
 
 /// Returns the best mark for a next block that writes as this one did. The mark rises as long as
 /// tracking the pages below it would cost more than zeroing them.
-fn raised(mark: usize, bytes: usize, written: &[Range<usize>]) -> usize {
+fn raised(mark: usize, tail: usize, written: &[Range<usize>]) -> usize {
     let (mut best, mut best_gain) = (mark, 0);
     let mut tracked = 0;
     for range in written {
         tracked += pages(range.len()) * TRACKED_PAGE;
-        let end = range.end.next_multiple_of(HUGE_PAGE_BYTES).min(bytes);
+        let end = range.end.next_multiple_of(HUGE_PAGE_BYTES).min(tail);
         let gain = tracked.saturating_sub(pages(end - mark));
         if gain > best_gain {
             (best, best_gain) = (end, gain);
@@ -251,6 +259,7 @@ mod tests {
     use crate::commit::region::Region;
 
     const MIB: usize = 1 << 20;
+    const TAIL_BYTES: usize = WASM_PAGE_BYTES as usize;
 
     #[test]
     fn the_mark_rises_over_dense_writes_and_not_to_a_far_page() {
@@ -309,14 +318,14 @@ mod tests {
         }
 
         /// Resets, checks that everything is zero, and returns the number of bytes that were
-        /// zeroed.
+        /// zeroed below the last wasm page.
         fn reset(&mut self) -> usize {
             let base = self.region.base();
             // SAFETY: the range is writable and this test's own.
             let zeroed = unsafe { self.watermark.reset(base, self.bytes) };
             // SAFETY: as above.
             assert_eq!(unsafe { last_not_zero(base, 0..self.bytes) }, None);
-            zeroed.unwrap() as usize
+            zeroed.unwrap() as usize - TAIL_BYTES
         }
     }
 
@@ -377,6 +386,22 @@ mod tests {
             slot.write(if large { 31 * MIB..32 * MIB } else { 0..MIB });
             slot.reset();
             assert_eq!(slot.watermark.mark, 32 * MIB, "block {block}");
+        }
+    }
+
+    #[test]
+    fn the_last_wasm_page_is_zeroed_and_not_tracked() {
+        let Some(mut slot) = Slot::new_or_skip(64 * MIB) else {
+            return;
+        };
+        for _ in 0..3 {
+            slot.write(64 * MIB - TAIL_BYTES..64 * MIB - TAIL_BYTES + 4);
+            assert_eq!(slot.reset(), 2 * MIB);
+            assert!(slot.watermark.written.is_empty());
+            // The page before it is tracked.
+            slot.write(64 * MIB - TAIL_BYTES - 1..64 * MIB);
+            assert_eq!(slot.reset(), 2 * MIB + 4096);
+            assert_eq!(slot.watermark.mark, 2 * MIB);
         }
     }
 

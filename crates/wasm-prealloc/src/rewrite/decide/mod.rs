@@ -100,15 +100,15 @@ fn decide_module<'m>(
             function: next_function,
         };
         checks::check_repinning(module, memory, subject.target)?;
+        if subject.access.definition.minimum != subject.target {
+            let unknown = checks::check_data(module, memory, &subject.access)?;
+            decisions.warnings.extend(unknown);
+        }
         let (growth, warning) = subject.choose()?;
         let (globals, functions) = growth.additions();
         next_global += globals;
         next_function += functions;
         decisions.warnings.extend(warning);
-        if subject.access.definition.minimum != subject.target {
-            let unknown = checks::check_data(module, memory, &subject.access)?;
-            decisions.warnings.extend(unknown);
-        }
         decisions.memories.push(MemoryPlan {
             before: mapped,
             after: after(mapped, subject.target, options)?,

@@ -13,6 +13,7 @@ use crate::analysis::wiring::Wiring;
 use crate::analysis::wiring::group::{self, Member};
 use crate::analysis::{Analysis, Module};
 use crate::error::{Error, Unsupported};
+use crate::growth::GrowthHandling;
 use crate::limits::{Memory, MemoryId};
 use crate::rewrite::options::{Growth, MemoryImportPolicy, Options};
 
@@ -142,6 +143,23 @@ impl<'m> Group<'m> {
             return Self::Unsupported {
                 what: Unsupported::HiddenMemory { memory, reason },
                 offset: definition_of(member).0.offset,
+            };
+        }
+        let counts_already = |member: &Member| {
+            let MemoryId { module, index } = member.memory;
+            let growth = modules[module.unwrap_or(0) as usize]
+                .provenance
+                .growth(index);
+            matches!(growth, Some(GrowthHandling::Emulated { .. }))
+        };
+        if group.members.iter().any(counts_already) {
+            let memory = first.memory;
+            return Self::Unsupported {
+                what: Unsupported::HiddenMemory {
+                    memory,
+                    reason: "a core module that shares it was rewritten before".to_owned(),
+                },
+                offset: definition_of(&memory).0.offset,
             };
         }
         let mut definitions = group.definitions.iter().map(definition_of);
