@@ -8,6 +8,7 @@ mod chain;
 mod differential;
 mod growth;
 mod limits;
+mod linked;
 mod malformed;
 mod offsets;
 mod preflight;
