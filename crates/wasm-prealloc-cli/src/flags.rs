@@ -6,7 +6,7 @@ use wasm_prealloc::{Error, MemoryId, Setting, Violation, Warning};
 use crate::pages::Pages;
 
 /// Returns an error with the flags of `rewrite`. The errors of other commands have no remedy, except
-/// the refusal that `inspect` prints for `rewrite`.
+/// the refusal that `inspect` prints for `rewrite`, and `--features`, which `inspect` has too.
 pub(crate) fn error(error: &Error) -> String {
     match error.remedy() {
         Some(remedy) => format!("{}: {}", error.problem(), remedy.with(quoted)),
@@ -58,6 +58,7 @@ fn flag(setting: &Setting) -> String {
         Setting::MemoryImport(policy) => format!("--memory-import {policy}"),
         Setting::MemoryImportName => "--memory-import-name".to_owned(),
         Setting::ExportCommit => "--export-commit".to_owned(),
+        Setting::Features(features) => format!("--features {features}"),
         Setting::SourceMap => "--source-map".to_owned(),
     }
 }

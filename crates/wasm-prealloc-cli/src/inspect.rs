@@ -5,11 +5,13 @@ use std::io::{self, Write};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use wasm_prealloc::{
-    GrowthHandling, Inspection, MemoryInspection, ModuleInspection, Sites, WASM_PAGE_SIZE, inspect,
+    Analysis, Features, GrowthHandling, Inspection, MemoryInspection, ModuleInspection, Options,
+    Sites, WASM_PAGE_SIZE,
 };
 
 use crate::folder;
 use crate::io::{Inputs, limits};
+use crate::names::names;
 use crate::{batch, exit, flags};
 
 const EXAMPLES: &[&str] = &[
@@ -23,6 +25,15 @@ const EXAMPLES: &[&str] = &[
 pub(crate) struct Opts {
     #[command(flatten)]
     inputs: Inputs,
+
+    /// The proposals that a module may use; `stable` are those that engines agree on
+    #[arg(
+        long,
+        value_name = "SET",
+        default_value_t,
+        value_parser = names::<Features>(Features::WORDS)
+    )]
+    features: Features,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -33,6 +44,8 @@ struct Inspected {
 pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
     let inputs = &opts.inputs;
     let items = folder::items(&inputs.inputs)?;
+    let mut options = Options::default();
+    options.features = opts.features;
     batch::run(
         "inspect",
         inputs,
@@ -40,7 +53,9 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
         &items,
         |_, item| {
             let module = item.read(opts.inputs.limit)?;
-            let inspection = inspect(&module.wasm).with_context(|| item.input.name())?;
+            let inspection = Analysis::new(&module.wasm)
+                .and_then(|analysis| analysis.inspect_with(&options))
+                .with_context(|| item.input.name())?;
             Ok(Inspected {
                 inspection: Some(inspection),
             })

@@ -35,15 +35,10 @@ pub(crate) fn with_progress_bar(builder: MemoryPoolBuilder) -> MemoryPoolBuilder
 }
 
 /// Names flags where the library names its API, in an error whose remedy is a choice of this program.
-/// `pages` is the size of a slot.
-pub(crate) fn with_flags(error: Error, pages: u64) -> anyhow::Error {
+pub(crate) fn with_flags(error: Error) -> anyhow::Error {
     let (advice, flags) = match &error {
         Error::NoHugePages { .. } => ("Backing::Auto", "`--backing auto`".to_owned()),
         Error::GrowthNotAssured { .. } => ("Policy::Declared", "`--policy declared`".to_owned()),
-        Error::ImportedMemory { .. } => {
-            let flags = format!("wasm-prealloc rewrite --pages {pages}");
-            ("wasm-prealloc rewrite", flags)
-        }
         Error::SlotTooSmall {
             maximum: Some(maximum),
             ..
@@ -71,10 +66,6 @@ mod tests {
         let growth = Error::GrowthNotAssured {
             limit: Limit::DataSegment,
         };
-        let imported = Error::ImportedMemory {
-            module: "env".to_owned(),
-            name: "memory".to_owned(),
-        };
         let slot = Error::SlotTooSmall {
             maximum: Some(17),
             slot_pages: 16,
@@ -83,9 +74,8 @@ mod tests {
             (huge_pages, "`--backing auto`"),
             (growth, "`--policy declared`"),
             (slot, "`--pages 17`"),
-            (imported, "--pages 16 --memory-import define`"),
         ] {
-            let message = with_flags(error, 16).to_string();
+            let message = with_flags(error).to_string();
             assert!(
                 message.contains(flag) && !message.contains("::"),
                 "{message}"

@@ -145,7 +145,7 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
         answer.exit = exit::NO;
         answer.error = Some(Failure::of_kind(
             NOT_SECURED,
-            format!("{:#}", memory::with_flags(error, opts.pages)),
+            format!("{:#}", memory::with_flags(error)),
         ));
     }
     report(opts, json, &answer)

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use wasm_prealloc::{
-    EmulateFrom, Growth, MemoryImportPolicy, Options, Report, Validate, Warning, rewrite,
+    EmulateFrom, Features, Growth, MemoryImportPolicy, Options, Report, Validate, Warning, rewrite,
 };
 
 use crate::destination::{Destination, real};
@@ -83,6 +83,15 @@ pub(crate) struct Opts {
     )]
     validate: Validate,
 
+    /// The proposals that a module may use; `stable` are those that engines agree on
+    #[arg(
+        long,
+        value_name = "SET",
+        default_value_t,
+        value_parser = names::<Features>(Features::WORDS)
+    )]
+    features: Features,
+
     #[command(flatten)]
     source_map: source_map::Flags,
 }
@@ -117,6 +126,7 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
         .clone_from(&opts.memory_import_name);
     options.export_commit.clone_from(&opts.export_commit);
     options.validate = opts.validate;
+    options.features = opts.features;
 
     batch::run(
         "rewrite",

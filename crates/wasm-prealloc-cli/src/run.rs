@@ -189,10 +189,9 @@ fn execute(
         Policy::CommitMaximum => memories.iter().map(maximum_pages).max().unwrap_or(1),
         _ => MAX_PAGES,
     };
-    let pages = opts.pages.unwrap_or(pages);
     let mut builder = MemoryPool::builder()
         .slots(opts.slots.unwrap_or(memories.len()))
-        .pages(pages)
+        .pages(opts.pages.unwrap_or(pages))
         .policy(opts.policy);
     if !opts.quiet {
         builder = memory::with_progress_bar(builder);
@@ -204,7 +203,7 @@ fn execute(
     let module = Module::new(&engine, wasm).map_err(from_engine)?;
     prepared
         .verify(&module)
-        .map_err(|error| Failure::No(NOT_PINNED, memory::with_flags(error, pages)))?;
+        .map_err(|error| Failure::No(NOT_PINNED, memory::with_flags(error)))?;
     let mut linker: Linker<WasiP1Ctx> = Linker::new(&engine);
     add_to_linker_sync(&mut linker, |wasi| wasi).map_err(from_engine)?;
     // Imports and arguments are checked before 4 GiB are committed.
@@ -216,7 +215,7 @@ fn execute(
 
     let pool = prepared
         .secure()
-        .map_err(|error| Failure::No(NOT_SECURED, memory::with_flags(error, pages)))?;
+        .map_err(|error| Failure::No(NOT_SECURED, memory::with_flags(error)))?;
     *secured = SecuredReport::new(&pool);
     if let (false, Some(report)) = (opts.quiet, &*secured) {
         eprintln!("secured: {}", report.message);
@@ -230,9 +229,7 @@ fn execute(
         .instantiate(&linker, &mut store, &module)
         .map_err(|error| match error {
             InstantiateError::Engine(error) => Failure::No(TRAPPED, from_engine(error)),
-            InstantiateError::Memory(error) => {
-                Failure::No(NOT_SECURED, memory::with_flags(error, pages))
-            }
+            InstantiateError::Memory(error) => Failure::No(NOT_SECURED, memory::with_flags(error)),
         })?;
     call.run(&mut store, instance)
         .map_err(|error| Failure::No(TRAPPED, error))

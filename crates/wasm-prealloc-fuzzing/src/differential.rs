@@ -7,7 +7,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use wasm_prealloc::{
-    EmulateFrom, Error, MemoryImportPolicy, Options, WASM_PAGE_SIZE, rewrite, verify,
+    EmulateFrom, Error, Features, MemoryImportPolicy, Options, WASM_PAGE_SIZE, rewrite, verify,
 };
 use wasmparser::{MemoryType, Validator, WasmFeatures};
 use wasmtime::Module;
@@ -102,6 +102,7 @@ fn pinned(generated: &Generated, memories: &Memories) -> Result<Option<(Vec<u8>,
         return Ok(None);
     }
     let mut options = Options::default();
+    options.features = Features::All;
     options.pages = *pages;
     options.emulate_from = match memories.heap_base {
         Some(_) => EmulateFrom::HeapBase,
@@ -119,6 +120,7 @@ fn pinned(generated: &Generated, memories: &Memories) -> Result<Option<(Vec<u8>,
 fn option_sets(memories: &Memories, pages: u64, calls: u64) -> Vec<Options> {
     use wasm_prealloc::Growth::{Emulate, Keep, Pregrown};
     let mut auto = Options::default();
+    auto.features = Features::All;
     auto.pages = pages;
     // With `Refuse`, a module that grows an imported memory is refused.
     auto.memory_import = match (calls >> 4) % 4 {
@@ -196,12 +198,14 @@ fn reference(
                 with(heap_base?.div_ceil(page), ty.maximum)
             }
             EmulateFrom::Auto | EmulateFrom::Declared => as_declared,
+            from => unimplemented!("growth from {from}"),
         },
         (Auto, ..) if at_target => as_declared,
         (Auto | Pregrown, _, 0) => grown,
         // The remaining `memory.grow` fails, or returns the real size if it grows by 0.
         (Pregrown, 1.., 1..) if cap != target || cap > 65_535 => None,
         (Pregrown | Keep, ..) => fixed,
+        (growth, ..) => unimplemented!("growth {growth}"),
     }
 }
 

@@ -1,7 +1,9 @@
 //! The mutation test: arbitrary bytes and mutated modules are refused or rewritten correctly.
 
 use anyhow::{Context as _, Result, ensure};
-use wasm_prealloc::{Growth, Options, Validate, inspect, rewrite, verify, verify_deep};
+use wasm_prealloc::{
+    Error, Features, Growth, Options, Validate, inspect, rewrite, verify, verify_deep,
+};
 use wasmparser::{Validator, WasmFeatures};
 
 /// The outcome for some bytes.
@@ -49,8 +51,9 @@ pub fn mutate(wasm: &[u8], random: &mut fastrand::Rng) -> Vec<u8> {
     wasm
 }
 
-/// Calls every function of the library on some bytes. None may panic. The input and the output of a
-/// successful rewrite must be valid, the output must verify, and a second rewrite must not change it.
+/// Calls every function of the library on some bytes. None may panic, and none may report a defect of
+/// the library. The input and the output of a successful rewrite must be valid, the output must
+/// verify, and a second rewrite must not change it.
 ///
 /// # Errors
 /// The property that does not hold.
@@ -65,10 +68,15 @@ pub fn check(wasm: &[u8]) -> Result<Outcome> {
     for growth in [Auto, Emulate, Pregrown, Keep] {
         for validate in [Validate::Full, Validate::Changed] {
             let mut options = Options::default();
+            options.features = Features::All;
             options.growth = growth;
             options.validate = validate;
-            let Ok(rewritten) = rewrite(wasm, &options) else {
-                continue;
+            let rewritten = match rewrite(wasm, &options) {
+                Ok(rewritten) => rewritten,
+                Err(error @ Error::OutputInvalid { .. }) => {
+                    return Err(error).with_context(|| format!("{options:?}"));
+                }
+                Err(_) => continue,
             };
             // With less validation, an invalid function may be copied.
             if validate == Validate::Full {

@@ -44,6 +44,7 @@ pub fn walrus_rewrite(wasm: &[u8], pages: u64, growth: Growth) -> Result<Vec<u8>
         Growth::Auto => grows > 0,
         Growth::Emulate => true,
         Growth::Pregrown => false,
+        _ => unimplemented!("growth {growth}"),
     };
     let start = if emulate { minimum } else { cap.min(65_535) };
     let size = ConstExpr::Value(Value::I32(start as u32 as i32));

@@ -31,6 +31,30 @@ pub enum Error {
         message: String,
     },
 
+    /// The module is valid only with proposals that [`Options::features`](crate::Options::features)
+    /// does not allow.
+    #[error("the module needs a proposal that is not allowed: {message} (at offset {offset:#x}){}", self.advice())]
+    UnstableFeature {
+        /// The offset at which validation stopped.
+        offset: u64,
+        /// The fault at that offset.
+        message: String,
+    },
+
+    /// The rewritten module would exceed a limit that engines have in common (WebAssembly JavaScript
+    /// interface, "Implementation-defined Limits").
+    #[error("the rewritten module would have {count} {what}, and engines accept {most}{}", self.advice())]
+    LimitExceeded {
+        /// In a component, the module's position among the core modules.
+        module: Option<u32>,
+        /// The counted items.
+        what: Limit,
+        /// Their number.
+        count: u64,
+        /// The largest number that is accepted.
+        most: u64,
+    },
+
     /// The rewritten module is invalid. This is a defect of this crate, never of the input.
     #[error(
         "the rewritten module is invalid at its offset {offset:#x}: {message}; \
@@ -258,6 +282,8 @@ impl Error {
             Self::NotWasm { .. } => "not-wasm",
             Self::Malformed { .. } => "malformed",
             Self::Invalid { .. } => "invalid",
+            Self::UnstableFeature { .. } => "unstable-feature",
+            Self::LimitExceeded { .. } => "limit-exceeded",
             Self::OutputInvalid { .. } => "output-invalid",
             Self::Unsupported { .. } => "unsupported",
             Self::PagesOutOfRange { .. } => "pages-out-of-range",
@@ -297,11 +323,13 @@ impl Error {
         match self {
             Self::Malformed { offset, .. }
             | Self::Invalid { offset, .. }
+            | Self::UnstableFeature { offset, .. }
             | Self::Unsupported { offset, .. }
             | Self::MinimumExceedsTarget { offset, .. }
             | Self::ImportedMemoryGrows { offset, .. }
             | Self::ImportedStartUnknown { offset, .. } => Some(*offset),
             Self::NotWasm { .. }
+            | Self::LimitExceeded { .. }
             | Self::OutputInvalid { .. }
             | Self::PagesOutOfRange { .. }
             | Self::NoSuchMemory { .. }
@@ -325,6 +353,39 @@ impl Error {
             message: error.message().to_owned(),
         }
     }
+}
+
+/// The items of which engines accept a limited number.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Limit {
+    /// The types of a module.
+    #[error("types")]
+    Types,
+    /// The functions of a module.
+    #[error("functions")]
+    Functions,
+    /// The globals of a module.
+    #[error("globals")]
+    Globals,
+    /// The exports of a module.
+    #[error("exports")]
+    Exports,
+    /// The parameters and results of all imports and exports of a module, and one item for each.
+    #[error("items in the types of its imports and exports")]
+    TypeSize,
+    /// The bytes of the name of an export.
+    #[error("bytes in the name of an export")]
+    ExportName,
+    /// The bytes of a function's body.
+    #[error("bytes in the body of function {function}")]
+    FunctionBody {
+        /// The index of the function in the input.
+        function: u32,
+    },
+    /// The bytes of a section, or of a core module or component within a component.
+    #[error("bytes in a section")]
+    Section,
 }
 
 /// A shape of module that the rewriter refuses before it changes anything.
@@ -371,6 +432,12 @@ pub enum Unsupported {
     DifferentMemories {
         /// The memory.
         memory: MemoryId,
+    },
+    /// A function that threads share, and that grows or measures a memory.
+    #[error("function {function}, which threads share and which grows or measures a memory,")]
+    SharedFunction {
+        /// The index of the function.
+        function: u32,
     },
     /// A function that commits memory in a component: only the component itself could call it.
     #[error("an added function that commits the memories of a component")]

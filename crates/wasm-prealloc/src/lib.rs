@@ -48,13 +48,13 @@ pub use analysis::provenance::Declared;
 pub use analysis::site::Sites;
 pub use encode::code_offsets::CodeOffsets;
 pub use encode::offset_map::OffsetMap;
-pub use error::{Error, Unsupported};
+pub use error::{Error, Limit, Unsupported};
 pub use growth::GrowthHandling;
 pub use inspect::{Inspection, Landmarks, MemoryInspection, ModuleInspection, inspect};
 pub use limits::{MAX_PAGES, Memory, MemoryId, MemoryImport, WASM_PAGE_SIZE};
 pub use remedy::{Remedy, Setting};
 pub use rewrite::options::{
-    EmulateFrom, Growth, MemoryImportPolicy, Options, UnknownValue, Validate,
+    EmulateFrom, Features, Growth, MemoryImportPolicy, Options, UnknownValue, Validate,
 };
 pub use rewrite::report::{MemoryReport, Report, Rewritten, Warning};
 pub use rewrite::{rewrite, rewrite_into};

@@ -3,9 +3,9 @@
 
 use std::fmt;
 
-use crate::error::{Error, Unsupported};
+use crate::error::{Error, Limit, Unsupported};
 use crate::limits::{MAX_PAGES, MemoryId};
-use crate::rewrite::options::{EmulateFrom, Growth, MemoryImportPolicy};
+use crate::rewrite::options::{EmulateFrom, Features, Growth, MemoryImportPolicy};
 use crate::rewrite::report::Warning;
 use crate::verify::{Violation, ViolationKind};
 
@@ -32,6 +32,8 @@ pub enum Setting {
     MemoryImportName,
     /// [`Options::export_commit`](crate::Options::export_commit).
     ExportCommit,
+    /// [`Options::features`](crate::Options::features).
+    Features(Features),
     /// [`OffsetMap`](crate::OffsetMap), which gives a source map the offsets of the output.
     SourceMap,
 }
@@ -53,6 +55,7 @@ impl fmt::Display for Setting {
             Self::MemoryImport(policy) => write!(f, "`MemoryImportPolicy::{policy:?}`"),
             Self::MemoryImportName => f.write_str("`Options::memory_import_name`"),
             Self::ExportCommit => f.write_str("`Options::export_commit`"),
+            Self::Features(features) => write!(f, "`Features::{features:?}`"),
             Self::SourceMap => f.write_str("`OffsetMap`"),
         }
     }
@@ -177,6 +180,10 @@ impl Error {
             | Self::OutputInvalid { .. }
             | Self::DataAboveMinimum { .. }
             | Self::AlreadyRewritten { .. } => None,
+            Self::UnstableFeature { .. } => {
+                Remedy::new("choose {}", [Setting::Features(Features::All)])
+            }
+            Self::LimitExceeded { what, .. } => what.remedy(),
             Self::Unsupported { what, .. } => what.remedy(),
             Self::PagesOutOfRange { memory, most, .. } => {
                 Remedy::pages(&format!(" from 1 to {most}"), *memory, None, &[])
@@ -248,6 +255,25 @@ impl Error {
     }
 }
 
+impl Limit {
+    fn remedy(&self) -> Option<Remedy> {
+        match self {
+            Self::ExportName => Remedy::plain("choose a shorter name"),
+            Self::Exports | Self::TypeSize => {
+                Remedy::new("leave out {} and {}", [DEFINE, Setting::ExportCommit])
+            }
+            Self::Types
+            | Self::Functions
+            | Self::Globals
+            | Self::FunctionBody { .. }
+            | Self::Section => Remedy::new(
+                "choose {} and leave out {}",
+                [KEEP_GROWTH, Setting::ExportCommit],
+            ),
+        }
+    }
+}
+
 impl Unsupported {
     fn remedy(&self) -> Option<Remedy> {
         match self {
@@ -255,6 +281,7 @@ impl Unsupported {
                 Remedy::plain("link or encode the module without compact imports")
             }
             Self::DefineShared { .. } => Remedy::new("leave out {}", [DEFINE]),
+            Self::SharedFunction { .. } => Remedy::new("choose {}", [KEEP_GROWTH]),
             Self::RelocatableObject { .. } => Remedy::plain("link it first"),
             Self::CoreModuleType { .. } => {
                 Remedy::plain("define the core module in the component that instantiates it")

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use wasm_prealloc::{Error, GrowthHandling, MemoryImportPolicy, Options, Report, rewrite};
+use wasm_prealloc::{
+    Error, Features, GrowthHandling, MemoryImportPolicy, Options, Report, rewrite,
+};
 use wasm_prealloc_fuzzing::declare;
 use wasmparser::MemoryType;
 use wasmtime::{Engine, Instance, Linker, Module, Store};
@@ -109,6 +111,7 @@ impl<'e> Instances<'e> {
     /// Returns the bytes to run, and the facts about them. `Err` if the rewriter refuses the module.
     fn prepare(&self, wasm: &[u8]) -> Result<(Vec<u8>, Facts), Outcome> {
         let mut options = Options::default();
+        options.features = Features::All;
         match self.variant {
             Variant::Original => return Ok((wasm.to_vec(), Facts::default())),
             Variant::Declared => {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use wasm_prealloc::{Options, rewrite};
+use wasm_prealloc::{Features, Options, rewrite};
 use wasmparser::{Validator, WasmFeatures};
 use wasmtime::{Engine, ThrownException, Trap, Val};
 use wast::core::EncodeOptions;
@@ -159,7 +159,9 @@ impl Script<'_> {
         if !matches!(self.instances.variant, Variant::Rewritten(_)) {
             return Ok(Observed::Refused(String::new()));
         }
-        match rewrite(&wasm, &Options::default()) {
+        let mut options = Options::default();
+        options.features = Features::All;
+        match rewrite(&wasm, &options) {
             Err(error) => Ok(Observed::Refused(error.to_string())),
             Ok(_) => Err(other("an invalid module was rewritten")),
         }

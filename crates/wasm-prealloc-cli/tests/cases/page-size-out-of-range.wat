@@ -1,2 +1,2 @@
-;; RUN: rewrite %s -o %t
+;; RUN: rewrite %s -o %t --features all
 (module (memory 100 (pagesize 1)))

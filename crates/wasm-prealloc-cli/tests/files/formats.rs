@@ -42,7 +42,6 @@ const FILES: &[(&str, &[u8], &str)] = &[
     ("script", b"#!/bin/sh\nexec node\n", "it is a script"),
     ("html", b"\n<!DOCTYPE html><html>404", "it is HTML or XML"),
     ("upper", b"<HTML><BODY>Not Found", "it is HTML or XML"),
-    ("text", b"404: Not Found", "a failed download"),
     ("json", b"{\"message\":\"Not Found\"}", "it is JSON"),
     (
         "lfs",

@@ -15,8 +15,6 @@ const UTF_16: &str = "it is text in UTF-16; if it is the text format, convert it
      (`iconv -f UTF-16 -t UTF-8 FILE`)";
 const JAVASCRIPT: &str =
     "it is JavaScript or TypeScript; use the .wasm file that it loads (a bundler may embed it)";
-const NOT_FOUND: &str =
-    "it is the message of a failed download; correct the address and download the module again";
 const HEX_DUMP: &str =
     "it is a hexadecimal dump of a module; convert it back first (`xxd -r FILE`)";
 
@@ -126,9 +124,6 @@ const BEGINNINGS: &[(&str, &str)] = &[
         "<",
         "it is HTML or XML, perhaps the error page of a failed download; download the module again",
     ),
-    ("404: ", NOT_FOUND),
-    ("404 ", NOT_FOUND),
-    ("not found", NOT_FOUND),
     ("//", JAVASCRIPT),
     ("/*", JAVASCRIPT),
     ("\"use strict\"", JAVASCRIPT),

@@ -1,6 +1,7 @@
 //! The structure of a core module: one pass over its sections gives the byte ranges and counts that
 //! everything else works with. Function bodies and the contents of data segments are not read.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use wasmparser::{
@@ -35,6 +36,8 @@ pub(crate) struct ModuleInfo<'a> {
     pub(crate) defined_functions: u32,
     pub(crate) imported_globals: u32,
     pub(crate) defined_globals: u32,
+    /// The number of exports.
+    pub(crate) exports: u32,
     /// All memories, in the order of the index space.
     pub(crate) memories: Vec<MappedMemory>,
 }
@@ -64,6 +67,7 @@ impl<'a> ModuleInfo<'a> {
             defined_functions: 0,
             imported_globals: 0,
             defined_globals: 0,
+            exports: 0,
             memories: Vec::new(),
         };
         for section in sections(wasm, range) {
@@ -72,7 +76,7 @@ impl<'a> ModuleInfo<'a> {
             if rank(section.id) > rank(last) {
                 break;
             }
-            info.read_content(&section).map_err(Error::malformed)?;
+            info.read_content(&section)?;
             let done = section.id == last && last != id::DATA;
             info.sections.push(section);
             if done {
@@ -96,34 +100,58 @@ impl<'a> ModuleInfo<'a> {
         }
     }
 
-    fn read_content(&mut self, section: &Section) -> wasmparser::Result<()> {
+    fn read_content(&mut self, section: &Section) -> Result<(), Error> {
         let reader = section.reader(self.wasm);
         match section.id {
             id::IMPORT => self.read_imports(reader)?,
-            id::FUNCTION => self.defined_functions = FunctionSectionReader::new(reader)?.count(),
             id::MEMORY => self.read_memories(reader)?,
-            id::GLOBAL => self.defined_globals = GlobalSectionReader::new(reader)?.count(),
+            id::FUNCTION => {
+                let functions = FunctionSectionReader::new(reader).map_err(Error::malformed)?;
+                self.defined_functions = functions.count();
+            }
+            id::GLOBAL => {
+                let globals = GlobalSectionReader::new(reader).map_err(Error::malformed)?;
+                self.defined_globals = globals.count();
+            }
             id::EXPORT => {
+                let exports = ExportSectionReader::new(reader).map_err(Error::malformed)?;
+                self.exports = exports.count();
                 // A malformed export is an error, even if nothing looks for its name.
-                for export in ExportSectionReader::new(reader)? {
-                    export?;
+                for export in exports {
+                    export.map_err(Error::malformed)?;
                 }
             }
             _ => {}
         }
-        Ok(())
+        self.check_counts(section)
     }
 
-    fn read_imports(&mut self, reader: BinaryReader<'a>) -> wasmparser::Result<()> {
-        let end = reader.range().end as usize;
-        let groups = ImportSectionReader::new(reader)?.into_iter_with_offsets();
-        for (entry, group) in with_ranges(groups, end)? {
-            let is_single = matches!(group, Imports::Single(..));
-            for import in group {
-                self.read_import(import?.1, &entry, is_single)?;
+    /// Refuses more items than engines accept, as validation does. Below these limits, no index
+    /// overflows.
+    fn check_counts(&self, section: &Section) -> Result<(), Error> {
+        let sum = |a: u32, b: u32| u64::from(a) + u64::from(b);
+        let functions = sum(self.imported_functions, self.defined_functions);
+        let globals = sum(self.imported_globals, self.defined_globals);
+        for (what, count) in [("functions", functions), ("globals", globals)] {
+            if count > MAX_ITEMS {
+                let offset = section.content.start;
+                return Err(too_many(what, MAX_ITEMS, offset));
             }
         }
         Ok(())
+    }
+
+    fn read_imports(&mut self, reader: BinaryReader<'a>) -> Result<(), Error> {
+        let end = reader.range().end as usize;
+        let groups = ImportSectionReader::new(reader).map_err(Error::malformed)?;
+        for_each_range(groups.into_iter_with_offsets(), end, |entry, group| {
+            let is_single = matches!(group, Imports::Single(..));
+            for import in group {
+                let (_, import) = import.map_err(Error::malformed)?;
+                self.read_import(import, &entry, is_single)?;
+            }
+            Ok(())
+        })
     }
 
     fn read_import(
@@ -131,7 +159,7 @@ impl<'a> ModuleInfo<'a> {
         import: Import<'_>,
         entry: &Range<usize>,
         is_single: bool,
-    ) -> wasmparser::Result<()> {
+    ) -> Result<(), Error> {
         match import.ty {
             TypeRef::Func(_) | TypeRef::FuncExact(_) => self.imported_functions += 1,
             TypeRef::Global(_) => self.imported_globals += 1,
@@ -140,32 +168,35 @@ impl<'a> ModuleInfo<'a> {
                     module: import.module.to_owned(),
                     name: import.name.to_owned(),
                 };
-                // Two names and the kind come before the limits.
-                let mut reader = reader(self.wasm, entry.clone());
-                reader.skip_string()?;
-                reader.skip_string()?;
-                reader.read_u8()?;
-                let limits = reader.original_position() as usize..entry.end;
-                let offset = entry.start as u64;
-                self.memories.push(MappedMemory {
-                    memory: Memory::new(self.next_memory(), &ty, Some(names), offset),
+                let limits = limits_of_import(self.wasm, entry).map_err(Error::malformed)?;
+                let memory = Memory::new(self.next_memory(), &ty, Some(names), entry.start as u64);
+                self.add_memory(MappedMemory {
+                    memory,
                     entry: is_single.then(|| (entry.clone(), limits)),
-                });
+                })?;
             }
             TypeRef::Table(_) | TypeRef::Tag(_) => {}
         }
         Ok(())
     }
 
-    fn read_memories(&mut self, reader: BinaryReader<'a>) -> wasmparser::Result<()> {
+    fn read_memories(&mut self, reader: BinaryReader<'a>) -> Result<(), Error> {
         let end = reader.range().end as usize;
-        let items = MemorySectionReader::new(reader)?.into_iter_with_offsets();
-        for (entry, ty) in with_ranges(items, end)? {
-            self.memories.push(MappedMemory {
+        let items = MemorySectionReader::new(reader).map_err(Error::malformed)?;
+        for_each_range(items.into_iter_with_offsets(), end, |entry, ty| {
+            self.add_memory(MappedMemory {
                 memory: Memory::new(self.next_memory(), &ty, None, entry.start as u64),
                 entry: Some((entry.clone(), entry)),
-            });
+            })
+        })
+    }
+
+    fn add_memory(&mut self, mapped: MappedMemory) -> Result<(), Error> {
+        if self.memories.len() == MAX_MEMORIES {
+            let offset = mapped.memory.offset as usize;
+            return Err(too_many("memories", MAX_MEMORIES as u64, offset));
         }
+        self.memories.push(mapped);
         Ok(())
     }
 
@@ -225,17 +256,28 @@ impl<'a> ModuleInfo<'a> {
 
     /// Returns the kind and the index of the item that is exported under a name.
     pub(crate) fn export(&self, name: &str) -> Result<Option<(ExternalKind, u32)>, Error> {
+        let exports = self.exports_named(&BTreeSet::from([name]))?;
+        Ok(exports.into_values().next())
+    }
+
+    /// Returns the kinds and the indices of the items that are exported under some names.
+    pub(crate) fn exports_named(
+        &self,
+        names: &BTreeSet<&str>,
+    ) -> Result<BTreeMap<&'a str, (ExternalKind, u32)>, Error> {
+        let mut found = BTreeMap::new();
         let Some(section) = self.section(id::EXPORT) else {
-            return Ok(None);
+            return Ok(found);
         };
         let exports = ExportSectionReader::new(section.reader(self.wasm));
         for export in exports.map_err(Error::malformed)? {
             let export = export.map_err(Error::malformed)?;
-            if export.name == name {
-                return Ok(Some((export.kind, export.index)));
+            if names.contains(export.name) {
+                let item = (export.kind, export.index);
+                found.entry(export.name).or_insert(item);
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
     /// Returns the body of a defined function, without the length.
@@ -292,21 +334,48 @@ impl<'a> ModuleInfo<'a> {
     }
 }
 
-/// Adds to each item of a section the range of its bytes. `end` is the end of the section.
-fn with_ranges<T>(
+/// The number of types, of functions, of globals and of exports that engines accept (WebAssembly
+/// JavaScript interface, "Implementation-defined Limits").
+pub(crate) const MAX_ITEMS: u64 = 1_000_000;
+
+/// The number of memories that engines accept (WebAssembly JavaScript interface,
+/// "Implementation-defined Limits").
+const MAX_MEMORIES: usize = 100;
+
+/// The error with which validation refuses too many items.
+fn too_many(what: &str, most: u64, offset: usize) -> Error {
+    Error::Invalid {
+        offset: offset as u64,
+        message: format!("{what} count exceeds limit of {most}"),
+    }
+}
+
+/// The range of the limits in the entry of an imported memory.
+fn limits_of_import(wasm: &[u8], entry: &Range<usize>) -> wasmparser::Result<Range<usize>> {
+    // Two names and the kind come before the limits.
+    let mut reader = reader(wasm, entry.clone());
+    reader.skip_string()?;
+    reader.skip_string()?;
+    reader.read_u8()?;
+    Ok(reader.original_position() as usize..entry.end)
+}
+
+/// Visits each item of a section with the range of its bytes. `end` is the end of the section.
+fn for_each_range<T>(
     items: impl Iterator<Item = wasmparser::Result<(u64, T)>>,
     end: usize,
-) -> wasmparser::Result<Vec<(Range<usize>, T)>> {
-    let mut ranges: Vec<(Range<usize>, T)> = Vec::new();
-    for item in items {
-        let (offset, item) = item?;
-        let start = offset as usize;
-        if let Some((before, _)) = ranges.last_mut() {
-            before.end = start;
-        }
-        ranges.push((start..end, item));
+    mut visit: impl FnMut(Range<usize>, T) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut items = items.peekable();
+    while let Some(item) = items.next() {
+        let (start, item) = item.map_err(Error::malformed)?;
+        let end = match items.peek() {
+            Some(Ok((next, _))) => *next as usize,
+            _ => end,
+        };
+        visit(start as usize..end, item)?;
     }
-    Ok(ranges)
+    Ok(())
 }
 
 /// The value of an expression that is a single constant, read as an unsigned address.

@@ -15,11 +15,11 @@ use super::code_metadata::{MovedFunction, has_hints};
 use super::code_offsets::CodeOffsets;
 use super::slack::take_slack;
 use super::splice::Patch;
-use crate::analysis::function_types::FunctionTypes;
-use crate::analysis::module_info::ModuleInfo;
+use crate::analysis::function_types::{DefinedFunction, FunctionTypes};
+use crate::analysis::module_info::{MAX_ITEMS, ModuleInfo};
 use crate::analysis::sections::{id, reader};
 use crate::analysis::site::{Body, Site, SiteKind};
-use crate::error::Error;
+use crate::error::{Error, Limit, Unsupported};
 use crate::leb128::leb128;
 
 /// Opcodes of the binary format (core specification, "Instructions").
@@ -174,6 +174,10 @@ impl ChangedCode {
     }
 }
 
+/// The most bytes in the body of a function (WebAssembly JavaScript interface,
+/// "Implementation-defined Limits").
+const MAX_FUNCTION_BYTES: usize = 7_654_321;
+
 /// A range of the input, and the bytes that replace it.
 pub(super) type Replacement = (Range<usize>, Vec<u8>);
 
@@ -198,6 +202,14 @@ impl BodyPatcher<'_, '_> {
             return Ok(());
         }
         let function = self.info.imported_functions + body.defined;
+        let defined = self.types.of_function(body.defined);
+        if defined.is_some_and(|function| function.is_shared) {
+            // It cannot use a global or a function that threads do not share.
+            return Err(Error::Unsupported {
+                what: Unsupported::SharedFunction { function },
+                offset: body.content.start as u64,
+            });
+        }
         let fits = edits.iter().all(|(at, with)| with.len() == at.len());
         let mut copy = None;
         if !fits {
@@ -215,6 +227,15 @@ impl BodyPatcher<'_, '_> {
             content.replace(at, with);
         }
         content.sort();
+        let len = content.new_len();
+        if len > body.content.len().max(MAX_FUNCTION_BYTES) {
+            return Err(Error::LimitExceeded {
+                module: self.info.module,
+                what: Limit::FunctionBody { function },
+                count: len as u64,
+                most: MAX_FUNCTION_BYTES as u64,
+            });
+        }
         if let Some((ty, call)) = copy {
             self.code.add_copy(self.info, ty, content, function);
             self.code.offsets.relocated.push(function);
@@ -232,15 +253,21 @@ impl BodyPatcher<'_, '_> {
     /// A body of the same length that calls the next added function with its own parameters, and
     /// the type of the function; `None` if there is no room for the call.
     fn call_to_copy(&self, body: &Body<'_>) -> Result<Option<(u32, Vec<u8>)>, Error> {
-        let Some((ty, params)) = self.types.of_function(body.defined) else {
+        let Some(function) = self.types.of_function(body.defined) else {
             // The function section is shorter than the code section. Validation reports that.
             return Ok(None);
         };
+        let DefinedFunction { ty, params, .. } = function;
+        // One more function is left for the one that commits memory.
+        let functions = self.info.next_function() as usize + self.code.added.len();
+        if functions as u64 >= MAX_ITEMS - 1 {
+            return Ok(None);
+        }
         let room = body.content.len();
         if params as usize > room {
             return Ok(None);
         }
-        let copy = self.info.next_function() + self.code.added.len() as u32;
+        let copy = functions as u32;
         let mut call = Function::new([]);
         let mut code = call.instructions();
         for param in 0..params {

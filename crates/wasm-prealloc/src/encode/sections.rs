@@ -12,7 +12,7 @@ use super::splice::Patch;
 use crate::analysis::module_info::{MappedMemory, ModuleInfo};
 use crate::analysis::provenance::{self, Declared, Provenance};
 use crate::analysis::sections::{HEADER_BYTES, Section, id, rank};
-use crate::error::Error;
+use crate::error::{Error, Limit};
 use crate::growth::GrowthHandling;
 use crate::leb128::leb128;
 use crate::limits::Memory;
@@ -106,6 +106,12 @@ pub(crate) fn encode(
                     offsets.shifted_from = Some(info.imported_functions);
                 }
                 let content = change.into_patch(section, field, new_count);
+                check_limit(
+                    info,
+                    Limit::Section,
+                    content.new_len() as u64,
+                    u32::MAX.into(),
+                )?;
                 module.nest(section.length.clone(), content);
             }
         }
@@ -118,6 +124,25 @@ pub(crate) fn encode(
         offsets,
         dropped_hints,
     })
+}
+
+/// Refuses a module that would exceed a limit of engines.
+pub(crate) fn check_limit(
+    info: &ModuleInfo<'_>,
+    what: Limit,
+    count: u64,
+    most: u64,
+) -> Result<(), Error> {
+    let module = info.module;
+    match count > most {
+        true => Err(Error::LimitExceeded {
+            module,
+            what,
+            count,
+            most,
+        }),
+        false => Ok(()),
+    }
 }
 
 /// The offset at which a section that the module lacks is inserted: before the first section that

@@ -127,24 +127,34 @@ impl<'a> Analysis<'a> {
     /// Validates the input as far as the options require.
     pub(crate) fn validate(&self, options: &Options) -> Result<(), Error> {
         match options.validate {
-            Validate::Full => validate::validate_all(self.wasm).map_err(|error| Error::Invalid {
-                offset: error.offset(),
-                message: error.message().to_owned(),
-            }),
+            Validate::Full => validate::validate_input(self.wasm, options),
             Validate::Changed => Ok(()),
         }
     }
 
     /// Appends the output to an empty buffer, and validates it.
     fn apply(&self, plan: &Plan<'_>, options: &Options, output: &mut Vec<u8>) -> Result<(), Error> {
+        plan.patch.apply_into(self.wasm, output);
+        match self.check(plan, options, output) {
+            // An invalid part may have been copied from an input that was not validated.
+            Err(_) if options.validate == Validate::Changed => {
+                validate::validate_input(self.wasm, options)?;
+                self.check(plan, options, output)
+            }
+            checked => checked,
+        }
+    }
+
+    /// Validates the output as far as the options require.
+    fn check(&self, plan: &Plan<'_>, options: &Options, output: &[u8]) -> Result<(), Error> {
         let invalid = |error: BinaryReaderError| Error::OutputInvalid {
             offset: error.offset(),
             message: error.message().to_owned(),
         };
-        plan.patch.apply_into(self.wasm, output);
-        validate::validate_changed(output, &plan.changed).map_err(invalid)?;
+        let changed = &plan.changed;
+        validate::validate_changed(output, changed, options.features).map_err(invalid)?;
         if options.validate == Validate::Full {
-            let difference = validate::first_difference(self.wasm, output, &plan.changed);
+            let difference = validate::first_difference(self.wasm, output, changed);
             if let Some(offset) = difference.map_err(invalid)? {
                 return Err(Error::OutputInvalid {
                     offset,

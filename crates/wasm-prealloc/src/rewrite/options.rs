@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZero;
 use std::str::FromStr;
 
 use crate::limits::{MAX_PAGES, MemoryId};
@@ -31,6 +32,12 @@ pub struct Options {
     pub export_commit: Option<String>,
     /// The parts that are validated before the result is returned.
     pub validate: Validate,
+    /// The proposals that a module may use.
+    pub features: Features,
+    /// The most threads that validate a large module, the caller's own included; `None` for as many
+    /// as there are processors. With 1, no thread is started. The result does not depend on it, nor
+    /// on whether the system refuses to start threads.
+    pub threads: Option<NonZero<usize>>,
 }
 
 impl Default for Options {
@@ -44,6 +51,8 @@ impl Default for Options {
             memory_import_name: None,
             export_commit: None,
             validate: Validate::default(),
+            features: Features::default(),
+            threads: None,
         }
     }
 }
@@ -60,6 +69,7 @@ impl Options {
 
 /// The handling of the instructions that grow and measure a memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Growth {
     /// `emulate` if the module, or another part of its component, grows the memory. If the module
     /// only measures the memory: `pregrown` where an embedder can reach it, and otherwise the
@@ -82,6 +92,7 @@ pub enum Growth {
     derive(serde::Serialize),
     serde(rename_all = "kebab-case")
 )]
+#[non_exhaustive]
 pub enum EmulateFrom {
     /// The declared minimum of a memory whose declaration is known: one that the module or its
     /// component defines, or that threads share. The start of an imported memory of a core module
@@ -99,6 +110,7 @@ pub enum EmulateFrom {
 
 /// The handling of memories that a module imports. Their limits are pinned in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum MemoryImportPolicy {
     /// Refuse the module if it grows such a memory, because other modules may grow it too. A memory
     /// that threads share is counted in the memory itself, and is not refused.
@@ -116,6 +128,7 @@ pub enum MemoryImportPolicy {
 
 /// The amount of validation before a result is returned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Validate {
     /// The whole input, so that an invalid one is refused, and all parts of the output that changed.
     /// The rest of the output is compared with the input, byte for byte.
@@ -124,6 +137,23 @@ pub enum Validate {
     /// The parts of the output that changed, and the parts that those need. For callers whose engine
     /// validates anyway.
     Changed,
+}
+
+/// The proposals to WebAssembly that a module may use. The set of stable ones grows with the
+/// standard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Features {
+    /// The proposals that are finished or about to be (phases 4 and 5 of the process), among them
+    /// threads, several memories, 64-bit memories, garbage collection and exceptions, and also
+    /// exceptions in their legacy form: all browsers support them, and compilers of C++ have used
+    /// them for years.
+    #[default]
+    Stable,
+    /// All proposals that this version can read. Their encoding and meaning may still change, and
+    /// another version may read such a module differently. Custom page sizes, shared functions and
+    /// stack switching need this.
+    All,
 }
 
 /// The error for a word that is not a value of an option.
@@ -174,6 +204,7 @@ macro_rules! words {
 words!(Growth { Auto = "auto", Emulate = "emulate", Pregrown = "pregrown", Keep = "keep" });
 words!(MemoryImportPolicy { Refuse = "refuse", Keep = "keep", Define = "define" });
 words!(Validate { Full = "full", Changed = "changed" });
+words!(Features { Stable = "stable", All = "all" });
 
 impl fmt::Display for EmulateFrom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,5 +1,7 @@
 //! Turns the decisions about an input into a patch, and describes the plan in a report.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use wasm_encoder::{ExportKind, ValType};
 use wasmparser::ExternalKind;
 
@@ -9,7 +11,7 @@ use super::report::{Report, Warning};
 use super::validate::ChangedBodies;
 use crate::analysis::component::{Nesting, NodeKind};
 use crate::analysis::function_types::FunctionTypes;
-use crate::analysis::module_info::ModuleInfo;
+use crate::analysis::module_info::{MAX_ITEMS, ModuleInfo};
 use crate::analysis::{Analysis, Module};
 use crate::encode::bodies::{BodyPatcher, Instruction, Origin, Replacements};
 use crate::encode::code_offsets::CodeOffsets;
@@ -17,9 +19,9 @@ use crate::encode::functions::{
     Counter, address_type, commit_body, function_type, grow_body, pages_global, size_body,
 };
 use crate::encode::offset_map::OffsetMap;
-use crate::encode::sections::{MemoryEdit, ModuleEdits, encode};
+use crate::encode::sections::{MemoryEdit, ModuleEdits, check_limit, encode};
 use crate::encode::splice::Patch;
-use crate::error::{Error, Unsupported};
+use crate::error::{Error, Limit, Unsupported};
 use crate::growth::GrowthHandling;
 use crate::limits::Memory;
 
@@ -44,6 +46,7 @@ impl<'m> Plan<'m> {
         let mut warnings = Vec::new();
         for (module, decided) in analysis.modules.iter().zip(&mut decisions) {
             let mut edits = ModulePlanner::plan(module, &decided.memories, options)?;
+            check_limits(module, &edits)?;
             let encoded = encode(&module.info, &module.provenance, &mut edits)?;
             if !encoded.patch.is_unchanged() {
                 decided.warnings.extend(signature_warning(&module.info));
@@ -105,6 +108,39 @@ impl<'m> Plan<'m> {
     }
 }
 
+/// Refuses additions beyond the limits that engines have in common (WebAssembly JavaScript
+/// interface, "Implementation-defined Limits"). Without additions, validation checks the limits.
+fn check_limits(module: &Module<'_>, edits: &ModuleEdits<'_>) -> Result<(), Error> {
+    const MAX_NAME_BYTES: u64 = 100_000;
+
+    let info = &module.info;
+    let counts = [
+        (
+            Limit::Functions,
+            info.next_function(),
+            edits.code.added.len(),
+        ),
+        (Limit::Globals, info.next_global(), edits.globals.len()),
+        (Limit::Exports, info.exports, edits.exports.len()),
+    ];
+    for (what, known, added) in counts.into_iter().filter(|(.., added)| *added > 0) {
+        check_limit(info, what, u64::from(known) + added as u64, MAX_ITEMS)?;
+    }
+    if !edits.types.is_empty() {
+        let types = u64::from(module.types()?.count()) + edits.types.len() as u64;
+        check_limit(info, Limit::Types, types, MAX_ITEMS)?;
+    }
+    if !edits.exports.is_empty() {
+        let types = module.types()?.module_type_size(info);
+        let size = types.map_err(Error::malformed)? + edits.exports.len() as u64;
+        check_limit(info, Limit::TypeSize, size, MAX_ITEMS - 1)?;
+    }
+    for (name, ..) in &edits.exports {
+        check_limit(info, Limit::ExportName, name.len() as u64, MAX_NAME_BYTES)?;
+    }
+    Ok(())
+}
+
 /// Nests the patches of the core modules, given in order, in the components around them.
 fn nest(nesting: &Nesting, modules: Vec<Patch>) -> Patch {
     let mut modules = modules.into_iter();
@@ -135,6 +171,8 @@ fn nest(nesting: &Nesting, modules: Vec<Patch>) -> Patch {
 struct ModulePlanner<'m, 'a> {
     info: &'m ModuleInfo<'a>,
     types: &'m FunctionTypes,
+    /// The exports whose names are those of exports that may be added.
+    exports: BTreeMap<&'a str, (ExternalKind, u32)>,
     edits: ModuleEdits<'m>,
     /// By index of the memory.
     replacements: Vec<Replacements>,
@@ -152,6 +190,9 @@ impl<'m> ModulePlanner<'m, '_> {
         let mut planner = ModulePlanner {
             info: &module.info,
             types: module.types()?,
+            exports: module
+                .info
+                .exports_named(&names_to_add(&module.info, options))?,
             edits: ModuleEdits::default(),
             replacements: Vec::new(),
         };
@@ -282,7 +323,7 @@ impl<'m> ModulePlanner<'m, '_> {
             self.edits.define = true;
             let name = name.unwrap_or(&import.name);
             // Many modules export the memory that they import.
-            if self.info.export(name)? != Some((ExternalKind::Memory, id.index)) {
+            if self.exports.get(name) != Some(&(ExternalKind::Memory, id.index)) {
                 self.add_export(name, ExportKind::Memory, id.index)?;
             }
         }
@@ -292,7 +333,7 @@ impl<'m> ModulePlanner<'m, '_> {
     fn add_export(&mut self, name: &str, kind: ExportKind, index: u32) -> Result<(), Error> {
         let exports = &mut self.edits.exports;
         let added = exports.iter().any(|(other, ..)| other == name);
-        if added || self.info.export(name)?.is_some() {
+        if added || self.exports.contains_key(name) {
             return Err(Error::ExportExists {
                 name: name.to_owned(),
                 of_memory: kind == ExportKind::Memory,
@@ -305,8 +346,8 @@ impl<'m> ModulePlanner<'m, '_> {
     /// Adds the function that commits all memories, unless an earlier rewrite has added it.
     fn export_commit(&mut self, name: &str) -> Result<(), Error> {
         let code = commit_body(self.edits.memories.iter().map(|memory| &memory.after));
-        if let Some((ExternalKind::Func, index)) = self.info.export(name)?
-            && self.info.function_body(index)? == Some(code.as_slice())
+        if let Some((ExternalKind::Func, index)) = self.exports.get(name)
+            && self.info.function_body(*index)? == Some(code.as_slice())
         {
             return Ok(());
         }
@@ -314,6 +355,16 @@ impl<'m> ModulePlanner<'m, '_> {
         let function = self.edits.code.add(self.info, ty, &code, Origin::Commit);
         self.add_export(name, ExportKind::Func, function)
     }
+}
+
+/// The names of the exports that the options may add to a module.
+fn names_to_add<'n>(info: &'n ModuleInfo<'_>, options: &'n Options) -> BTreeSet<&'n str> {
+    let imports = info.memories().filter_map(|memory| memory.import.as_ref());
+    let imports = imports.map(|import| import.name.as_str());
+    let chosen = [&options.memory_import_name, &options.export_commit];
+    imports
+        .chain(chosen.into_iter().filter_map(Option::as_deref))
+        .collect()
 }
 
 /// Converts the type of a size or an address from the encoder's form to the parser's.

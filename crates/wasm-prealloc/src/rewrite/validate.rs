@@ -5,9 +5,11 @@
 //! To validate the whole output it is therefore enough to validate the whole input, and to compare
 //! the bodies that must not change. That is one pass over the code instead of two.
 
+use std::num::NonZero;
 use std::ops::Range;
 use std::panic::resume_unwind;
 use std::sync::{Mutex, PoisonError};
+use std::thread::Builder;
 
 use wasmparser::{
     BinaryReaderError, Chunk, Encoding, FuncToValidate, FuncValidatorAllocations, FunctionBody,
@@ -15,7 +17,9 @@ use wasmparser::{
     WasmModuleResources as _,
 };
 
+use super::options::{Features, Options};
 use crate::analysis::sections::{reader, sized, to_range};
+use crate::error::Error;
 
 /// The changes of a core module that validation needs to know.
 #[derive(Clone, Debug, Default)]
@@ -30,35 +34,80 @@ pub(crate) struct ChangedBodies {
     pub(crate) exports_added: bool,
 }
 
-/// A validator that allows every proposal, because all that can be read can be rewritten.
-fn validator() -> Validator {
-    Validator::new_with_features(WasmFeatures::all())
+impl Features {
+    fn of_validator(self) -> WasmFeatures {
+        match self {
+            Self::Stable => WasmFeatures::default() | WasmFeatures::LEGACY_EXCEPTIONS,
+            Self::All => WasmFeatures::all(),
+        }
+    }
+}
+
+fn validator(features: Features) -> Validator {
+    Validator::new_with_features(features.of_validator())
+}
+
+/// Validates a whole module or component, with the features and threads of the options.
+pub(crate) fn validate_input(wasm: &[u8], options: &Options) -> Result<(), Error> {
+    let validate = |features| validate_all(wasm, features, options.threads);
+    let Err(error) = validate(options.features) else {
+        return Ok(());
+    };
+    let offset = error.offset();
+    let message = error.message().to_owned();
+    // An input that is invalid in any case is reported as such.
+    let is_unstable = options.features != Features::All && validate(Features::All).is_ok();
+    Err(match is_unstable {
+        true => Error::UnstableFeature { offset, message },
+        false => Error::Invalid { offset, message },
+    })
 }
 
 /// A function whose body is not validated yet.
 type Pending<'a> = (FuncToValidate<ValidatorResources>, FunctionBody<'a>);
 
-/// Validates a whole module or component. The functions are validated on all processors, where
+/// The most functions, and the most bytes of code, that are validated together. More would need
+/// memory for each function of the module.
+const BATCH_FUNCTIONS: usize = 1 << 16;
+const BATCH_BYTES: usize = 64 << 20;
+
+/// Validates a whole module or component. The functions are validated by several threads, where
 /// there are threads.
-pub(crate) fn validate_all(wasm: &[u8]) -> wasmparser::Result<()> {
-    let mut validator = validator();
+fn validate_all(
+    wasm: &[u8],
+    features: Features,
+    threads: Option<NonZero<usize>>,
+) -> wasmparser::Result<()> {
+    let mut validator = validator(features);
     let mut pending: Vec<Pending<'_>> = Vec::new();
+    let mut bytes = 0;
     for payload in Parser::new(0).parse_all(wasm) {
         if let ValidPayload::Func(function, body) = validator.payload(&payload?)? {
+            bytes += body.as_bytes().len();
             pending.push((function, body));
+            if pending.len() == BATCH_FUNCTIONS || bytes >= BATCH_BYTES {
+                validate_functions(std::mem::take(&mut pending), bytes, threads)?;
+                bytes = 0;
+            }
         }
     }
-    validate_functions(pending)
+    validate_functions(pending, bytes, threads)
 }
 
 /// The amount of code that is validated faster than a thread is started.
 const BYTES_A_THREAD: usize = 256 << 10;
 
-fn validate_functions(pending: Vec<Pending<'_>>) -> wasmparser::Result<()> {
-    let bytes: usize = pending.iter().map(|(_, body)| body.as_bytes().len()).sum();
-    let threads = match cfg!(target_family = "wasm") {
-        true => 1,
-        false => std::thread::available_parallelism().map_or(1, usize::from),
+/// Validates functions with `bytes` bytes of code. `threads` is the most threads that work on them;
+/// `None` for as many as there are processors.
+fn validate_functions(
+    pending: Vec<Pending<'_>>,
+    bytes: usize,
+    threads: Option<NonZero<usize>>,
+) -> wasmparser::Result<()> {
+    let threads = match (cfg!(target_family = "wasm"), threads) {
+        (true, _) => 1,
+        (false, Some(threads)) => threads.get(),
+        (false, None) => std::thread::available_parallelism().map_or(1, usize::from),
     };
     let threads = threads.min(bytes / BYTES_A_THREAD).max(1);
     let queue = Mutex::new(pending.into_iter());
@@ -78,7 +127,9 @@ fn validate_functions(pending: Vec<Pending<'_>>) -> wasmparser::Result<()> {
         }
     };
     let results = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        // This thread does the work of those that the system refuses to start.
+        let start = |_| Builder::new().spawn_scoped(scope, work).ok();
+        let others: Vec<_> = (1..threads).map_while(start).collect();
         let mut results = vec![work()];
         for other in others {
             results.push(other.join().unwrap_or_else(|panic| resume_unwind(panic)));
@@ -108,19 +159,27 @@ fn validate_body(
 ///
 /// For a core module, sections that no edit changes and that bodies seldom need are left out at
 /// first, because validation looks at each of their entries. If that fails, everything is validated.
-pub(crate) fn validate_changed(wasm: &[u8], modules: &[ChangedBodies]) -> wasmparser::Result<()> {
+pub(crate) fn validate_changed(
+    wasm: &[u8],
+    modules: &[ChangedBodies],
+    features: Features,
+) -> wasmparser::Result<()> {
     if Parser::is_core_wasm(wasm)
         && let [module] = modules
-        && let Ok(true) = is_valid_module(wasm, module)
+        && let Ok(true) = is_valid_module(wasm, module, features)
     {
         return Ok(());
     }
-    validate_sections(wasm, modules)
+    validate_sections(wasm, modules, features)
 }
 
 /// Returns true if a core module is valid without the sections that are seldom needed.
-fn is_valid_module(wasm: &[u8], module: &ChangedBodies) -> wasmparser::Result<bool> {
-    let mut validator = validator();
+fn is_valid_module(
+    wasm: &[u8],
+    module: &ChangedBodies,
+    features: Features,
+) -> wasmparser::Result<bool> {
+    let mut validator = validator(features);
     let mut parser = Parser::new(0);
     let mut at = 0;
     loop {
@@ -194,8 +253,12 @@ fn are_valid_bodies(
 }
 
 /// Validates all sections, and the changed bodies.
-fn validate_sections(wasm: &[u8], modules: &[ChangedBodies]) -> wasmparser::Result<()> {
-    let mut validator = validator();
+fn validate_sections(
+    wasm: &[u8],
+    modules: &[ChangedBodies],
+    features: Features,
+) -> wasmparser::Result<()> {
+    let mut validator = validator(features);
     let mut allocations = FuncValidatorAllocations::default();
     let mut states = BodyStates::new(modules);
     for payload in Parser::new(0).parse_all(wasm) {
