@@ -220,6 +220,8 @@ impl Generator {
         for _ in usize::from(imports)..memories {
             write!(text, "(memory {limits})").unwrap();
         }
+        // Others only read and write, so that one module often counts alone.
+        let grows = self.random.bool();
         for memory in 0..memories {
             let kinds = [
                 (
@@ -243,7 +245,8 @@ impl Generator {
                 ),
             ];
             for (kind, function, start, end) in kinds {
-                if self.random.u8(0..3) > 0 {
+                let is_growth = matches!(kind, Kind::Grow | Kind::Size);
+                if self.random.u8(0..3) > 0 && (grows || !is_growth) {
                     let function = format!("{function}{memory}");
                     writeln!(
                         text,
