@@ -4,6 +4,7 @@ mod command;
 mod contenders;
 mod corpus;
 mod report;
+mod shapes;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -93,6 +94,7 @@ pub(crate) fn measure(rounds: usize, quick: bool) -> Result<Measured> {
         modules,
         contenders,
         whole,
+        shapes: shapes::measure(rounds)?,
         rounds,
     })
 }

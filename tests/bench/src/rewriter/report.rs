@@ -3,6 +3,7 @@
 use super::command::{Comparison, PROGRAMS};
 use super::contenders::Contender;
 use super::corpus::Module;
+use super::shapes::{self, MeasuredShape};
 use crate::cost::Cost;
 use crate::tables::Goal::{AtLeast, AtMost};
 use crate::tables::{Ratios, milliseconds, table};
@@ -19,6 +20,7 @@ pub(crate) struct Measured {
     /// Medians over all rounds, by module, then by contender.
     pub(super) costs: Vec<Vec<Cost>>,
     pub(super) whole: Option<(Module, Comparison)>,
+    pub(super) shapes: Vec<MeasuredShape>,
     pub(super) rounds: usize,
 }
 
@@ -70,6 +72,14 @@ impl Measured {
                 module.bytes as f64 / MB
             );
         }
+        text += &format!(
+            "## The rewriter: shapes\n\n{}\n\n\
+             Modules that are made to take much time, rewritten with full validation, and \
+             validated by wasmparser alone. The second column of times compares a module with one \
+             of a quarter of the size: 4 is work in proportion to the input, and 16 is work in \
+             proportion to its square. Times are CPU time.\n\n",
+            shapes::text(&self.shapes)
+        );
         text += &format!(
             "## The rewriter: modules\n\n{}\n\n\
              CPU time in milliseconds of each contender; `fresh` is `changed`, fresh. The versions \
