@@ -46,7 +46,7 @@ pub(crate) struct Replacements {
 
 impl Replacements {
     /// The instruction that replaces a site, padded to the length of the site.
-    fn instruction(self, site: &Site) -> Option<Vec<u8>> {
+    fn instruction(self, site: &Site) -> Option<Short> {
         let replacement = match site.kind {
             SiteKind::Size => self.size?,
             SiteKind::Grow => self.grow?,
@@ -57,7 +57,7 @@ impl Replacements {
         };
         let mut bytes = vec![opcode];
         bytes.extend(leb128(u64::from(index), site.at().len() - 1));
-        Some(bytes)
+        Some(Short::new(bytes))
     }
 }
 
@@ -179,7 +179,36 @@ impl ChangedCode {
 const MAX_FUNCTION_BYTES: usize = 7_654_321;
 
 /// A range of the input, and the bytes that replace it.
-pub(super) type Replacement = (Range<usize>, Vec<u8>);
+pub(super) type Replacement = (Range<usize>, Short);
+
+/// The bytes of a short instruction or of a number. A function may need very many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Short {
+    bytes: [u8; Self::MOST],
+    len: u8,
+}
+
+impl Short {
+    /// The length of the longest number, one of 64 bits.
+    const MOST: usize = 10;
+
+    /// Bytes beyond the longest number are left out.
+    pub(super) fn new(from: impl AsRef<[u8]>) -> Self {
+        let mut bytes = [0; Self::MOST];
+        let mut len = 0;
+        for (to, from) in bytes.iter_mut().zip(from.as_ref()) {
+            *to = *from;
+            len += 1;
+        }
+        Self { bytes, len }
+    }
+}
+
+impl AsRef<[u8]> for Short {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
 
 /// Replaces the sites in the bodies of a module, one body after another.
 #[derive(Debug)]
@@ -193,12 +222,19 @@ pub(crate) struct BodyPatcher<'m, 'a> {
 
 impl BodyPatcher<'_, '_> {
     pub(crate) fn patch(&mut self, body: &Body<'_>) -> Result<(), Error> {
+        let by_memory = self.replacements;
         let replace = |site: &Site| {
-            let replacements = self.replacements.get(site.memory as usize)?;
+            let replacements = by_memory.get(site.memory as usize)?;
             Some((site.at(), replacements.instruction(site)?))
         };
-        let mut edits: Vec<Replacement> = body.sites.iter().filter_map(replace).collect();
-        if edits.is_empty() {
+        let edits = body.sites.iter().filter_map(replace);
+        let mut content = Patch::new(body.content.clone());
+        let mut fits = true;
+        for (at, with) in edits.clone() {
+            fits &= with.as_ref().len() == at.len();
+            content.replace(at, with);
+        }
+        if content.is_unchanged() {
             return Ok(());
         }
         let function = self.info.imported_functions + body.defined;
@@ -210,21 +246,18 @@ impl BodyPatcher<'_, '_> {
                 offset: body.content.start as u64,
             });
         }
-        let fits = edits.iter().all(|(at, with)| with.len() == at.len());
         let mut copy = None;
         if !fits {
-            if let Some(shortened) = take_slack(self.info.wasm, body, &edits)? {
-                edits.extend(shortened);
+            if let Some(shortened) = take_slack(self.info.wasm, body, edits)? {
+                for (at, with) in shortened {
+                    content.replace(at, with);
+                }
                 self.code.offsets.nudged.push(function);
             } else if let Some(call) = self.call_to_copy(body)? {
                 copy = Some(call);
             } else {
                 self.code.offsets.shifted_from.get_or_insert(function);
             }
-        }
-        let mut content = Patch::new(body.content.clone());
-        for (at, with) in edits {
-            content.replace(at, with);
         }
         content.sort();
         let len = content.new_len();

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use wasmparser::FunctionBody;
 
-use super::bodies::Replacement;
+use super::bodies::{Replacement, Short};
 use crate::analysis::sections::reader;
 use crate::analysis::site::Body;
 use crate::error::Error;
@@ -54,26 +54,27 @@ impl Slack {
 
     /// The replacements that make the code `by` bytes shorter. Each instruction has its own, so that
     /// the place of each is known.
-    fn shortened(self, wasm: &[u8], by: usize) -> Vec<Replacement> {
+    fn shortened(self, wasm: &[u8], by: usize) -> impl Iterator<Item = Replacement> {
         debug_assert!(
             by <= self.spare.into(),
             "no more than the spare bytes are taken"
         );
         let at = self.at();
-        match self.form {
+        let replacements = match self.form {
             Form::Number => {
                 let mut bytes = wasm[at.start..at.end - by].to_vec();
                 if let Some(last) = bytes.last_mut() {
                     *last &= !CONTINUED;
                 }
-                vec![(at, bytes)]
+                [Some((at, Short::new(bytes))), None]
             }
             Form::NotZero => {
                 let compare = at.end - 1;
-                let eqz = || vec![opcode::I32_EQZ];
-                vec![(at.start..compare, eqz()), (compare..at.end, eqz())]
+                let eqz = Short::new([opcode::I32_EQZ]);
+                [Some((at.start..compare, eqz)), Some((compare..at.end, eqz))]
             }
-        }
+        };
+        replacements.into_iter().flatten()
     }
 
     /// The number at the end of a range, if it has bytes to spare. The range holds nothing but
@@ -151,12 +152,12 @@ impl Spare {
 pub(super) fn take_slack(
     wasm: &[u8],
     body: &Body<'_>,
-    edits: &[Replacement],
+    edits: impl Iterator<Item = Replacement>,
 ) -> Result<Option<Vec<Replacement>>, Error> {
     let mut available = slack(wasm, body).map_err(Error::malformed)?;
     let mut taken = Vec::new();
     for (at, with) in edits {
-        let missing = with.len() - at.len();
+        let missing = with.as_ref().len() - at.len();
         if missing == 0 {
             continue;
         }
@@ -222,14 +223,15 @@ mod tests {
         let bytes = [0x10, 0x85, 0x81, 0x80, 0x80, 0x00];
         let slack = Slack::number_at_end_of(&bytes, 1..6).unwrap();
         assert_eq!((slack.at(), slack.spare), (1..6, 3));
-        let shortened = |by| slack.shortened(&bytes, by).remove(0).1;
-        assert_eq!(shortened(1), [0x85, 0x81, 0x80, 0x00]);
-        assert_eq!(shortened(3), [0x85, 0x01]);
+        let shortened = |by| slack.shortened(&bytes, by).next().unwrap().1;
+        assert_eq!(shortened(1), Short::new([0x85, 0x81, 0x80, 0x00]));
+        assert_eq!(shortened(3), Short::new([0x85, 0x01]));
         // A memory argument: the flags come first and are not part of the number.
         let bytes = [0x28, 0x02, 0x80, 0x80, 0x00];
         let slack = Slack::number_at_end_of(&bytes, 1..5).unwrap();
         assert_eq!((slack.at(), slack.spare), (2..5, 2));
-        assert_eq!(slack.shortened(&bytes, 2), [(2..5, vec![0x00])]);
+        let shortened: Vec<_> = slack.shortened(&bytes, 2).collect();
+        assert_eq!(shortened, [(2..5, Short::new([0x00]))]);
         for tight in [&[0x10, 0x05][..], &[0x10, 0x85, 0x01]] {
             assert!(Slack::number_at_end_of(tight, 1..tight.len()).is_none());
         }
@@ -244,7 +246,7 @@ mod tests {
                 0..=3 => {
                     let at = code.len()..code.len() + 2;
                     code.extend([0x3f, 0x00, 0x1a]);
-                    edits.push((at, vec![0; 2 + random.usize(..=MOST_MISSING)]));
+                    edits.push((at, Short::new(vec![0; 2 + random.usize(..=MOST_MISSING)])));
                 }
                 4 => code.extend([0x41, 0x00, 0x47]),
                 5 => code.extend([0x01; 3]),
@@ -277,8 +279,11 @@ mod tests {
                 .flat_map(|spare| spare.slack)
                 .collect();
             let mut expected = Some(Vec::new());
-            for (at, with) in edits.iter().filter(|(at, with)| with.len() > at.len()) {
-                let missing = with.len() - at.len();
+            for (at, with) in &edits {
+                let missing = with.as_ref().len() - at.len();
+                if missing == 0 {
+                    continue;
+                }
                 let large = all.iter().enumerate();
                 let large = large.filter(|(_, slack)| usize::from(slack.spare) >= missing);
                 // Of two at the same distance, the one before the site is taken.
@@ -293,7 +298,7 @@ mod tests {
                     _ => None,
                 };
             }
-            let taken = take_slack(&code, &body, &edits).unwrap();
+            let taken = take_slack(&code, &body, edits.iter().cloned()).unwrap();
             match &expected {
                 Some(taken) if !taken.is_empty() => enough += 1,
                 Some(_) => {}

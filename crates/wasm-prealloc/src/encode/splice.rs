@@ -214,7 +214,15 @@ impl Patch {
 
     /// Sorts the edits by their offsets. Every other function but those that add edits needs this.
     pub(crate) fn sort(&mut self) {
-        if self.is_unsorted {
+        let is_flat = || {
+            self.edits
+                .iter()
+                .all(|e| matches!(e.kind, EditKind::Replace(_)))
+        };
+        if self.is_unsorted && is_flat() {
+            self.edits.sort_by_key(|edit| edit.at.start);
+            self.is_unsorted = false;
+        } else if self.is_unsorted {
             let mut positions = Vec::new();
             let mut position = 0;
             while let Some(edit) = self.edits.get(position) {
