@@ -11,5 +11,7 @@ mod names;
 mod single;
 mod source_map;
 mod special;
+#[cfg(target_os = "linux")]
+mod threads;
 mod usage;
 mod whole;
