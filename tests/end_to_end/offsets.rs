@@ -64,7 +64,7 @@ fn calls(wasm: &[u8], added: u32) -> Vec<Vec<u64>> {
 }
 
 /// Returns the stress guest, built for debugging.
-fn debug_guest() -> Vec<u8> {
+pub(crate) fn debug_guest() -> Vec<u8> {
     std::fs::read(wasm_prealloc_tests::debug_guest().unwrap()).unwrap()
 }
 
