@@ -77,6 +77,9 @@ fn print(out: &mut impl Write, input: &str, inspection: &Inspection) -> io::Resu
         if module.memories.is_empty() {
             writeln!(out, "  no memory")?;
         }
+        if let Some(moved) = module.code_section_moved.filter(|moved| *moved != 0) {
+            writeln!(out, "  the code section was moved by {moved} bytes")?;
+        }
         for memory in &module.memories {
             print_memory(out, memory)?;
             print_map(out, module, memory)?;

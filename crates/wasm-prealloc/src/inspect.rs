@@ -67,6 +67,9 @@ pub struct ModuleInspection {
     pub bytes: usize,
     /// One entry for each memory, in index order.
     pub memories: Vec<MemoryInspection>,
+    /// The number of bytes by which the content of the code section moved within the module when it
+    /// was rewritten; `None` if it was not, or if that is unknown.
+    pub code_section_moved: Option<i64>,
     /// The addresses that the linker gives.
     pub landmarks: Landmarks,
     /// The data segments, in order.
@@ -198,6 +201,7 @@ fn inspect_module(
         module: info.module,
         bytes: info.range.len(),
         memories: memories.collect(),
+        code_section_moved: module.provenance.code_moved(info),
         landmarks: Landmarks {
             data_end: info.landmark("__data_end")?,
             heap_base: info.landmark("__heap_base")?,

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use wasm_prealloc::{CodeOffsets, Options, Rewritten, rewrite};
+use wasm_prealloc::{CodeOffsets, Options, Rewritten, inspect, rewrite};
 use wasmparser::{Operator, Parser, Payload};
 
 /// A module with a memory of one page, `globals` globals and the given functions.
@@ -150,8 +150,11 @@ fn the_report_says_by_how_much_the_code_section_moved() {
     };
     let (old, new) = (unreachable(&before), unreachable(&rewritten.wasm));
     assert_eq!(old + 13, new);
-    assert_eq!(offsets.section_moved, 13);
     assert!(offsets.keeps_section_offsets());
+    assert_eq!(offsets.section_moved, 13);
+    let moved = |wasm: &[u8]| inspect(wasm).unwrap().modules[0].code_section_moved;
+    assert_eq!(moved(&before), None);
+    assert_eq!(moved(&rewritten.wasm), Some(13));
 }
 
 #[test]
@@ -170,6 +173,67 @@ fn code_without_a_counterpart_is_listed() {
         calls[&(added[0].start + 1)],
         Operator::LocalGet { local_index: 0 }
     );
+}
+
+#[test]
+fn names_of_locals_follow_a_function_to_its_copy() {
+    let function = "(func $f (param $p i32) (param i64) (result i32) (local $l f32)
+        (block $b (drop (i32.const 300000)))
+        (drop (memory.size)) (memory.grow (local.get $p)))";
+    let other = "(func $g (param $q i32) (local $m i32) (loop $c))";
+    let before = module(
+        200,
+        &[other, function, other.replace("$g", "$h").as_str()].concat(),
+    );
+    let after = rewrite(&before, &Options::default()).unwrap();
+    assert_eq!(after.report.code_offsets[0].relocated, [1]);
+    let text = wasmprinter::print_bytes(&after.wasm).unwrap();
+    let function = |name: &str| {
+        let start = text.find(&format!("(func {name} ")).unwrap();
+        let end = start + text[start..].find("\n  )").unwrap();
+        &text[start..end]
+    };
+    let (old, copy) = (function("$f"), function("$f.relocated"));
+    for name in ["$p", "$l"] {
+        assert!(copy.contains(name), "{name} is not in {copy}");
+    }
+    assert!(old.contains("$p"), "{old}");
+    assert!(!old.contains("$l"), "{old}");
+    for other in [function("$g"), function("$h")] {
+        assert!(other.contains("$q") && other.contains("$m"));
+    }
+    let mut validator = wasmparser::Validator::new();
+    let mut custom = wasmparser::CustomSectionValidator::new();
+    let mut bodies = Vec::new();
+    for payload in Parser::new(0).parse_all(&after.wasm) {
+        let payload = payload.unwrap();
+        let valid = validator.payload(&payload).unwrap();
+        if let wasmparser::ValidPayload::Func(function, body) = valid {
+            bodies.push((custom.current_module_id(), function.index, body));
+        }
+        custom.payload(&payload, &validator).unwrap();
+    }
+    for (module, function, body) in &bodies {
+        custom.code_section_entry(*module, *function, body).unwrap();
+    }
+}
+
+#[test]
+fn names_of_labels_follow_a_function_to_its_copy() {
+    // Label 0 of function 0 is `b`.
+    let names = r#"(@custom "name" (after last) "\03\06\01\00\01\00\01b")"#;
+    let before = module(200, &[RELOCATED, names].concat());
+    let after = rewrite(&before, &Options::default()).unwrap().wasm;
+    let names = Parser::new(0)
+        .parse_all(&after)
+        .find_map(|payload| match payload.unwrap() {
+            Payload::CustomSection(section) if section.name() == "name" => Some(section.data()),
+            _ => None,
+        });
+    // Function 1 is the one that replaces `memory.grow`, and function 2 is the copy.
+    let moved = [3, 6, 1, 2, 1, 0, 1, b'b'];
+    let mut found = names.unwrap().windows(moved.len());
+    assert!(found.any(|bytes| bytes == moved), "{names:?}");
 }
 
 #[test]

@@ -6,8 +6,9 @@
 //! Its content, after the name: the version of the layout, 2, in a byte; a byte that is 1 if a
 //! function that commits the memories was added; the number of memories; and for each memory its
 //! index, its minimum, its maximum plus one (0: none), and the handling of its growth, all in its
-//! own pages. The handling is a byte (see `encode_growth`) and the numbers that belong to it. All
-//! numbers are unsigned LEB128. Version 1 has neither the second byte nor the handling.
+//! own pages. The handling is a byte (see `encode_growth`) and the numbers that belong to it. At the
+//! end is the offset in the module of the code section's content, if there is code. All numbers are
+//! unsigned LEB128. Version 1 has neither the second byte, nor the handling, nor that offset.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use wasm_encoder::Encode as _;
 use wasmparser::BinaryReader;
 
 use super::module_info::ModuleInfo;
+use super::sections::id;
 use crate::growth::GrowthHandling;
 
 pub(crate) const SECTION: &str = "wasm-prealloc";
@@ -47,6 +49,8 @@ pub(crate) struct Provenance {
     commits: bool,
     /// Records by the index of the memory.
     memories: BTreeMap<u32, Record>,
+    /// The offset in the module of the code section's content.
+    code_start: Option<u64>,
 }
 
 impl Provenance {
@@ -76,6 +80,9 @@ impl Provenance {
             let declared = Declared { minimum, maximum };
             let record = Record { declared, growth };
             provenance.memories.entry(index).or_insert(record);
+        }
+        if !reader.eof() {
+            provenance.code_start = Some(reader.read_var_u64()?);
         }
         Ok(provenance)
     }
@@ -115,6 +122,19 @@ impl Provenance {
         });
     }
 
+    /// The number of bytes by which the content of the code section moved within the module.
+    pub(crate) fn code_moved(&self, info: &ModuleInfo<'_>) -> Option<i64> {
+        let moved = code_start(info)?.wrapping_sub(self.code_start?);
+        Some(moved.cast_signed())
+    }
+
+    /// Records where the code of a module is, unless an earlier rewrite may have moved it.
+    pub(crate) fn record_code(&mut self, info: &ModuleInfo<'_>) {
+        if self.memories.is_empty() {
+            self.code_start = code_start(info);
+        }
+    }
+
     pub(crate) fn record_commit(&mut self) {
         self.commits = true;
     }
@@ -135,8 +155,17 @@ impl Provenance {
             maximum.encode(&mut bytes);
             encode_growth(record.growth.as_ref(), &mut bytes);
         }
+        if let Some(code_start) = self.code_start {
+            code_start.encode(&mut bytes);
+        }
         bytes
     }
+}
+
+/// The offset in a module of the code section's content.
+fn code_start(info: &ModuleInfo<'_>) -> Option<u64> {
+    let section = info.section(id::CODE)?;
+    Some((section.content.start - info.range.start) as u64)
 }
 
 /// The codes of the handling of growth in the section.

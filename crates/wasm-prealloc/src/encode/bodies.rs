@@ -13,6 +13,7 @@ use wasmparser::{FunctionBody, Operator};
 
 use super::code_metadata::{MovedFunction, has_hints};
 use super::code_offsets::CodeOffsets;
+use super::local_names::CopiedFunction;
 use super::slack::take_slack;
 use super::splice::Patch;
 use crate::analysis::function_types::{DefinedFunction, FunctionTypes};
@@ -98,6 +99,8 @@ pub(crate) struct ChangedCode {
     /// Their bodies with their lengths, at the end of the section, or at 0 if there is none.
     pub(crate) appended: Patch,
     pub(crate) offsets: CodeOffsets,
+    /// The functions that move to the end of the section, in order.
+    pub(super) copies: Vec<CopiedFunction>,
     /// The functions in which instructions move, by their index, if the module has hints about them.
     pub(super) moved: Option<BTreeMap<u32, MovedFunction>>,
 }
@@ -136,8 +139,13 @@ impl ChangedCode {
     }
 
     /// Adds a function whose body is that of the function `of`, with its edits.
-    fn add_copy(&mut self, info: &ModuleInfo<'_>, ty: u32, body: Patch, of: u32) {
-        let copy = self.add_function(info, ty, Origin::Copy(of));
+    fn add_copy(&mut self, info: &ModuleInfo<'_>, call: &CallToCopy, body: Patch, of: u32) {
+        let copy = self.add_function(info, call.ty, Origin::Copy(of));
+        self.copies.push(CopiedFunction {
+            function: of,
+            copy,
+            params: call.params,
+        });
         self.note_moved(of, &body, Some(copy));
         self.appended.append(leb128(body.new_len() as u64, 1));
         self.appended.append_copy(body);
@@ -210,6 +218,16 @@ impl AsRef<[u8]> for Short {
     }
 }
 
+/// What is left at the old place of a function whose code moves to the end.
+#[derive(Debug)]
+struct CallToCopy {
+    /// The type of the function.
+    ty: u32,
+    /// The number of its parameters.
+    params: u32,
+    body: Vec<u8>,
+}
+
 /// Replaces the sites in the bodies of a module, one body after another.
 #[derive(Debug)]
 pub(crate) struct BodyPatcher<'m, 'a> {
@@ -269,13 +287,13 @@ impl BodyPatcher<'_, '_> {
                 most: MAX_FUNCTION_BYTES as u64,
             });
         }
-        if let Some((ty, call)) = copy {
-            self.code.add_copy(self.info, ty, content, function);
+        if let Some(call) = copy {
+            self.code.add_copy(self.info, &call, content, function);
             self.code.offsets.relocated.push(function);
             // The call is an insertion, because no byte of it stands for one of the old body.
             content = Patch::new(body.content.clone());
             content.replace(body.content.clone(), []);
-            content.append_code(call);
+            content.append_code(call.body);
         } else {
             self.code.note_moved(function, &content, None);
         }
@@ -283,9 +301,9 @@ impl BodyPatcher<'_, '_> {
         Ok(())
     }
 
-    /// A body of the same length that calls the next added function with its own parameters, and
-    /// the type of the function; `None` if there is no room for the call.
-    fn call_to_copy(&self, body: &Body<'_>) -> Result<Option<(u32, Vec<u8>)>, Error> {
+    /// A body of the same length that calls the next added function with its own parameters; `None`
+    /// if there is no room for the call.
+    fn call_to_copy(&self, body: &Body<'_>) -> Result<Option<CallToCopy>, Error> {
         let Some(function) = self.types.of_function(body.defined) else {
             // The function section is shorter than the code section. Validation reports that.
             return Ok(None);
@@ -318,7 +336,11 @@ impl BodyPatcher<'_, '_> {
         }
         bytes.resize(room - 1, opcode::NOP);
         bytes.push(opcode::END);
-        Ok(Some((ty, bytes)))
+        Ok(Some(CallToCopy {
+            ty,
+            params,
+            body: bytes,
+        }))
     }
 }
 

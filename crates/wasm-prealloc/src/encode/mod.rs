@@ -5,6 +5,7 @@ pub(crate) mod bodies;
 pub(crate) mod code_metadata;
 pub(crate) mod code_offsets;
 pub(crate) mod functions;
+mod local_names;
 pub(crate) mod names;
 pub(crate) mod offset_map;
 pub(crate) mod sections;

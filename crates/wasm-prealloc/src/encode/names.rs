@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use wasm_encoder::Encode as _;
 use wasmparser::{BinaryReader, ProducersSectionReader};
 
+use super::local_names::{CopiedFunction, follow_copies};
 use super::splice::Patch;
 use crate::analysis::module_info::ModuleInfo;
 use crate::analysis::sections::{Section, read_section};
@@ -15,6 +16,8 @@ use crate::leb128::leb128;
 /// Subsections of the name section (core specification, "Name Section").
 mod id {
     pub(super) const FUNCTIONS: u8 = 1;
+    pub(super) const LOCALS: u8 = 2;
+    pub(super) const LABELS: u8 = 3;
     pub(super) const GLOBALS: u8 = 7;
 }
 
@@ -81,7 +84,7 @@ pub(crate) fn of_functions<'a>(info: &ModuleInfo<'a>, wanted: &[u32]) -> BTreeMa
 
 /// Reads an entry of a name map. wasmparser would also check every byte of the name, and a map can
 /// hold many.
-fn read_name<'a>(names: &mut BinaryReader<'a>) -> wasmparser::Result<(u32, &'a [u8])> {
+pub(super) fn read_name<'a>(names: &mut BinaryReader<'a>) -> wasmparser::Result<(u32, &'a [u8])> {
     let index = names.read_var_u32()?;
     let length = names.read_var_u32()?;
     Ok((index, names.read_bytes(length as usize)?))
@@ -92,26 +95,62 @@ fn read_name<'a>(names: &mut BinaryReader<'a>) -> wasmparser::Result<(u32, &'a [
 pub(crate) fn add_names<'m>(
     info: &'m ModuleInfo<'_>,
     names: &Names,
+    copies: &[CopiedFunction],
 ) -> Option<(&'m Section, Patch)> {
     let (section, reader) = info.custom("name")?;
     let subsections = subsections(reader).ok()?;
     let mut content = Patch::new(section.content.clone());
-    let added = [
-        (id::FUNCTIONS, &names.functions),
-        (id::GLOBALS, &names.globals),
-    ];
-    for (id, names) in added.into_iter().filter(|(_, names)| names.count > 0) {
-        // Subsections are in the order of their ids.
-        match subsections.iter().find(|s| s.id >= id) {
-            Some(found) if found.id == id => {
-                let patch = append_names(found, info.wasm, names)?;
-                content.nest(found.length.clone(), patch);
-            }
-            Some(next) => content.insert(next.start(), new_subsection(id, names)),
-            None => content.append(new_subsection(id, names)),
+    // Of two insertions at one offset, the first added comes first. So the edits are added in the
+    // order of the subsections, which is that of their ids.
+    let wasm = info.wasm;
+    add_map(
+        &mut content,
+        &subsections,
+        wasm,
+        id::FUNCTIONS,
+        &names.functions,
+    )?;
+    for subsection in &subsections {
+        let patch = match subsection.id {
+            // The parameters are all that is left of the old function's locals.
+            id::LOCALS => follow_copies(subsection, wasm, copies, |copied| copied.params),
+            id::LABELS => follow_copies(subsection, wasm, copies, |_| 0),
+            _ => None,
+        };
+        if let Some(patch) = patch {
+            content.nest(subsection.length.clone(), patch);
         }
     }
+    add_map(
+        &mut content,
+        &subsections,
+        wasm,
+        id::GLOBALS,
+        &names.globals,
+    )?;
     Some((section, content))
+}
+
+/// Adds names to a subsection, or adds the subsection; `None` if it is malformed.
+fn add_map(
+    content: &mut Patch,
+    subsections: &[Section],
+    wasm: &[u8],
+    id: u8,
+    names: &NameMap,
+) -> Option<()> {
+    if names.count == 0 {
+        return Some(());
+    }
+    match subsections.iter().find(|s| s.id >= id) {
+        Some(found) if found.id == id => {
+            let patch = append_names(found, wasm, names)?;
+            content.nest(found.length.clone(), patch);
+        }
+        Some(next) => content.insert(next.start(), new_subsection(id, names)),
+        None => content.append(new_subsection(id, names)),
+    }
+    Some(())
 }
 
 fn new_subsection(id: u8, names: &NameMap) -> Vec<u8> {

@@ -264,7 +264,7 @@ fn change_custom_sections(
     edits: &ModuleEdits<'_>,
     names: &Names,
 ) {
-    if let Some((section, patch)) = names::add_names(info, names) {
+    if let Some((section, patch)) = names::add_names(info, names, &edits.code.copies) {
         module.nest(section.length.clone(), patch);
     }
     let mut replace = |name: &str, content: Vec<u8>| match info.custom(name) {
@@ -279,6 +279,7 @@ fn change_custom_sections(
         replace(names::PRODUCERS, content);
     }
     let mut provenance = provenance.clone();
+    provenance.record_code(info);
     for edit in &edits.memories {
         let before = &edit.before.memory;
         let (minimum, maximum) = (before.minimum, before.maximum);
