@@ -230,6 +230,24 @@ fn deep_components_are_rewritten_or_refused_and_overflow_no_stack() {
 }
 
 #[test]
+fn more_core_modules_than_validation_accepts_are_invalid() {
+    let with = |modules| {
+        let mut component = Component::new();
+        for _ in 0..modules {
+            component.section(&ModuleSection(&Module::new()));
+        }
+        component.finish()
+    };
+    // The component itself counts as one.
+    inspect(&with(999)).unwrap();
+    for modules in [1_000, 100_000] {
+        let error = Analysis::new(&with(modules)).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("count exceeds limit of 1000"), "{text}");
+    }
+}
+
+#[test]
 fn more_memories_than_engines_accept_are_invalid() {
     let with = |memories| Parts {
         memories,

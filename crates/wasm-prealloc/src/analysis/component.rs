@@ -23,6 +23,10 @@ pub(crate) mod id {
 /// modules (wasmparser's limit), so none is deeper.
 const MAX_DEPTH: usize = 1_000;
 
+/// The number of components and core modules that validation accepts. It is checked here too, so
+/// that no memory is needed for more of them.
+const MAX_NODES: usize = 1_000;
+
 /// The nesting of an input, without recursion: an input may be as deep as it is long.
 #[derive(Debug)]
 pub(crate) struct Nesting {
@@ -99,6 +103,12 @@ impl Nesting {
                     });
                 }
                 Kind::Component => open.push((nodes.len(), sections(wasm, section.content))),
+            }
+            if nodes.len() == MAX_NODES {
+                return Err(Error::Invalid {
+                    offset: node.range.start as u64,
+                    message: format!("modules and components count exceeds limit of {MAX_NODES}"),
+                });
             }
             nodes.push(node);
         }
