@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use wasm_prealloc_fuzzing::differential::check;
-use wasm_prealloc_fuzzing::{Stats, for_each_seed, generate, mutation};
+use wasm_prealloc_fuzzing::{Stats, for_each_seed, generate, generate_linked, linked, mutation};
 
 /// Runs `case` for every seed below `seeds`, or only for the one in `SEED`. Returns true for all.
 pub(crate) fn run_seeds(seeds: u64, case: impl Fn(u64) + Sync) -> bool {
@@ -38,44 +38,109 @@ pub(crate) fn check_mutations(
     all.then_some(rewritten)
 }
 
-#[test]
-fn generated_modules_behave_as_their_rewrites() {
+/// Runs a case for every seed. Returns the counts, or `None` if only one seed ran.
+fn count_cases(
+    seeds: u64,
+    case: impl Fn(u64, &mut Stats) -> anyhow::Result<()> + Sync,
+) -> Option<Stats> {
     let total = Mutex::new(Stats::default());
-    let all = run_seeds(2_500, |seed| {
-        let Some(generated) = generate(seed) else {
-            return;
-        };
+    let all = run_seeds(seeds, |seed| {
         let mut stats = Stats::default();
-        if let Err(error) = check(&generated, &mut stats) {
+        if let Err(error) = case(seed, &mut stats) {
             panic!("`SEED={seed}`: {error:?}");
         }
         total.lock().unwrap().add(&stats);
     });
     let total = total.into_inner().unwrap();
     println!("{total}");
-    if !all {
+    all.then_some(total)
+}
+
+/// Checks that enough cases of each kind were made.
+fn expect(total: &Stats, least: &[(&str, u64)]) {
+    for (kind, least) in least {
+        let count = total.get(kind);
+        assert!(count >= *least, "{count} {kind}:\n{total}");
+    }
+}
+
+#[test]
+fn generated_modules_behave_as_their_rewrites() {
+    let case = |seed, stats: &mut Stats| match generate(seed) {
+        Some(generated) => check(&generated, stats),
+        None => Ok(()),
+    };
+    let Some(total) = count_cases(3_000, case) else {
         return;
-    }
+    };
     let cases = total.get("cases");
-    for (kind, least) in [
-        ("", 20_000),
-        (" compared with walrus", 5_000),
-        (" in which memory grew", cases.div_ceil(4)),
-        (" to the end", cases.div_ceil(2)),
-        (" committed", 500),
-        (" pinned before", 500),
-        (" rewritten in a component too", 500),
-        (" with 64-bit memories", 500),
-        (" with garbage-collected types", 500),
-        (" with custom page sizes", 500),
-        (" with exceptions", 500),
-        (" with several memories", 500),
-        (" with tail calls", 500),
-        (" with vectors", 500),
-    ] {
-        let count = total.get(&format!("cases{kind}"));
-        assert!(count >= least, "{count} cases{kind}:\n{total}");
-    }
+    expect(
+        &total,
+        &[
+            ("cases", 20_000),
+            ("cases compared with walrus", 5_000),
+            ("cases in which memory grew", cases.div_ceil(5)),
+            ("cases to the end", cases.div_ceil(2)),
+            ("cases committed", 500),
+            ("cases pinned before", 500),
+            ("cases rewritten in a component too", 500),
+            ("cases with 64-bit memories", 500),
+            ("cases with a private memory", 500),
+            ("cases with a start above the minimum", 300),
+            ("cases with a start at the minimum", 100),
+            ("cases with an import that gets more than its minimum", 500),
+            ("cases with an imported memory", 500),
+            ("cases with an imported memory that is defined", 200),
+            ("cases with an imported shared memory", 100),
+            ("cases with custom page sizes", 500),
+            ("cases with data at an address from a global", 200),
+            ("cases with data that ends at the minimum", 500),
+            ("cases with exceptions", 500),
+            ("cases with garbage-collected types", 500),
+            ("cases with passive data", 500),
+            ("cases with several memories", 500),
+            ("cases with shared memories", 500),
+            ("cases with tail calls", 500),
+            ("cases with vectors", 500),
+            ("branch hints that moved", 5_000),
+            ("growths by the embedder, refused", 5_000),
+            ("modules with names", 500),
+            ("refused: data-above-minimum", 50),
+            ("refused: imported-memory-grows", 20),
+            ("refused: imported-start-unknown", 20),
+            ("refused: start-below-minimum", 20),
+            ("traps with compared offsets", 5_000),
+        ],
+    );
+}
+
+#[test]
+fn generated_modules_that_share_a_memory_behave_as_their_rewrites() {
+    let case = |seed, stats: &mut Stats| match generate_linked(seed) {
+        Some(generated) => linked::check(&generated, stats),
+        None => Ok(()),
+    };
+    let Some(total) = count_cases(1_500, case) else {
+        return;
+    };
+    let cases = total.get("cases");
+    expect(
+        &total,
+        &[
+            ("cases", 2_000),
+            ("cases in which memory grew", cases.div_ceil(4)),
+            ("cases to the end", cases.div_ceil(2)),
+            ("cases of components", 300),
+            ("cases of components that use outer modules", 100),
+            ("cases of linked core modules", 300),
+            ("cases of modules that share a memory of threads", 100),
+            ("cases of modules that share the embedder's memory", 100),
+            ("cases of nested components", 100),
+            ("cases of two instances on one memory", 200),
+            ("cases of two memories of one module", 100),
+            ("refused: component, unsupported", 50),
+        ],
+    );
 }
 
 #[test]

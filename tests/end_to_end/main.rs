@@ -7,6 +7,7 @@ mod any_engine;
 mod chain;
 mod differential;
 mod growth;
+mod legacy_exceptions;
 mod limits;
 mod line_table;
 mod linked;

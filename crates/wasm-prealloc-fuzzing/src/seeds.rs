@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arbitrary::Unstructured;
 
 use crate::generate::Generated;
+use crate::legacy::{self, Pair};
+use crate::linked::Linked;
 
 /// Returns enough random bytes for one module.
 #[must_use]
@@ -21,6 +23,24 @@ pub fn bytes_of_seed(seed: u64) -> Vec<u8> {
 pub fn generate(seed: u64) -> Option<Generated> {
     let bytes = bytes_of_seed(seed);
     Generated::new(&mut Unstructured::new(&bytes)).ok()
+}
+
+/// Generates the linked modules of a seed. `None` if the bytes do not make them within the limits.
+#[must_use]
+pub fn generate_linked(seed: u64) -> Option<Linked> {
+    let bytes: Vec<u8> = (0..4)
+        .flat_map(|part| bytes_of_seed(4 * seed + part))
+        .collect();
+    Linked::new(&mut Unstructured::new(&bytes)).ok()
+}
+
+/// Generates the module with legacy exceptions of a seed, and rewrites it.
+///
+/// # Errors
+/// The rewriter refuses the module, and the generator has not made a reason for that.
+pub fn generate_legacy(seed: u64) -> anyhow::Result<Option<Pair>> {
+    let bytes = bytes_of_seed(seed);
+    legacy::pair(&mut Unstructured::new(&bytes))
 }
 
 /// Calls `case` for every seed, on all processors. A case fails by panicking.

@@ -36,7 +36,9 @@ pub fn walrus_rewrite(wasm: &[u8], pages: u64, growth: Growth) -> Result<Vec<u8>
 
     // Counted in the bytes, because walrus drops unreachable code, which may contain every
     // `memory.grow`.
-    let (sizes, grows) = Memories::read(wasm)?.sites[0];
+    let memories = Memories::read(wasm)?;
+    let memory = &memories.all[0];
+    let (sizes, grows) = (memory.sizes, memory.grows);
     let emulate = match growth {
         _ if sizes + grows == 0 => return Ok(module.emit_wasm()),
         Growth::Auto if pinned_at_size => return Ok(module.emit_wasm()),
@@ -46,7 +48,13 @@ pub fn walrus_rewrite(wasm: &[u8], pages: u64, growth: Growth) -> Result<Vec<u8>
         Growth::Pregrown => false,
         _ => unimplemented!("growth {growth}"),
     };
-    let start = if emulate { minimum } else { cap.min(65_535) };
+    // Nothing can change the size of a memory that is not exported.
+    let private = growth == Growth::Auto && memory.exports.is_empty();
+    let start = if emulate || private {
+        minimum
+    } else {
+        cap.min(65_535)
+    };
     let size = ConstExpr::Value(Value::I32(start as u32 as i32));
     let size = module.globals.add_local(ValType::I32, emulate, false, size);
     let grow = emulate.then(|| grow_function(&mut module, size, cap));
