@@ -12,6 +12,7 @@ mod legacy_exceptions;
 mod limits;
 mod line_table;
 mod linked;
+mod linked_in_node;
 mod malformed;
 mod offsets;
 mod positions;
