@@ -44,8 +44,10 @@ pub fn install_packages(folder: &Path) -> Result<Option<String>> {
 fn locked(path: &Path) -> Option<Vec<(String, Value)>> {
     let lock: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
     let packages = lock["packages"].as_object()?.iter();
-    // The package without a name is the folder itself. npm does not list it as installed.
-    let named = packages.filter(|(name, _)| !name.is_empty());
+    // The package without a name is the folder itself, which npm does not list as installed. Optional
+    // packages are for other systems.
+    let is_needed = |name: &str, package: &Value| !name.is_empty() && package["optional"] != true;
+    let named = packages.filter(|(name, package)| is_needed(name, package));
     let versions = named.map(|(name, package)| (name.clone(), package["version"].clone()));
     Some(versions.collect())
 }
