@@ -78,7 +78,7 @@ fn generated_modules_behave_as_their_rewrites() {
         &total,
         &[
             ("cases", 20_000),
-            ("cases compared with walrus", 5_000),
+            ("cases compared with walrus", 4_000),
             ("cases in which memory grew", cases.div_ceil(5)),
             ("cases to the end", cases.div_ceil(2)),
             ("cases committed", 500),
