@@ -11,6 +11,9 @@ use wasmtime::{Config, Engine, Instance, MemoryTypeBuilder, Module, SharedMemory
 const THREADS: u32 = 8;
 const GROWTHS: u32 = 1_000;
 
+/// The growths by 0 pages before each growth. Without them the threads hardly overlap.
+const IDLE_GROWTHS: u32 = 300;
+
 /// The pages at the start. Each thread has one for its results.
 const START: u32 = 10;
 
@@ -25,12 +28,19 @@ fn growing() -> Vec<u8> {
         (import "env" "memory" (memory 1 {CAP} shared))
         (func (export "run") (param $thread i32)
             (local $place i32) (local $left i32) (local $old i32) (local $size i32) (local $seen i32)
+            (local $idle i32)
             (local.set $place (i32.shl (i32.add (local.get $thread) (i32.const 1)) (i32.const 16)))
             (local.set $left (i32.const {GROWTHS}))
             (drop (i32.atomic.rmw.add (i32.const 0) (i32.const 1)))
             (loop $wait
                 (br_if $wait (i32.lt_u (i32.atomic.load (i32.const 0)) (i32.const {THREADS}))))
             (loop $next
+                ;; Growths by nothing. A counter that is not atomic loses other growths to them.
+                (local.set $idle (i32.const {IDLE_GROWTHS}))
+                (loop $again
+                    (drop (memory.grow (i32.const 0)))
+                    (local.set $idle (i32.sub (local.get $idle) (i32.const 1)))
+                    (br_if $again (local.get $idle)))
                 (local.set $old (memory.grow (i32.const 1)))
                 (local.set $size (memory.size))
                 (if (i32.lt_u (local.get $size) (local.get $seen)) (then unreachable))

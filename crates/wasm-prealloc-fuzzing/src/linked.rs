@@ -360,7 +360,7 @@ fn refused(error: &Error, linked: &Linked, stats: &mut Stats) -> Result<()> {
         "start-below-minimum" => memories.iter().any(|m| m.ty.initial > linked.start),
         "start-above-cap" => memories
             .iter()
-            .any(|m| m.ty.maximum.is_some_and(|maximum| maximum < linked.start)),
+            .any(|m| cap(&m.ty, linked.pages, true) < linked.start),
         "pages-out-of-range" => memories.iter().any(|m| m.ty.page_size_log2.is_some()),
         _ => false,
     };
