@@ -55,6 +55,7 @@ fn flag(setting: &Setting) -> String {
         Setting::Growth(growth) => format!("--growth {growth}"),
         Setting::EmulateFrom(None) => "--emulate-from N".to_owned(),
         Setting::EmulateFrom(Some(from)) => format!("--emulate-from {from}"),
+        Setting::EmulateTo => "--emulate-to N".to_owned(),
         Setting::MemoryImport(policy) => format!("--memory-import {policy}"),
         Setting::MemoryImportName => "--memory-import-name".to_owned(),
         Setting::ExportCommit => "--export-commit".to_owned(),

@@ -56,6 +56,10 @@ pub(crate) struct Opts {
     #[arg(long, value_name = "WHERE", default_value_t)]
     emulate_from: EmulateFrom,
 
+    /// The size in pages beyond which emulated growth fails, if it is less than the declared maximum
+    #[arg(long, value_name = "N")]
+    emulate_to: Option<u64>,
+
     /// The handling of imported memories; `refuse` refuses those that the module grows
     #[arg(
         long,
@@ -120,6 +124,7 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
     options.memory_pages = pages.memories;
     options.growth = opts.growth;
     options.emulate_from = opts.emulate_from;
+    options.emulate_to = opts.emulate_to;
     options.memory_import = opts.memory_import;
     options
         .memory_import_name

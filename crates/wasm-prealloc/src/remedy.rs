@@ -26,6 +26,9 @@ pub enum Setting {
     /// [`Options::emulate_from`](crate::Options::emulate_from); `None` for a number of pages that
     /// only the caller knows.
     EmulateFrom(Option<EmulateFrom>),
+    /// [`Options::emulate_to`](crate::Options::emulate_to), with a number of pages that only the
+    /// caller knows.
+    EmulateTo,
     /// [`Options::memory_import`](crate::Options::memory_import).
     MemoryImport(MemoryImportPolicy),
     /// [`Options::memory_import_name`](crate::Options::memory_import_name).
@@ -52,6 +55,7 @@ impl fmt::Display for Setting {
             Self::Growth(growth) => write!(f, "`Growth::{growth:?}`"),
             Self::EmulateFrom(None) => f.write_str("`EmulateFrom::Pages`"),
             Self::EmulateFrom(Some(from)) => write!(f, "`EmulateFrom::{from:?}`"),
+            Self::EmulateTo => f.write_str("`Options::emulate_to`"),
             Self::MemoryImport(policy) => write!(f, "`MemoryImportPolicy::{policy:?}`"),
             Self::MemoryImportName => f.write_str("`Options::memory_import_name`"),
             Self::ExportCommit => f.write_str("`Options::export_commit`"),
@@ -323,6 +327,10 @@ impl Warning {
             Self::StartAssumed { .. } => {
                 Remedy::new("if the embedder provides more, choose {}", [FROM_PAGES])
             }
+            Self::CapAssumed { .. } => Remedy::new(
+                "if the memory has a smaller maximum, choose {}",
+                [Setting::EmulateTo],
+            ),
             Self::SourceMapStays { .. } => {
                 Remedy::new("{} moves a source map along", [Setting::SourceMap])
             }

@@ -67,11 +67,20 @@ pub(crate) fn grow_body(memory: &Memory, counter: Counter, cap: u64) -> Vec<u8> 
     constant(&mut code, address, cap);
     size(&mut code, memory, counter);
     code.local_tee(OLD_SIZE);
-    // The size never exceeds the cap, so this does not wrap.
     match address {
         ValType::I64 => code.i64_sub().i64_gt_u(),
         _ => code.i32_sub().i32_gt_u(),
     };
+    // The subtraction wraps only where another module has a larger cap.
+    if matches!(counter, Counter::Memory { .. }) {
+        code.local_get(OLD_SIZE);
+        constant(&mut code, address, cap);
+        match address {
+            ValType::I64 => code.i64_gt_u(),
+            _ => code.i32_gt_u(),
+        };
+        code.i32_or();
+    }
     code.if_(BlockType::Result(address));
     constant(&mut code, address, u64::MAX);
     code.else_();

@@ -21,6 +21,10 @@ pub struct Options {
     pub growth: Growth,
     /// The size at which emulated growth starts. Unused if growth is not emulated.
     pub emulate_from: EmulateFrom,
+    /// The size beyond which emulated growth fails, in the memory's own pages, if it is less than
+    /// the declared maximum allows. A memory that a core module imports may have a smaller maximum
+    /// than the import declares.
+    pub emulate_to: Option<u64>,
     /// The handling of memories that the module imports.
     pub memory_import: MemoryImportPolicy,
     /// With [`MemoryImportPolicy::Define`], the name under which the memory is exported; `None` for
@@ -47,6 +51,7 @@ impl Default for Options {
             memory_pages: BTreeMap::new(),
             growth: Growth::default(),
             emulate_from: EmulateFrom::default(),
+            emulate_to: None,
             memory_import: MemoryImportPolicy::default(),
             memory_import_name: None,
             export_commit: None,

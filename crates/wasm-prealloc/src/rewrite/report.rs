@@ -102,6 +102,14 @@ pub enum Warning {
         /// The assumed start of growth, in the memory's own pages.
         pages: u64,
     },
+    /// The growth of an imported memory ends at the maximum of the import, or at its last page. The
+    /// memory that the embedder provides may have a smaller maximum.
+    CapAssumed {
+        /// The memory.
+        memory: MemoryId,
+        /// The size beyond which growth fails, in the memory's own pages.
+        pages: u64,
+    },
     /// The address of an active data segment is not a constant. If it lies above the declared
     /// minimum, the input traps at instantiation and the output does not.
     DataAddressUnknown {
@@ -200,6 +208,11 @@ impl fmt::Display for Warning {
                 f,
                 "{memory} is shared between threads and imported: its growth starts at the \
                  import's minimum of {pages} pages"
+            ),
+            Self::CapAssumed { memory, pages } => write!(
+                f,
+                "{memory} is imported, and its growth ends at {pages} pages{}",
+                self.advice()
             ),
             Self::DataAddressUnknown { memory, segment } => write!(
                 f,

@@ -10,7 +10,7 @@ use crate::analysis::module_info::ModuleInfo;
 use crate::analysis::sections::id;
 use crate::analysis::site::Sites;
 use crate::analysis::wiring::Wiring;
-use crate::analysis::wiring::group::{self, Member};
+use crate::analysis::wiring::group::{self, Hidden, Member};
 use crate::analysis::{Analysis, Module};
 use crate::error::{Error, Unsupported};
 use crate::growth::GrowthHandling;
@@ -60,7 +60,10 @@ pub(super) enum Sharing<'m> {
 #[derive(Debug)]
 pub(super) enum Group<'m> {
     /// No member is grown or measured.
-    Unused,
+    Unused {
+        /// True if the component exports a core module with the memory.
+        is_exported: bool,
+    },
     /// A member is grown or measured. Its growth cannot be counted, because a member has links that
     /// cannot be seen, or because the definitions have different limits.
     Unsupported { what: Unsupported, offset: u64 },
@@ -101,7 +104,9 @@ impl<'m> Sharing<'m> {
         let groups = wiring.groups().iter();
         let groups = groups.map(|group| match Group::new(group, modules, sites) {
             // Nothing is counted.
-            Group::Unsupported { .. } if options.growth == Growth::Keep => Group::Unused,
+            Group::Unsupported { .. } if options.growth == Growth::Keep => {
+                Group::Unused { is_exported: false }
+            }
             group => group,
         });
         Ok(Self::Component {
@@ -136,7 +141,8 @@ impl<'m> Group<'m> {
             .iter()
             .filter(|member| sites_of(member) != Sites::default());
         let Some(first) = used.next() else {
-            return Self::Unused;
+            let is_exported = matches!(group.hidden, Some((_, Hidden::Exported)));
+            return Self::Unused { is_exported };
         };
         if let Some((member, hidden)) = &group.hidden {
             let (memory, reason) = (*member, hidden.to_string());
@@ -164,7 +170,7 @@ impl<'m> Group<'m> {
         }
         let mut definitions = group.definitions.iter().map(definition_of);
         let Some((definition, definer)) = definitions.next() else {
-            return Self::Unused;
+            return Self::Unused { is_exported: false };
         };
         let limits = (definition.minimum, definition.maximum);
         if definitions.any(|(other, _)| (other.minimum, other.maximum) != limits) {
@@ -184,7 +190,13 @@ impl<'m> Group<'m> {
 
     fn access(&self, memory: &'m Memory) -> Result<Access<'m>, Error> {
         match self {
-            Self::Unused => Ok(private(memory)),
+            Self::Unused { is_exported } => Ok(Access {
+                reach: match *is_exported && memory.import.is_none() {
+                    true => Reach::Exported,
+                    false => Reach::Private,
+                },
+                ..private(memory)
+            }),
             Self::Known {
                 definition,
                 definer,

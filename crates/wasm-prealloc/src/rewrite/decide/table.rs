@@ -109,7 +109,11 @@ impl Subject<'_, '_, '_> {
             (Emulate, _, AtTarget, Declared, _) => return Err(no_minimum),
 
             (Auto | Emulate, _, Pinned, Declared, _) => (self.emulated()?, can_only_fail),
-            (Auto | Emulate, _, _, _, _) => (self.emulated()?, self.start_assumed()),
+            (Auto | Emulate, _, _, _, _) => {
+                let growth = self.emulated()?;
+                let assumed = self.limits_assumed(&growth);
+                (growth, assumed)
+            }
 
             (Pregrown, Grow, _, _, _) => (GrowthHandling::Kept, can_only_fail),
             (Pregrown, Both, _, _, _) => (self.pregrown(), can_only_fail),
@@ -169,10 +173,9 @@ impl Subject<'_, '_, '_> {
     fn emulated(&self) -> Result<GrowthHandling, Error> {
         self.check_start_is_known()?;
         let address = self.access.in_memory.then(|| self.counter_address());
-        let cap_pages = match address {
-            Some(address) => self.cap().min(address >> self.memory.page_log2()),
-            None => self.cap(),
-        };
+        let room = address.map_or(u64::MAX, |address| address >> self.memory.page_log2());
+        let given = self.options.emulate_to.unwrap_or(u64::MAX);
+        let cap_pages = self.cap().min(room).min(given);
         let from_pages = self.emulated_start(cap_pages)?;
         let mut functions = self.function..;
         let mut add = |sites: usize| (sites > 0).then(|| functions.next()).flatten();
@@ -213,11 +216,24 @@ impl Subject<'_, '_, '_> {
         is_foreign && self.options.emulate_from == EmulateFrom::Auto
     }
 
-    fn start_assumed(&self) -> Option<Warning> {
-        self.assumes_start().then_some(Warning::StartAssumed {
-            memory: self.memory.id,
-            pages: self.memory.minimum,
-        })
+    /// A warning about limits of an imported memory that the caller has not confirmed.
+    fn limits_assumed(&self, growth: &GrowthHandling) -> Option<Warning> {
+        let memory = self.memory.id;
+        if self.assumes_start() {
+            let pages = self.memory.minimum;
+            return Some(Warning::StartAssumed { memory, pages });
+        }
+        let is_confirmed =
+            self.options.emulate_to.is_some() || self.options.emulate_from == EmulateFrom::Declared;
+        match *growth {
+            GrowthHandling::Emulated { cap_pages, .. }
+                if self.access.reach == Reach::Imported && !is_confirmed =>
+            {
+                let pages = cap_pages;
+                Some(Warning::CapAssumed { memory, pages })
+            }
+            _ => None,
+        }
     }
 
     /// Refuses to count the growth of an imported memory whose size at the start is unknown. The
@@ -270,7 +286,8 @@ impl Subject<'_, '_, '_> {
                 minimum,
             });
         }
-        if start > cap && matches!(self.start(), Start::Declared) {
+        let given = self.options.emulate_to.is_some_and(|given| given < start);
+        if start > cap && matches!(self.start(), Start::Declared) && !given {
             let bytes = u128::from(minimum + 1) << memory.page_log2();
             return Err(Error::NoRoomForCounter {
                 memory: memory.id,
