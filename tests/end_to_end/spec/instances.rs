@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use wasm_prealloc::{
-    Error, Features, GrowthHandling, MemoryImportPolicy, Options, Report, rewrite,
+    EmulateFrom, Error, Features, GrowthHandling, MemoryImportPolicy, Options, Report, rewrite,
 };
 use wasm_prealloc_fuzzing::declare;
 use wasmparser::MemoryType;
@@ -121,6 +121,9 @@ impl<'e> Instances<'e> {
                 return Ok((declared, Facts::default()));
             }
             Variant::Rewritten(memory_import) => options.memory_import = memory_import,
+        }
+        if options.memory_import == MemoryImportPolicy::Keep {
+            options.emulate_from = EmulateFrom::Declared;
         }
         match rewrite(wasm, &options) {
             Ok(rewritten) => {
@@ -248,8 +251,14 @@ fn facts(report: &Report, memory_import: MemoryImportPolicy) -> Facts {
         facts.imports_memory |= imported;
         facts.has_sites_in_import |=
             has_sites && imported && memory_import != MemoryImportPolicy::Define;
-        if let GrowthHandling::Pregrown { pages, .. } = memory.growth {
-            facts.pregrown.push(pages);
+        match memory.growth {
+            GrowthHandling::Pregrown { pages, .. } => facts.pregrown.push(pages),
+            GrowthHandling::Emulated {
+                from_pages,
+                address: Some(_),
+                ..
+            } => facts.counted_from.push(from_pages),
+            _ => {}
         }
     }
     facts
@@ -259,6 +268,7 @@ fn facts(report: &Report, memory_import: MemoryImportPolicy) -> Facts {
 fn refused_because(error: &Error) -> String {
     let why = match error {
         Error::ImportedMemoryGrows { .. } => "growing a memory that is imported".to_owned(),
+        Error::DataAboveMinimum { .. } => "data above the declared minimum".to_owned(),
         Error::MinimumExceedsTarget { .. } => "a minimum above 4 GiB".to_owned(),
         Error::PagesOutOfRange { .. } => "a size that its type does not have".to_owned(),
         Error::Unsupported { what, .. } => what.to_string(),

@@ -81,6 +81,8 @@ pub(super) struct Facts {
     pub(super) has_sites_in_import: bool,
     /// The sizes in pages that pregrown memories report.
     pub(super) pregrown: Vec<u64>,
+    /// The sizes at which growth starts that is counted in a memory.
+    pub(super) counted_from: Vec<u64>,
 }
 
 /// Returns the root cause of an error, without offsets.

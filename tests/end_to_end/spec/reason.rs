@@ -113,6 +113,12 @@ impl Difference<'_> {
         else {
             return self.unexplained("");
         };
+        // A refused module does not even write to the tables that it imports.
+        if let Some((line, divergence @ Divergence::Refused)) =
+            divergences.affecting(&self.before.reach)
+        {
+            return Reason::Since { line, divergence };
+        }
         if self.only_limits() && self.declared.outcome != self.after.outcome {
             return self.unexplained(", and not if only limits are changed");
         }
@@ -122,6 +128,7 @@ impl Difference<'_> {
             && self.declared.outcome != self.after.outcome;
         let counting = self.reached().filter(|module| module.has_sites).count();
         let counts_import = self.module().is_some_and(|m| m.has_sites_in_import);
+        let starts: BTreeSet<_> = self.reached().flat_map(|m| &m.counted_from).collect();
         match (expected, found) {
             (Observed::Trapped(Trap::MemoryOutOfBounds), Observed::Instance) => Reason::Data,
             (Observed::Trapped(Trap::MemoryOutOfBounds), Observed::Values(_)) => Reason::Access,
@@ -142,7 +149,7 @@ impl Difference<'_> {
                 };
                 if let Some(pages) = pregrown.iter().find(read) {
                     Reason::GrownAlready(*pages)
-                } else if counts_import && counting == 1 {
+                } else if counts_import && (counting == 1 || starts.len() > 1) {
                     Reason::ImportsLimits
                 } else if let Some((line, divergence)) = divergences.affecting(&self.before.reach) {
                     Reason::Since { line, divergence }
