@@ -104,6 +104,9 @@ fn decide_module<'m>(
             let unknown = checks::check_data(module, memory, &subject.access)?;
             decisions.warnings.extend(unknown);
         }
+        if let Some(start) = subject.told_start() {
+            checks::check_start_above_data(module, memory, start)?;
+        }
         let (growth, warning) = subject.choose()?;
         let (globals, functions) = growth.additions();
         next_global += globals;

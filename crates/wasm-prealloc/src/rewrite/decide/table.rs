@@ -209,6 +209,17 @@ impl Subject<'_, '_, '_> {
         !self.memory.memory64 && self.memory.page_log2() == WASM_PAGE_SIZE.ilog2()
     }
 
+    /// The size in pages that the caller says an imported memory has at the start.
+    pub(super) fn told_start(&self) -> Option<u64> {
+        let is_kept = self.access.reach == Reach::Imported
+            && self.options.memory_import == MemoryImportPolicy::Keep;
+        match self.options.emulate_from {
+            EmulateFrom::Pages(pages) if is_kept => Some(pages),
+            EmulateFrom::Declared if is_kept => Some(self.memory.minimum),
+            _ => None,
+        }
+    }
+
     /// Returns true if growth starts at an import's minimum, and the caller has not confirmed that.
     fn assumes_start(&self) -> bool {
         let is_foreign = self.access.reach == Reach::Imported
