@@ -211,8 +211,7 @@ impl fmt::Display for Warning {
             ),
             Self::CapAssumed { memory, pages } => write!(
                 f,
-                "{memory} is imported, and its growth ends at {pages} pages{}",
-                self.advice()
+                "{memory} is imported, and its growth ends at {pages} pages"
             ),
             Self::DataAddressUnknown { memory, segment } => write!(
                 f,
