@@ -157,8 +157,8 @@ pub enum Error {
         minimum: u64,
     },
 
-    /// Growth is counted in the memory's last page, and the memory at its start has that page
-    /// already.
+    /// Growth is counted in the memory's last page, and that page belongs to the memory from the
+    /// start.
     #[error(
         "growth of {memory} is counted in its last page, and its {minimum} pages at the start \
          leave no room for that page{}",
@@ -191,8 +191,8 @@ pub enum Error {
         minimum: u64,
     },
 
-    /// Growth is to start below the declared minimum, so that an allocator would hand out memory
-    /// that is in use.
+    /// The requested start of growth is below the declared minimum. An allocator would hand out
+    /// memory that is in use.
     #[error(
         "growth of {memory} cannot start at {from} pages, below its declared minimum of {minimum} \
          pages{}",
@@ -207,7 +207,7 @@ pub enum Error {
         minimum: u64,
     },
 
-    /// An earlier rewrite pinned the memory at another size, and added code that knows that size.
+    /// An earlier rewrite pinned the memory at another size, and added code that depends on it.
     #[error(
         "{memory} was rewritten to {pages} pages before, and the module has code for that size: \
          rewrite the original module instead"
@@ -228,12 +228,11 @@ pub enum Error {
     ExportExists {
         /// The name.
         name: String,
-        /// True if a memory was to be exported under the name, and false if the function was that
-        /// commits all memories.
+        /// True if the export is a memory; false if it is the function that commits all memories.
         of_memory: bool,
     },
 
-    /// Growth is to start at the heap's base, which the module does not give.
+    /// The requested start of growth is `__heap_base`, which the module does not give.
     #[error(
         "the module has no `__heap_base`: it neither exports nor names an immutable i32 global of \
          that name with a constant value{}",
@@ -241,7 +240,7 @@ pub enum Error {
     )]
     NoHeapBase,
 
-    /// Growth is to start above its own cap.
+    /// The start of growth is above the cap.
     #[error(
         "growth of {memory} cannot start at {from} pages, above its cap of {cap} pages{}",
         self.advice()
@@ -255,8 +254,8 @@ pub enum Error {
         cap: u64,
     },
 
-    /// Growth is to start below the end of the module's data, so that an allocator would hand out
-    /// memory that is in use.
+    /// The start of growth is below the end of the module's data. An allocator would hand out memory
+    /// that is in use.
     #[error(
         "growth of {memory} cannot start at {from} pages: the module's data segments reach \
          up to byte {data_end}{}",
@@ -355,7 +354,7 @@ impl Error {
     }
 }
 
-/// The items of which engines accept a limited number.
+/// The items whose number engines limit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Limit {
@@ -399,8 +398,8 @@ pub enum Unsupported {
         /// The memory.
         memory: MemoryId,
     },
-    /// A memory that other modules or threads share, and that is to be defined by the module that
-    /// imports it.
+    /// An imported memory that other modules or threads share. The options request that the module
+    /// defines it.
     #[error("defining {memory}, which other modules or threads share,")]
     DefineShared {
         /// The memory.

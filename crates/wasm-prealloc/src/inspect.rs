@@ -22,7 +22,7 @@ pub struct Inspection {
     /// The core modules: the input itself, or those that a component contains.
     pub modules: Vec<ModuleInspection>,
     /// The error with which a rewrite with the same options would refuse the input; `None` if it
-    /// would not. Serializes as its problem, without the remedy.
+    /// would succeed. Serializes without the remedy.
     #[cfg_attr(feature = "serde", serde(serialize_with = "serialize_refusal"))]
     pub refusal: Option<Error>,
 }
@@ -105,7 +105,7 @@ pub struct Landmarks {
     pub data_end: Option<u64>,
     /// `__heap_base`: the first byte that an allocator may use.
     pub heap_base: Option<u64>,
-    /// `__heap_end`: the first byte after the memory that was there at the link; 0 for 4 GiB.
+    /// `__heap_end`: the first byte after the initial memory that the linker declared; 0 for 4 GiB.
     pub heap_end: Option<u64>,
 }
 

@@ -1,5 +1,5 @@
 //! The remedies of errors, warnings and violations. A remedy is a sentence that names settings of
-//! [`Options`](crate::Options). A front end replaces their names by those of its own flags.
+//! [`Options`](crate::Options). A front end replaces these names with its own flags.
 
 use std::fmt;
 
@@ -91,7 +91,7 @@ impl Remedy {
         Self::new(text, [])
     }
 
-    /// A start of growth that is a limit of the allowed ones.
+    /// A remedy that gives the lowest or the highest start of growth.
     fn start(text: &str, pages: u64) -> Option<Self> {
         Self::new(
             text,
@@ -99,8 +99,9 @@ impl Remedy {
         )
     }
 
-    /// A size for a memory, in a range, or other settings. The first memory may be the only one, so
-    /// the size of all is named too. For other memories it may be one that the first cannot have.
+    /// A remedy that gives a size for a memory, or other settings. Memory 0 of a core module may be
+    /// the only memory, so the sentence also names the size of all memories. For any other memory,
+    /// that size could be too large for memory 0.
     fn pages(
         range: &str,
         memory: MemoryId,
@@ -123,7 +124,7 @@ impl Remedy {
         Self::new(text, settings)
     }
 
-    /// The settings that it names, in the order of the sentence.
+    /// The settings in the sentence, in order.
     #[must_use]
     pub fn settings(&self) -> &[Setting] {
         &self.settings

@@ -1,5 +1,5 @@
-//! The format of a file, as its first bytes show it. A file that is no module is named, with a remedy,
-//! because a failed download, an archive or an object file is a common mistake.
+//! The format of a file, as its first bytes show it. Formats other than modules have a description
+//! with a remedy, because a failed download, an archive or an object file is a common mistake.
 
 const HEADER: &[u8] = b"\0asm";
 
@@ -88,7 +88,7 @@ const MARKS: &[Mark] = &[
     (
         0,
         b"version https://git-lfs.github.com",
-        "it is a Git LFS pointer; fetch the file that it stands for (`git lfs pull`)",
+        "it is a Git LFS pointer; fetch the file that it points to (`git lfs pull`)",
     ),
     (0, b"\xff\xfe", UTF_16),
     (0, b"\xfe\xff", UTF_16),
@@ -232,12 +232,12 @@ impl Format {
 /// Describes a file by a mark at a fixed place.
 fn binary(bytes: &[u8]) -> Option<&'static str> {
     let has = |at: usize, mark: &[u8]| bytes.get(at..).is_some_and(|rest| rest.starts_with(mark));
-    // wasmtime's number of an operating system, at its place in an ELF header.
+    // wasmtime writes 200 as the operating system into the ELF header.
     if has(0, b"\x7fELF") && has(7, &[200]) {
         return Some(COMPILED);
     }
-    // Mach-O for several machines and Java have one mark. The next number is that of the machines,
-    // or a version of at least 45.
+    // Mach-O files for several machines and Java classes begin with the same bytes. Then follows the
+    // number of machines, or a Java version of at least 45.
     if has(0, b"\xca\xfe\xba\xbe") {
         return Some(match bytes.get(4..8) {
             Some(&[0, 0, 0, 0..45]) => MACH_O,

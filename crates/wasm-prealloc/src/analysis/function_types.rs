@@ -1,4 +1,4 @@
-//! Function types: the ones that a rewrite can use again, and the parameters of each function.
+//! Function types: those that a rewrite can reuse, and the parameters of each function.
 //! Types are not kept, because a module may hold very many large ones.
 
 use wasmparser::{
@@ -19,7 +19,7 @@ pub(crate) struct FunctionTypes {
     functions: Vec<u32>,
 }
 
-/// What a rewrite needs to know of any type.
+/// The facts about a type that a rewrite needs.
 #[derive(Clone, Copy, Debug)]
 struct Type {
     /// The numbers of parameters and results; `None` if it is not a function type.

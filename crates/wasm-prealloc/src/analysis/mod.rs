@@ -100,7 +100,7 @@ impl<'a> Analysis<'a> {
         wiring.as_ref().map_err(Error::clone)
     }
 
-    /// Checks that the input has a memory, for which a size is given.
+    /// Checks that the input has a memory.
     ///
     /// # Errors
     /// Returns [`Error::NoSuchMemory`] if it does not.

@@ -150,7 +150,7 @@ impl Provenance {
             let Declared { minimum, maximum } = record.declared;
             index.encode(&mut bytes);
             minimum.encode(&mut bytes);
-            // A maximum of 2^64 - 1 pages of a byte has no successor: it reads back as none.
+            // The sum wraps for 2^64 - 1 pages of a byte. That maximum is read back as `None`.
             let maximum = maximum.map_or(0, |pages| pages.wrapping_add(1));
             maximum.encode(&mut bytes);
             encode_growth(record.growth.as_ref(), &mut bytes);
@@ -170,7 +170,7 @@ fn code_start(info: &ModuleInfo<'_>) -> Option<u64> {
 
 /// The codes of the handling of growth in the section.
 mod code {
-    /// The section that the record comes from does not say.
+    /// The handling is unknown, because the record comes from a section of version 1.
     pub(super) const UNKNOWN: u8 = 0;
     pub(super) const NONE: u8 = 1;
     pub(super) const KEPT: u8 = 2;

@@ -95,7 +95,7 @@ pub(crate) fn sized(wasm: &[u8], at: usize) -> wasmparser::Result<Range<usize>> 
     Ok(to_range(&rest.range()))
 }
 
-/// The two kinds of input, as the header tells them apart.
+/// The two kinds of input, which the header distinguishes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Module,

@@ -29,7 +29,7 @@ impl Site {
         self.start..self.start + usize::from(self.len)
     }
 
-    /// Returns the site that an instruction is.
+    /// Returns an instruction as a site; `None` if it is another instruction.
     pub(crate) fn of(operator: &Operator<'_>, at: Range<usize>) -> Option<Self> {
         let (kind, memory) = match *operator {
             Operator::MemorySize { mem } => (SiteKind::Size, mem),
@@ -133,8 +133,8 @@ pub(crate) struct FirstSites {
     pub(crate) grow: Option<u64>,
 }
 
-/// Decodes the instruction at the start of a range, and returns the offset after it and the site
-/// that it is, if any.
+/// Decodes the instruction at the start of a range. Returns the offset after it, and the instruction
+/// as a site if it is one.
 pub(crate) fn read_operator(
     wasm: &[u8],
     range: Range<usize>,

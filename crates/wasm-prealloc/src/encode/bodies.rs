@@ -89,8 +89,8 @@ pub(crate) struct ChangedCode {
     pub(crate) bodies: Patch,
     /// The position of each of these bodies among the defined functions.
     pub(crate) defined: Vec<u32>,
-    /// The number of bytes before each of them, from the end of the one before or the start of the
-    /// input on.
+    /// The number of bytes before each of them, counted from the end of the previous one, or from the
+    /// start of the input.
     gaps: Vec<usize>,
     /// The end of the last of them.
     end: usize,
@@ -110,12 +110,12 @@ impl ChangedCode {
         self.defined.is_empty() && self.added.is_empty()
     }
 
-    /// Notes from now on how instructions move, if the module has hints about them.
+    /// Begins to record how instructions move, if the module has hints about them.
     pub(crate) fn follow_hints(&mut self, info: &ModuleInfo<'_>) {
         self.moved = has_hints(info).then(BTreeMap::new);
     }
 
-    /// Notes how the instructions of a function move, within it or to a copy.
+    /// Records how the instructions of a function move, within it or to a copy.
     fn note_moved(&mut self, function: u32, content: &Patch, copy: Option<u32>) {
         if let Some(moved) = &mut self.moved
             && (copy.is_some() || !content.keeps_offsets())
@@ -189,7 +189,8 @@ const MAX_FUNCTION_BYTES: usize = 7_654_321;
 /// A range of the input, and the bytes that replace it.
 pub(super) type Replacement = (Range<usize>, Short);
 
-/// The bytes of a short instruction or of a number. A function may need very many.
+/// The bytes of a short instruction or of a number. A function may need very many, so they are not
+/// on the heap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Short {
     bytes: [u8; Self::MOST],
@@ -200,7 +201,7 @@ impl Short {
     /// The length of the longest number, one of 64 bits.
     const MOST: usize = 10;
 
-    /// Bytes beyond the longest number are left out.
+    /// Keeps at most as many bytes as the longest number has.
     pub(super) fn new(from: impl AsRef<[u8]>) -> Self {
         let mut bytes = [0; Self::MOST];
         let mut len = 0;
@@ -218,7 +219,7 @@ impl AsRef<[u8]> for Short {
     }
 }
 
-/// What is left at the old place of a function whose code moves to the end.
+/// The new body at the old place of a function whose code moves to the end of the section.
 #[derive(Debug)]
 struct CallToCopy {
     /// The type of the function.
@@ -290,7 +291,7 @@ impl BodyPatcher<'_, '_> {
         if let Some(call) = copy {
             self.code.add_copy(self.info, &call, content, function);
             self.code.offsets.relocated.push(function);
-            // The call is an insertion, because no byte of it stands for one of the old body.
+            // The call is an insertion, because none of its bytes corresponds to the old body.
             content = Patch::new(body.content.clone());
             content.replace(body.content.clone(), []);
             content.append_code(call.body);

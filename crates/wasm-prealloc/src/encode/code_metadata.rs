@@ -31,7 +31,7 @@ pub(super) fn has_hints(info: &ModuleInfo<'_>) -> bool {
     info.customs().any(|(_, name, _)| name.starts_with(PREFIX))
 }
 
-/// Moves the hints of all changed functions along. Returns what had to be dropped.
+/// Moves the hints of all changed functions along. Returns the hints that were dropped.
 pub(crate) fn follow_code(
     module: &mut Patch,
     info: &ModuleInfo<'_>,

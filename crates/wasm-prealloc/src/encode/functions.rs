@@ -71,7 +71,7 @@ pub(crate) fn grow_body(memory: &Memory, counter: Counter, cap: u64) -> Vec<u8> 
         ValType::I64 => code.i64_sub().i64_gt_u(),
         _ => code.i32_sub().i32_gt_u(),
     };
-    // The subtraction wraps only where another module has a larger cap.
+    // The size exceeds the cap, and the subtraction wraps, only if another module has a larger cap.
     if matches!(counter, Counter::Memory { .. }) {
         code.local_get(OLD_SIZE);
         constant(&mut code, address, cap);
@@ -129,8 +129,8 @@ fn size(code: &mut InstructionSink<'_>, memory: &Memory, counter: Counter) {
 }
 
 /// Emits the change of the counter from the size in the local `old` by the pages in `delta`. If
-/// threads share the counter, this leaves 1 on the stack if another thread has changed it, and
-/// nothing was done; otherwise 0.
+/// threads share the counter, the code leaves a number on the stack: 0 if the counter was changed, and
+/// 1 if another thread has changed it before, so that it stays as it is.
 fn add_pages(
     code: &mut InstructionSink<'_>,
     memory: &Memory,
@@ -197,8 +197,8 @@ fn counter_place(memory: &Memory) -> MemArg {
 /// The smallest page that an operating system commits, in bytes.
 const OS_PAGE_BYTES: u64 = 4096;
 
-/// A function body: the function that `export_commit` adds. It reads one byte of each
-/// of the operating system's pages and writes it back. The memories have their final sizes.
+/// A function body: the function that `export_commit` adds. It reads one byte of each of the
+/// operating system's pages and writes it back. The memories have their final sizes.
 pub(crate) fn commit_body<'m>(memories: impl Iterator<Item = &'m Memory>) -> Vec<u8> {
     let mut function = Function::new([(1, ValType::I32), (1, ValType::I64)]);
     let mut code = function.instructions();

@@ -18,7 +18,7 @@ pub(crate) struct CopiedFunction {
     pub(crate) params: u32,
 }
 
-/// Gives the copies the names of a subsection, by function and index. `kept` is the number of indices
+/// Gives each copy the names that a subsection has for its function, by function and index. `kept` is the number of indices
 /// that still exist in the old function. `copies` is in the order of both indices. Returns `None` if
 /// no name changes, or if the subsection is malformed.
 pub(super) fn follow_copies(

@@ -1,5 +1,5 @@
-//! Turns the edits of a module into bytes. What is to be edited is decided in `rewrite`; nothing
-//! here depends on it.
+//! Turns the edits of a module into bytes. `rewrite` decides the edits, and these files do not depend
+//! on it.
 
 pub(crate) mod bodies;
 pub(crate) mod code_metadata;

@@ -112,7 +112,7 @@ pub(crate) fn add_names<'m>(
     )?;
     for subsection in &subsections {
         let patch = match subsection.id {
-            // The parameters are all that is left of the old function's locals.
+            // Of its locals, the old function keeps only the parameters.
             id::LOCALS => follow_copies(subsection, wasm, copies, |copied| copied.params),
             id::LABELS => follow_copies(subsection, wasm, copies, |_| 0),
             _ => None,

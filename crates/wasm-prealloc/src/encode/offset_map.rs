@@ -5,8 +5,8 @@ use std::ops::Range;
 /// Maps byte offsets in an input to byte offsets in its rewritten form.
 ///
 /// Every byte that the output has in common with the input is mapped exactly, whether it is in code
-/// that stayed, in a function that moved, or in another section. An instruction that was replaced
-/// maps to its replacement. Its other bytes, and other bytes that the output lacks, map to nothing.
+/// that stayed, in a function that moved, or in another section. The first byte of a replaced
+/// instruction maps to the replacement. All other bytes that the output lacks map to nothing.
 ///
 /// ```
 /// use wasm_prealloc::{Options, rewrite};
@@ -48,14 +48,14 @@ impl OffsetMap {
         contained.then(|| (span.output + (offset - span.input.start)) as u64)
     }
 
-    /// The ranges of the output with code that no code of the input stands for, ascending: the
-    /// functions that were added, and the calls at the old places of functions that moved to the end.
+    /// The ranges of the output with code that does not come from the input, ascending: the functions
+    /// that were added, and the calls at the old places of functions that moved to the end.
     #[must_use]
     pub fn added_code(&self) -> &[Range<u64>] {
         &self.added_code
     }
 
-    /// Adds a range of the output with such code.
+    /// Adds a range to [`Self::added_code`].
     pub(super) fn add_code(&mut self, output: Range<usize>) {
         self.added_code.push(output.start as u64..output.end as u64);
     }

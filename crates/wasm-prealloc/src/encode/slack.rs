@@ -104,11 +104,11 @@ const MOST_MISSING: usize = 4;
 /// Slack with the same number of spare bytes, in order.
 ///
 /// Sites are looked at in ascending order, and each takes the nearest slack before or after it.
-/// What is taken after a site is therefore the first of the rest, and what is taken before it is the
-/// last of what was left, so that a stack and a queue find the nearest without a search.
+/// So the nearest slack after a site is the first that is left after it, and the nearest before it is
+/// the last that is left before it. A queue and a stack find both without a search.
 #[derive(Debug, Default)]
 struct Spare {
-    /// The first `before` are the stack. What follows from `after` on is the queue.
+    /// The first `before` entries are the stack, and those from `after` on are the queue.
     slack: Vec<Slack>,
     before: usize,
     after: usize,
@@ -124,7 +124,7 @@ impl Spare {
         }
     }
 
-    /// The distance from an offset of the nearest slack, and true if it is before the offset.
+    /// The distance from an offset to the nearest slack, and true if the slack is before the offset.
     fn nearest(&self, to: usize) -> Option<(usize, bool)> {
         let before = self.before.checked_sub(1).map(|last| self.slack[last]);
         let before = before.map(|slack| (to - slack.start, true));

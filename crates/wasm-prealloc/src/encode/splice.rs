@@ -1,5 +1,5 @@
-//! Patches: edits of a range of bytes. Applying one copies what no edit names, and updates the
-//! lengths around what changes. Knows LEB128, and nothing else of WebAssembly.
+//! Patches: edits of a range of bytes. Applying a patch copies the bytes outside of its edits, and
+//! updates the lengths around the edits. LEB128 is the only part of WebAssembly that is used here.
 
 use std::ops::Range;
 
@@ -8,8 +8,8 @@ use crate::leb128::{leb128, leb128_len};
 
 /// A range of the input and the edits within it.
 ///
-/// The edits are in one list, however deeply they are nested, so that an input with many of them
-/// needs little memory, and one with deep nesting no deep stack.
+/// All edits are in one list, also nested ones. So many edits need little memory, and deep nesting
+/// needs no recursion.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Patch {
     pub(crate) range: Range<usize>,
@@ -165,7 +165,7 @@ impl Patch {
         self.open.push(self.edits.len() - 1);
     }
 
-    /// Ends the part that was opened last. A part without edits is as if it had not been opened.
+    /// Ends the part that was opened last. A part without edits is removed.
     pub(crate) fn close(&mut self) {
         let Some(position) = self.open.pop() else {
             return;
@@ -204,7 +204,7 @@ impl Patch {
         self.edits.push(edit);
     }
 
-    /// Notes the order in which edits are added.
+    /// Records whether edits are added out of order.
     fn note(&mut self, start: usize) {
         if self.open.is_empty() {
             self.is_unsorted |= start < self.last;
@@ -212,7 +212,7 @@ impl Patch {
         }
     }
 
-    /// Sorts the edits by their offsets. Every other function but those that add edits needs this.
+    /// Sorts the edits by their offsets. Functions that do not add edits need this order.
     pub(crate) fn sort(&mut self) {
         let is_flat = || {
             self.edits

@@ -1,7 +1,7 @@
 //! Rewrites a module so that every memory has one size, and growth still works within it.
 //!
-//! The steps: `decide` what becomes of each memory, `plan` the edits, apply them as one patch, and
-//! `validate` the result. Bytes that no edit names are copied unchanged.
+//! The steps: `decide` about each memory, `plan` the edits, apply them as one patch, and `validate`
+//! the result. Bytes that no edit names are copied unchanged.
 
 pub(crate) mod decide;
 pub(crate) mod options;
@@ -20,7 +20,7 @@ use plan::Plan;
 use report::{Report, Rewritten};
 
 /// Declares the size in `options` as the minimum and the maximum of every memory, and keeps the
-/// module working. [`Growth`](crate::Growth) describes what becomes of `memory.grow` and
+/// module working. [`Growth`](crate::Growth) describes the handling of `memory.grow` and
 /// `memory.size`.
 ///
 /// Additions are at the end of their index spaces, so nothing is renumbered, and everything else is

@@ -21,9 +21,9 @@ pub struct Options {
     pub growth: Growth,
     /// The size at which emulated growth starts. Unused if growth is not emulated.
     pub emulate_from: EmulateFrom,
-    /// The size beyond which emulated growth fails, in the memory's own pages, if it is less than
-    /// the declared maximum allows. A memory that a core module imports may have a smaller maximum
-    /// than the import declares.
+    /// The size beyond which emulated growth fails, in the memory's own pages, if it is below the
+    /// declared maximum; `None` for the declared maximum. An imported memory may have a smaller
+    /// maximum than its import declares.
     pub emulate_to: Option<u64>,
     /// The handling of memories that the module imports.
     pub memory_import: MemoryImportPolicy,
@@ -39,8 +39,8 @@ pub struct Options {
     /// The proposals that a module may use.
     pub features: Features,
     /// The most threads that validate a large module, the caller's own included; `None` for as many
-    /// as there are processors. With 1, no thread is started. The result does not depend on it, nor
-    /// on whether the system refuses to start threads.
+    /// as there are processors. With 1, no thread is started. The result does not depend on the
+    /// number of threads, also if the system refuses to start them.
     pub threads: Option<NonZero<usize>>,
 }
 

@@ -33,9 +33,9 @@ pub(crate) struct Plan<'m> {
     pub(crate) changed: Vec<ChangedBodies>,
     pub(crate) decisions: Vec<Decisions<'m>>,
     pub(crate) offset_map: OffsetMap,
-    /// Of each core module.
+    /// One entry for each core module.
     code_offsets: Vec<CodeOffsets>,
-    /// Of positions that do not follow the code.
+    /// The warnings about positions that do not follow the code.
     warnings: Vec<Warning>,
 }
 
@@ -301,8 +301,8 @@ impl<'m> ModulePlanner<'m, '_> {
         self.types.count() + position as u32
     }
 
-    /// Makes every imported memory one of the module's own. Imports come first in the index space,
-    /// and so do these memories, so no index changes.
+    /// Turns every imported memory into a defined one. The new definitions come before the others, as
+    /// the imports did, so no index changes.
     fn define_imports(&mut self, name: Option<&str>) -> Result<(), Error> {
         for mapped in &self.info.memories {
             let memory = &mapped.memory;
@@ -322,7 +322,7 @@ impl<'m> ModulePlanner<'m, '_> {
             }
             self.edits.define = true;
             let name = name.unwrap_or(&import.name);
-            // Many modules export the memory that they import.
+            // The module may export the imported memory under this name already.
             if self.exports.get(name) != Some(&(ExternalKind::Memory, id.index)) {
                 self.add_export(name, ExportKind::Memory, id.index)?;
             }

@@ -59,7 +59,7 @@ pub struct MemoryReport {
     pub sites: Sites,
 }
 
-/// A result that is as requested and may not be what is wanted. Displays as one line.
+/// An effect of the options that the caller may not want. Displays as one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(
     feature = "serde",
@@ -118,19 +118,19 @@ pub enum Warning {
         /// The index of the data segment.
         segment: u32,
     },
-    /// The input has a signature, which does not hold for the output.
+    /// The input has a signature, which is not valid for the output.
     SignatureInvalidated {
         /// The name of the custom section that holds the signature.
         section: String,
     },
-    /// Hints of a `metadata.code.*` section could not follow the code they are about.
+    /// Hints of a `metadata.code.*` section could not follow the code that they are about.
     HintsDropped {
         /// In a component, the module's position among the core modules.
         module: Option<u32>,
         /// The name of the section.
         section: String,
-        /// The number of hints, none of which was at an instruction; `None` if the section has an
-        /// unknown form and was dropped as a whole.
+        /// The number of hints that were not at an instruction; `None` if the section has an unknown
+        /// form and was dropped as a whole.
         hints: Option<usize>,
     },
     /// The module names a source map, whose offsets are those of the input.

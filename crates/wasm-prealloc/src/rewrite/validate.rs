@@ -21,14 +21,14 @@ use super::options::{Features, Options};
 use crate::analysis::sections::{reader, sized, to_range};
 use crate::error::Error;
 
-/// The changes of a core module that validation needs to know.
+/// The changes of a core module that validation depends on.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ChangedBodies {
     /// The number of functions that the input defines.
     pub(crate) known: u32,
-    /// Those whose bodies change, by position among the defined functions, ascending.
+    /// The positions among the defined functions of those whose bodies change, ascending.
     pub(crate) bodies: Vec<u32>,
-    /// The number of bytes of other bodies before each of them, and after the last.
+    /// The number of bytes of unchanged bodies before each changed body, and after the last.
     pub(crate) gaps: Vec<usize>,
     /// True if exports are added.
     pub(crate) exports_added: bool,
@@ -211,8 +211,8 @@ fn is_valid_module(
 }
 
 /// Returns true if the changed bodies of a code section are valid. The others are skipped by the
-/// gaps between the changed ones. Not even their lengths are read: there are tens of thousands, and
-/// the output is not in the processor's caches.
+/// gaps between the changed ones. Their lengths are not read, because there may be tens of thousands
+/// and the output is not in the processor's caches.
 fn are_valid_bodies(
     validator: &mut Validator,
     wasm: &[u8],

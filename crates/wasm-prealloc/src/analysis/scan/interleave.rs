@@ -72,7 +72,7 @@ impl<'c> Lane<'c> {
         }
     }
 
-    /// Moves what was found to the sites of all bodies.
+    /// Adds the sites and the error of this walk to the results of all walks.
     fn finish(&mut self, found: &mut Found) {
         let Some(candidate) = self.candidate.take() else {
             return;
@@ -90,7 +90,7 @@ impl<'c> Lane<'c> {
     }
 }
 
-/// What the walks found.
+/// The results of all walks.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     /// The sites of all bodies.

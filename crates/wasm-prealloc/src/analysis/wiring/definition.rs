@@ -1,5 +1,5 @@
-//! The definitions of components: what they contain that can carry a core module or a memory, in the
-//! order in which instantiation evaluates it. Functions, values and types carry neither.
+//! The definitions of components: the entries that can carry a core module or a memory, in the order in
+//! which instantiation evaluates them. Functions, values and types carry neither.
 
 use std::collections::HashMap;
 
@@ -56,7 +56,7 @@ pub(super) enum OperationKind<'a> {
     Export(ComponentExport<'a>),
 }
 
-/// The memories that a core module passes on.
+/// The memories that a core module imports, defines and exports.
 #[derive(Debug, Default)]
 pub(super) struct CoreModule<'a> {
     /// The names under which it imports its first memories.
@@ -119,9 +119,9 @@ impl<'a> Definitions<'a> {
         Ok(definitions)
     }
 
-    /// Finds the components that use definitions around them, from the innermost on.
+    /// Finds the components that use outer definitions. Inner components are visited first.
     fn find_outer_uses(&mut self) {
-        // By component: the number of components around it that the furthest use leaves.
+        // By component: the number of levels outwards that its furthest use reaches.
         let mut reach = vec![0_u32; self.components.len()];
         for position in (0..self.components.len()).rev() {
             let component = &mut self.components[position];
@@ -198,7 +198,7 @@ impl<'a> Component<'a> {
 }
 
 impl Operation<'_> {
-    /// The number of components that the operation reaches outwards for a definition.
+    /// The number of levels outwards at which the operation uses a definition; 0 if it uses none.
     fn reach(&self) -> u32 {
         match self.kind {
             OperationKind::Alias(ComponentAlias::Outer {

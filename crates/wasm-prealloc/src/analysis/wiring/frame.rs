@@ -18,7 +18,8 @@ pub(super) enum Source<T> {
     Imported(Imported),
 }
 
-/// The definition of a component, with the instance that it is in if it uses definitions of it.
+/// The definition of a component. `parent` is the instance around it, if the component uses outer
+/// definitions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Closure {
     pub(super) component: usize,
@@ -61,7 +62,7 @@ pub(super) struct Frame<'a> {
     pub(super) parent: Option<usize>,
     /// The position of the arguments; `None` if the component is evaluated without arguments.
     pub(super) arguments: Option<usize>,
-    /// The number of operations that are evaluated.
+    /// The number of operations that were evaluated.
     pub(super) evaluated: usize,
     // The index spaces.
     pub(super) modules: Vec<Source<usize>>,

@@ -19,8 +19,7 @@ pub(crate) struct Group {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Member {
     pub(crate) memory: MemoryId,
-    /// True if one memory is linked to this import more than once: the module is instantiated twice
-    /// on it.
+    /// True if the module is instantiated more than once with the same memory for this import.
     pub(crate) repeated: bool,
 }
 

@@ -2,7 +2,7 @@
 //! components that carry one of these are evaluated, and the memories of core instances.
 //!
 //! The evaluation has its own stack and a limit of steps: components may be nested, and instantiate
-//! each other, more often than a recursion could follow. A component that is instantiated twice with
+//! each other, more deeply than recursion allows. A component that is instantiated twice with
 //! the same arguments is evaluated once.
 
 use std::collections::{HashMap, HashSet};
@@ -38,7 +38,7 @@ pub(super) struct Evaluator<'a, 'd> {
     item_positions: HashMap<Items<'a>, usize>,
     /// The names and offsets of imports that can carry a memory.
     pub(super) imports: Vec<(&'a str, u64)>,
-    /// Items that are passed to what cannot be seen.
+    /// Items that are exported, or passed to an imported component.
     exposed: Vec<Item>,
     steps: usize,
 }
@@ -61,7 +61,8 @@ impl<'a, 'd> Evaluator<'a, 'd> {
         }
     }
 
-    /// Evaluates the input. What cannot be evaluated is recorded as hidden.
+    /// Evaluates the input. If that takes too many steps, the links of all memories that core modules
+    /// import or export are recorded as hidden.
     pub(super) fn evaluate(mut self) -> Result<(), Error> {
         match self.evaluate_all() {
             Ok(()) => self.hide_exposed(),
@@ -366,7 +367,7 @@ impl<'a, 'd> Evaluator<'a, 'd> {
         self.frames[frame].item(kind, index, offset)
     }
 
-    /// Records that what is exposed may be linked to what cannot be seen.
+    /// Records that exposed core modules may have links that cannot be seen.
     fn hide_exposed(&mut self) {
         let mut items = std::mem::take(&mut self.exposed);
         let mut seen = HashSet::new();

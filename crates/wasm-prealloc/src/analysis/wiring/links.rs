@@ -9,10 +9,10 @@ use crate::limits::MemoryId;
 /// A memory of a core module: a position among the memories of all core modules.
 pub(super) type Declaration = usize;
 
-/// A memory that exists once core modules are instantiated.
+/// A memory at run time, which an instance of a core module defines.
 pub(super) type RuntimeMemory = usize;
 
-/// Disjoint sets of memories, and what is known of each.
+/// Disjoint sets of memories, and the facts about each memory.
 #[derive(Debug)]
 pub(super) struct Links {
     declared: Vec<Declared>,

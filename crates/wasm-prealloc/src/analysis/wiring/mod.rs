@@ -1,6 +1,6 @@
 //! The wiring of a component: the core modules that define a memory, and those that share it.
 //! `definition` reads the components, `instantiate` and `core_instance` evaluate them, and `links`
-//! holds what is linked.
+//! stores the results.
 
 mod core_instance;
 mod definition;
@@ -38,7 +38,7 @@ pub(crate) struct Wiring {
 }
 
 impl Wiring {
-    /// Reads the wiring of a component. In a core module, each memory is a group of its own.
+    /// Reads the wiring of a component. In a core module, each group is a single memory.
     /// `modules` are the core modules in the order of the bytes.
     pub(crate) fn read(
         wasm: &[u8],

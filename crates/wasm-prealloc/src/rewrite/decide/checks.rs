@@ -1,5 +1,4 @@
-//! Refusals: inputs whose output would not behave as the input does, whatever becomes of its
-//! growth.
+//! Refusals: inputs whose output would not behave as the input does, however growth is handled.
 
 use super::sharing::{Access, Reach};
 use crate::analysis::module_info::ModuleInfo;
@@ -16,7 +15,7 @@ const RELOCATIONS: &str = "reloc.";
 /// The custom sections of module signatures, as wasmsign and its successors write them.
 const SIGNATURES: [&str; 2] = ["signature", "signature_delimiter"];
 
-/// Refuses inputs that no rewrite can keep working.
+/// Refuses inputs that would not work after any rewrite.
 pub(super) fn check_input(analysis: &Analysis<'_>, options: &Options) -> Result<(), Error> {
     for module in &analysis.modules {
         check_linked(&module.info)?;

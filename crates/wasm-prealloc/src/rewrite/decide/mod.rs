@@ -1,5 +1,5 @@
-//! Decides what becomes of each memory and of the instructions that grow and measure it. `plan`
-//! turns the decisions into edits, and `inspect` shows them.
+//! Decides about each memory: its limits, and the handling of the instructions that grow and measure
+//! it. `plan` turns the decisions into edits, and `inspect` shows them.
 
 mod checks;
 mod sharing;
@@ -104,7 +104,7 @@ fn decide_module<'m>(
             let unknown = checks::check_data(module, memory, &subject.access)?;
             decisions.warnings.extend(unknown);
         }
-        if let Some(start) = subject.told_start() {
+        if let Some(start) = subject.given_start() {
             checks::check_start_above_data(module, memory, start)?;
         }
         let (growth, warning) = subject.choose()?;

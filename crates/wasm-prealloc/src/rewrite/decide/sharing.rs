@@ -28,12 +28,12 @@ pub(super) enum Reach {
     Imported,
 }
 
-/// The facts about a memory that depend on who can reach it.
+/// The facts about a memory that depend on the code that can reach it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Access<'m> {
     /// The declaration whose limits hold.
     pub(super) definition: &'m Memory,
-    /// The module of that declaration, where it is another than the memory's own.
+    /// The module of that declaration; `None` for the memory's own module.
     pub(super) definer: Option<&'m ModuleInfo<'m>>,
     pub(super) reach: Reach,
     /// True if other modules may grow the memory and count its growth.
@@ -56,7 +56,7 @@ pub(super) enum Sharing<'m> {
     },
 }
 
-/// A group of memories of core modules that are one memory in some instance.
+/// The facts about a group of memories that are the same memory in some instance.
 #[derive(Debug)]
 pub(super) enum Group<'m> {
     /// No member is grown or measured.
@@ -103,7 +103,7 @@ impl<'m> Sharing<'m> {
         }
         let groups = wiring.groups().iter();
         let groups = groups.map(|group| match Group::new(group, modules, sites) {
-            // Nothing is counted.
+            // The instructions stay, so no counter is needed.
             Group::Unsupported { .. } if options.growth == Growth::Keep => {
                 Group::Unused { is_exported: false }
             }

@@ -42,7 +42,7 @@ enum Start {
     Chosen,
 }
 
-/// A memory, and the facts and options that decide what becomes of it.
+/// A memory, with the facts and options that the decision about it depends on.
 pub(super) struct Subject<'s, 'm, 'a> {
     pub(super) module: &'m Module<'a>,
     pub(super) memory: &'m Memory,
@@ -209,8 +209,8 @@ impl Subject<'_, '_, '_> {
         !self.memory.memory64 && self.memory.page_log2() == WASM_PAGE_SIZE.ilog2()
     }
 
-    /// The size in pages that the caller says an imported memory has at the start.
-    pub(super) fn told_start(&self) -> Option<u64> {
+    /// The size at the start that the caller gives for an imported memory, in pages.
+    pub(super) fn given_start(&self) -> Option<u64> {
         let is_kept = self.access.reach == Reach::Imported
             && self.options.memory_import == MemoryImportPolicy::Keep;
         match self.options.emulate_from {
