@@ -127,7 +127,7 @@ fn a_pinned_memory_starts_at_its_heap_base() {
 
 #[test]
 fn a_memory_that_the_module_only_measures_reads_as_grown() {
-    let text = r#"(module (memory 1 65536)
+    let text = r#"(module (memory (export "memory") 1 65536)
         (func (export "bytes") (param i32) (result i32) (i32.shl (memory.size) (i32.const 16)))
         (func (export "store") (param i32) (result i32)
           (i32.store8 (local.get 0) (i32.const 1)) (i32.const 0)))"#;

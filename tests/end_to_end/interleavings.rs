@@ -158,6 +158,7 @@ impl<'a> Code<'a> {
                 Operator::I32Add => thread.binary(u32::wrapping_add),
                 Operator::I32Sub => thread.binary(u32::wrapping_sub),
                 Operator::I32GtU => thread.binary(|left, right| u32::from(left > right)),
+                Operator::I32Or => thread.binary(std::ops::BitOr::bitor),
                 Operator::I32Ne => thread.binary(|left, right| u32::from(left != right)),
                 Operator::I32AtomicLoad { memarg } => {
                     assert_eq!((thread.pop(), memarg.offset), (self.address, 0));
