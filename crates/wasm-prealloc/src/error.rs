@@ -173,12 +173,11 @@ pub enum Error {
         least: u64,
     },
 
-    /// An active data segment lies above the memory's declared minimum. The input traps at
-    /// instantiation, and the output would not.
+    /// An active data segment lies above the size that the memory has at instantiation. The input
+    /// traps then, and the output would not.
     #[error(
-        "data segment {segment} reaches up to byte {data_end} of {memory}, which declares a \
-         minimum of {minimum} pages: the module traps at instantiation; link it with a larger \
-         initial memory"
+        "data segment {segment} reaches up to byte {data_end} of {memory}, which has at most {pages} \
+         pages at instantiation: the module traps then; link it with a larger initial memory"
     )]
     DataAboveMinimum {
         /// The memory.
@@ -187,8 +186,9 @@ pub enum Error {
         segment: u32,
         /// The first byte after the segment.
         data_end: u64,
-        /// The declared minimum, in the memory's own pages.
-        minimum: u64,
+        /// The most pages that the memory has at instantiation: the declared minimum, or the maximum
+        /// of an import of a core module. In the memory's own pages.
+        pages: u64,
     },
 
     /// The requested start of growth is below the declared minimum. An allocator would hand out

@@ -7,12 +7,12 @@ use std::fmt::Write as _;
 use std::ops::Range;
 
 use wasm_prealloc::{
-    Analysis, CodeOffsets, EmulateFrom, Growth, GrowthHandling, Options, Rewritten, Validate,
-    Warning, inspect, rewrite, rewrite_into, verify,
+    Analysis, CodeOffsets, EmulateFrom, Error, Growth, GrowthHandling, Options, Rewritten,
+    Validate, Warning, inspect, rewrite, rewrite_into, verify,
 };
 use wasmparser::{Parser, Payload, Validator, WasmFeatures};
 
-/// The default options, but for what `set` changes.
+/// The default options, except for those that `set` changes.
 fn options(set: impl FnOnce(&mut Options)) -> Options {
     let mut options = Options::default();
     set(&mut options);
@@ -342,6 +342,20 @@ fn emulation_starts_at_the_requested_page() {
         assert_eq!(growth, format!("emulated from page {pages} up to 65536"));
         assert_eq!(report.warnings, []);
     }
+}
+
+/// The embedder cannot provide more pages than the maximum of an import.
+#[test]
+fn data_above_the_maximum_of_an_import_is_refused() {
+    let module = wat::parse_str(
+        r#"(module (import "env" "memory" (memory 1 2)) (data (i32.const 131072) "above"))"#,
+    );
+    let error = rewrite(&module.unwrap(), &Options::default()).unwrap_err();
+    assert!(
+        matches!(error, Error::DataAboveMinimum { pages: 2, .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains("at most 2 pages"), "{error}");
 }
 
 /// The offset at which a module that is not validated is malformed.

@@ -30,7 +30,7 @@ use report::{Report, Rewritten};
 /// # Errors
 /// Returns an error if the input is not a valid module or component, if the start of its growth is
 /// unknown ([`Error::ImportedMemoryGrows`], [`Error::ImportedStartUnknown`]), if its data does not
-/// fit into the declared minimum ([`Error::DataAboveMinimum`]), if its shape is unsupported
+/// fit into the memory at instantiation ([`Error::DataAboveMinimum`]), if its shape is unsupported
 /// ([`Error::Unsupported`]), or if the options do not fit it.
 ///
 /// ```

@@ -153,7 +153,7 @@ pub(super) fn check_data(
                         memory: memory.id,
                         segment: index,
                         data_end: u64::try_from(end).unwrap_or(u64::MAX),
-                        minimum: pages,
+                        pages,
                     });
                 }
             }
