@@ -13,7 +13,8 @@ use crate::input::{Input, Limit, Module, special_kind};
 /// The extensions of modules below a folder.
 const EXTENSIONS: [&str; 2] = ["wasm", "wat"];
 
-/// All modules, in the order of the command line, and what has a module's name but is not read.
+/// All modules, in the order of the command line, and the special files in folders that have the name
+/// of a module.
 #[derive(Debug, Default)]
 pub(crate) struct Items {
     pub(crate) modules: Vec<Item>,
@@ -74,7 +75,7 @@ impl Items {
     fn add_folder(&mut self, input: &Input, folder: &Path) {
         let mut found = walk(folder);
         if found.is_empty() {
-            let refusal = "this folder has no *.wasm and no *.wat, nor does any folder below it";
+            let refusal = "neither this folder nor any folder below it has a *.wasm or *.wat file";
             found.push((folder.to_owned(), Found::Refused(refusal.to_owned())));
         }
         found.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -108,7 +109,7 @@ impl Items {
     }
 }
 
-/// An entry of a folder that matters.
+/// A module in a folder, or the reason for which a folder or file is not read.
 enum Found {
     Module,
     /// A folder that cannot be listed, and the reason.
@@ -155,8 +156,8 @@ fn walk(folder: &Path) -> Vec<(PathBuf, Found)> {
     found
 }
 
-/// Returns the device and the number of a folder. They are read in one step, and a path without
-/// symbolic links in one for each of its parts.
+/// Returns the device and the number of a folder. That takes one system call. Resolving the symbolic
+/// links of a path would take one for each of its parts.
 #[cfg(unix)]
 fn identity(folder: &Path) -> io::Result<(u64, u64)> {
     use std::os::unix::fs::MetadataExt as _;

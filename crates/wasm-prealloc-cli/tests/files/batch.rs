@@ -43,7 +43,7 @@ fn a_folder_without_modules_is_an_error_and_the_other_inputs_are_rewritten() {
     folder.write("empty/README.md", "");
     folder.fails(
         "rewrite empty a.wat --out-dir made",
-        "empty: this folder has no *.wasm and no *.wat",
+        "empty: neither this folder nor any folder below it has a *.wasm or *.wat file",
     );
     folder.assert_pinned(&["made/a.wasm"]);
 }
@@ -181,7 +181,7 @@ fn no_input_is_replaced_before_it_is_read() {
     folder.assert_pinned(&["x/a.wasm"]);
 }
 
-/// Two names of one file are two inputs, and each gets an output of its own.
+/// Two names of one file are two inputs, and each has its own output.
 #[test]
 fn hard_links_are_separate_inputs() {
     let folder = Folder::with(&["a.wasm"], growing());
