@@ -11,7 +11,7 @@ use wasmparser::{FunctionBody, Operator, Parser, Payload};
 const START: u32 = 2;
 const CAP: u32 = 7;
 
-/// How the engine executes the compare-exchange.
+/// The way in which the engine executes the compare-exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Exchange {
     Atomic,

@@ -1,5 +1,5 @@
-//! What refers to code by its position, in every way in which a rewrite moves code: line tables, and
-//! the stack traces of wasmtime and of Node.
+//! References to code by its position, in every way in which a rewrite moves code: line tables, and the
+//! stack traces of wasmtime and of Node.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;

@@ -106,7 +106,7 @@ fn source_map_of(wasm: &[u8]) -> String {
         if offset as usize >= wasm.len() {
             continue;
         }
-        // Of several rows at an address, the last holds.
+        // Of several rows at an address, the last one applies.
         tokens.pop_if(|token| token.get_dst_col() == offset);
         tokens.push(match row.place {
             None => Token::new(0, offset, 0, 0, None, None),

@@ -29,7 +29,7 @@ struct Document<'a, R> {
     exit: u8,
     modules: Vec<Outcome<R>>,
     skipped: &'a [Skipped],
-    /// An error of the whole command, which is printed in a document of its own.
+    /// Always `None`: an error of the whole command is printed in a separate document.
     error: Option<Failure>,
 }
 
@@ -135,8 +135,8 @@ fn for_each<R: Send>(
                     let _ = sender.send((index, work(index)));
                 }
             };
-            // The system may refuse a thread. The threads that run already do the work, or else this
-            // one.
+            // The system may refuse to start a thread. The other threads do its work, or this thread
+            // if there is no other.
             let spawned = thread::Builder::new().spawn_scoped(scope, job_work.clone());
             if spawned.is_err() {
                 if job == 0 {

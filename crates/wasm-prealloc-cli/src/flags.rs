@@ -1,5 +1,5 @@
-//! The flags that follow the remedies of the library. Errors, warnings and violations of the library
-//! name its API, and those of the command name flags.
+//! The remedies of the library in terms of flags. Errors, warnings and violations of the library name
+//! its API, and this file replaces these names by flags.
 
 use wasm_prealloc::{Error, MemoryId, Setting, Violation, Warning};
 
@@ -22,8 +22,8 @@ pub(crate) fn warning(warning: &Warning) -> String {
     }
 }
 
-/// Returns a violation as a command prints it that expects these sizes. A rewrite that leaves them
-/// out would pin the memories at other sizes.
+/// Returns a violation with the flags of `rewrite` that give the expected sizes. Without these flags,
+/// `rewrite` would pin the memories at other sizes.
 pub(crate) fn violation(violation: &Violation, expected: &Pages) -> String {
     let problem = violation.problem();
     let rewrite = |setting: &Setting| match setting {

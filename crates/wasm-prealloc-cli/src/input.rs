@@ -14,8 +14,8 @@ use crate::io::{STANDARD_STREAM, exact_name, shown_name};
 /// The largest module that the WebAssembly JavaScript interface allows an engine to accept.
 const DEFAULT_MAX_INPUT: u64 = 1 << 30;
 
-/// Bytes that are read before the format is known. Another format is not read any further, so that a
-/// device that never ends costs no memory.
+/// The number of bytes that are read to detect the format. An unsupported format is not read further,
+/// so that a device that never ends needs no memory.
 const FIRST_BYTES: u64 = 4096;
 
 /// The parser of the text format takes 12 to 64 bytes of memory for each byte of text, so each counts
@@ -76,8 +76,8 @@ impl Input {
         exact_name(self.path()?)
     }
 
-    /// Reads a module. Text is converted to binary and gzip is unpacked. Of any other format only the
-    /// first bytes are returned, for which the library has a description.
+    /// Reads a module. Text is converted to binary and gzip is unpacked. For any other format, returns
+    /// only the first bytes, from which the library describes the format.
     pub(crate) fn read(&self, limit: Limit) -> Result<Module> {
         let mut bytes = self.read_bytes(limit).with_context(|| self.name())?;
         let mut form = None;
@@ -105,7 +105,7 @@ impl Input {
         Ok(Module { wasm, form })
     }
 
-    /// Reads a text that is no module.
+    /// Reads a text file that is not a module.
     pub(crate) fn read_text(&self, limit: Limit) -> Result<String> {
         let (from, _) = self.open()?;
         let mut text = Vec::new();
@@ -181,7 +181,7 @@ fn unpack(packed: &[u8], limit: Limit) -> Result<Vec<u8>> {
 
 const SOCKET: &str = "a socket";
 
-/// Names a kind of file that is neither a regular file nor a folder, nor a link to one.
+/// Names the kind of a special file. Returns `None` for a regular file, a folder and a symbolic link.
 pub(crate) fn special_kind(kind: FileType) -> Option<&'static str> {
     #[cfg(unix)]
     {

@@ -1,5 +1,5 @@
-//! What all subcommands share: the flags for many inputs, outputs, names of files, and the words for
-//! sizes. `input` reads an input, and `folder` lists the contents of folders.
+//! Shared parts of all subcommands: the flags for many inputs, outputs, names of files, and the words
+//! for sizes. `input` reads an input, and `folder` lists the contents of folders.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -151,8 +151,8 @@ pub(crate) fn check_length(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Returns a path as text. Bytes that are not UTF-8 are replaced, and a path that is longer than any
-/// path can be is cut.
+/// Returns a path as text. Bytes that are not UTF-8 are replaced, and a path that is longer than
+/// [`MOST_SHOWN`] is cut.
 pub(crate) fn shown_name(path: &Path) -> String {
     let text = path.to_string_lossy();
     match text.len() > MOST_SHOWN {

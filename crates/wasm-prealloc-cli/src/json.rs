@@ -14,10 +14,11 @@ use crate::{exit, flags};
 /// when a field is added.
 pub(crate) const SCHEMA: u32 = 1;
 
-/// The kind of an error that has no kind of its own.
+/// The kind of all errors without a more specific kind.
 const REFUSED: &str = "refused";
 
-/// The document of a command that did not start: its command line is wrong, or its outputs are.
+/// The document of a command that did not start: its command line is wrong, or its output folder cannot
+/// be created.
 #[derive(Debug, Serialize)]
 struct UsageError<'a> {
     schema: u32,
@@ -75,7 +76,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// Describes an error. One of the library names flags.
+    /// Describes an error. The remedy of an error of the library names flags.
     pub(crate) fn new(error: &anyhow::Error) -> Self {
         let library = error
             .chain()

@@ -1,5 +1,5 @@
-//! What `run` and `preflight` share: the progress bar for the commit of memory, and the flags that
-//! errors about memory lead to.
+//! Shared parts of `run` and `preflight`: the progress bar for the commit of memory, and the flags in
+//! errors about memory.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ pub(crate) fn with_progress_bar(builder: MemoryPoolBuilder) -> MemoryPoolBuilder
     })
 }
 
-/// Names flags where the library names its API, in an error whose remedy is a choice of this program.
+/// Names flags where the library names its API, in errors whose remedy is an option of this program.
 pub(crate) fn with_flags(error: Error) -> anyhow::Error {
     let (advice, flags) = match &error {
         Error::NoHugePages { .. } => ("Backing::Auto", "`--backing auto`".to_owned()),

@@ -46,7 +46,8 @@ pub(crate) struct Moved {
 }
 
 impl Flags {
-    /// Returns what the flags ask for. Refuses whatever would lose a file or a stream.
+    /// Returns the job that the flags describe. Refuses outputs that would replace an input or mix two
+    /// streams.
     pub(crate) fn job(
         &self,
         items: &[Item],
@@ -181,7 +182,7 @@ fn follow(json: &str, map: &OffsetMap, bytes: usize) -> Result<(String, usize, u
     }
     let moved = tokens.len();
     let dropped = parts.tokens.len() - moved;
-    // A mapping holds up to the next one. Code that was added has no source.
+    // A mapping applies up to the next one. Code that was added has no source.
     if let Some(first) = tokens.iter().map(Token::get_dst_col).min() {
         let added = map.added_code().iter().map(|code| code.start);
         for start in added.filter(|start| *start > u64::from(first)) {
@@ -211,7 +212,7 @@ fn at(token: &Token, offset: u32) -> Token {
 mod tests {
     use super::*;
 
-    /// A module of which the code moves, and the map of its offsets.
+    /// A module whose code moves, and the map of its offsets.
     fn rewritten() -> (Vec<u8>, OffsetMap) {
         let module = wat::parse_str("(module (memory 1 9) (func unreachable) (func))").unwrap();
         let map = wasm_prealloc::rewrite(&module, &wasm_prealloc::Options::default());
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_moved_is_refused_by_name() {
+    fn unsupported_source_maps_are_refused_with_the_reason() {
         let (module, map) = rewritten();
         let refusal = |json: &str| format!("{:#}", follow(json, &map, module.len()).unwrap_err());
         let lines = r#"{"version":3,"sources":["a"],"mappings":"AAAA;AAAA"}"#;

@@ -147,7 +147,7 @@ fn throw_and_catch(form: u8, delta: i32, results: u32, code: &mut InstructionSin
     code.memory_size(0).i32_const(1).i32_and();
     code.if_(BlockType::Empty).throw(TAG).end();
     match form {
-        // An inner block that hands its exceptions to the outer one.
+        // An inner block that passes its exceptions to the outer one.
         1 => {
             code.delegate(0);
         }

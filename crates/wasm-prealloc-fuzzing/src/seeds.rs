@@ -37,7 +37,7 @@ pub fn generate_linked(seed: u64) -> Option<Linked> {
 /// Generates the module with legacy exceptions of a seed, and rewrites it.
 ///
 /// # Errors
-/// The rewriter refuses the module, and the generator has not made a reason for that.
+/// The rewriter refuses the module for a reason that the generator does not produce.
 pub fn generate_legacy(seed: u64) -> anyhow::Result<Option<Pair>> {
     let bytes = bytes_of_seed(seed);
     legacy::pair(&mut Unstructured::new(&bytes))

@@ -1,4 +1,4 @@
-//! Components whose core modules share memories: where the growth is counted, and what is refused.
+//! Components whose core modules share memories: the place of the counter, and the refusals.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -34,7 +34,7 @@ fn growth(content: &str) -> String {
     described.collect::<Vec<_>>().join(", ")
 }
 
-/// The text of a refusal. If it names a way out among the options, the way is tried.
+/// The text of a refusal. If its remedy names an option, the remedy is tried.
 fn refusal(content: &str) -> String {
     let wasm = component(content);
     let error = rewrite(&wasm, &Options::default()).unwrap_err();
@@ -109,7 +109,7 @@ fn modules_that_grow_and_measure_one_memory_count_in_it() {
 }
 
 #[test]
-fn a_size_that_nothing_changes_is_that_of_the_definition() {
+fn a_size_that_no_code_changes_is_the_minimum_of_the_definition() {
     let content = r#"
         (core module $env (memory (export "memory") 7))
         (core module $measuring

@@ -1,5 +1,5 @@
-//! Shows that hints in `metadata.code.*` sections follow the code they are about, and that those
-//! that cannot are reported.
+//! Shows that hints in `metadata.code.*` sections follow the code that they are about, and that hints
+//! without such code are reported.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -99,8 +99,8 @@ fn branch_hints(wasm: &[u8]) -> Vec<Hint> {
     hints.into_iter().map(describe).collect()
 }
 
-/// Checks that a rewrite keeps the branch hints, those of each function that is listed with the
-/// index of its copy.
+/// Checks that a rewrite keeps the branch hints. `copies` lists functions with the index of their copy,
+/// which has the hints of the function afterwards.
 #[track_caller]
 fn hints_follow(before: &[u8], copies: &[(u32, u32)]) -> CodeOffsets {
     let mut after = rewritten(before);
@@ -181,7 +181,7 @@ fn with_section(name: &str, content: &[u8], functions: &str) -> Vec<u8> {
     module(200, &[functions, &section].concat())
 }
 
-/// The contents of the `metadata.code.*` sections of a module, but for branch hints.
+/// The contents of the `metadata.code.*` sections of a module, except for branch hints.
 fn sections(wasm: &[u8]) -> Vec<Vec<u8>> {
     let payloads = Parser::new(0).parse_all(wasm);
     let sections = payloads.filter_map(|payload| match payload.unwrap() {

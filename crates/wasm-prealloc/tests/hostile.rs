@@ -16,7 +16,7 @@ use wasm_prealloc::{
 };
 use wasmparser::{Validator, WasmFeatures};
 
-/// The default options, but for what `set` changes.
+/// The default options, except for those that `set` changes.
 fn options(set: impl FnOnce(&mut Options)) -> Options {
     let mut options = Options::default();
     set(&mut options);
@@ -117,7 +117,7 @@ fn one_function(body: Vec<u8>) -> Vec<u8> {
     .module()
 }
 
-/// Rewrites a module, and validates the result. Nothing is left to a second rewrite.
+/// Rewrites a module, and validates the result. A second rewrite must not change it.
 fn rewritten(module: &[u8]) -> Vec<u8> {
     let rewritten = rewrite(module, &Options::default()).unwrap();
     Validator::new_with_features(WasmFeatures::all())
@@ -217,7 +217,7 @@ fn nested(depth: usize) -> Vec<u8> {
 }
 
 #[test]
-fn deep_components_are_rewritten_or_refused_and_overflow_no_stack() {
+fn deep_components_do_not_overflow_the_stack() {
     // Validation counts modules and components, and accepts 1,000.
     let deep = nested(998);
     let small_stack = std::thread::Builder::new().stack_size(256 << 10);
@@ -311,7 +311,7 @@ fn additions_beyond_a_limit_are_refused_by_name() {
         ..Parts::default()
     };
     is_limited(&globals.module(), &default, &Limit::Globals, &keep);
-    // The module's type has an item of its own, and the sum must be below the limit.
+    // The module's type counts as an item too, and the sum must be below the limit.
     let exports = Parts {
         exports: MAX - 2,
         ..Parts::default()
@@ -325,7 +325,7 @@ fn additions_beyond_a_limit_are_refused_by_name() {
         &Limit::ExportName,
         &default,
     );
-    // A module whose functions are one too many is invalid, whatever is validated.
+    // A module with one function too many is invalid, also if only changed parts are validated.
     let functions = Parts {
         bodies: &[(grow, 1), (body([]), MAX)],
         ..Parts::default()
@@ -375,7 +375,7 @@ fn a_shared_function_that_grows_a_memory_is_refused_by_name() {
 }
 
 #[test]
-fn proposals_are_allowed_by_their_set() {
+fn unstable_proposals_need_all_features() {
     let paged = "(module (memory 1 1 (pagesize 1)))";
     let legacy = "(module (memory 1 9) (func try catch_all end))";
     let invalid = "(module (memory 1 9 (pagesize 1)) (func i32.const 0))";

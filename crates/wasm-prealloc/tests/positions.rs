@@ -249,7 +249,7 @@ fn offsets_that_the_output_lacks_map_to_nothing() {
 }
 
 #[test]
-fn a_module_that_stays_maps_to_itself() {
+fn an_unchanged_module_maps_to_itself() {
     let before = wat::parse_str("(module (memory 65536 65536) (func unreachable))").unwrap();
     let rewritten = rewrite(&before, &Options::default()).unwrap();
     let last = before.len() as u64 - 1;

@@ -9,7 +9,7 @@ use crate::harness::Folder;
 /// Values for a number or a name that the user must know.
 const CHOICES: &[&str] = &["1", "3", "20", "other-name"];
 
-/// The most advice that is followed one after another.
+/// The most messages whose advice is followed one after another.
 const MOST_STEPS: usize = 3;
 
 fn cases() -> PathBuf {
@@ -17,7 +17,7 @@ fn cases() -> PathBuf {
 }
 
 /// Returns the alternatives of a message: flags with their values, each in backticks. Flags that
-/// belong together are joined by "with". `LEAVE OUT` stands for a flag that is to be left out.
+/// belong together are joined by "with". The value `LEAVE OUT` removes a flag.
 fn alternatives(message: &str) -> Vec<Vec<Vec<String>>> {
     let mut alternatives: Vec<Vec<Vec<String>>> = Vec::new();
     let parts: Vec<&str> = message.split('`').collect();

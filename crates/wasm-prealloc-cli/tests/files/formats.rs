@@ -1,4 +1,4 @@
-//! Files that are no module: each is named, and the advice in its message leads to the module.
+//! Files that are no module: the error names the format, and its advice leads to a module.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};

@@ -1,4 +1,4 @@
-//! Source maps that follow a module: what is written, and what is refused.
+//! Source maps that follow a module: their contents, and the refusals.
 
 use crate::harness::{Folder, GROWING, growing};
 

@@ -1,4 +1,5 @@
-//! Pipes, sockets, devices and unreadable folders: nothing waits forever, and memory is bounded.
+//! Pipes, sockets, devices and unreadable folders: the command does not wait forever, and its memory is
+//! bounded.
 
 #![cfg(unix)]
 
@@ -19,7 +20,7 @@ fn make_pipe(folder: &Folder, name: &str) {
 }
 
 #[test]
-fn a_folder_skips_pipes_and_sockets_and_says_so() {
+fn special_files_in_a_folder_are_skipped_with_a_warning() {
     let folder = Folder::with(&["in/a.wat"], GROWING);
     make_pipe(&folder, "in/b.wasm");
     let _listener = UnixListener::bind(folder.path("in/c.wasm")).unwrap();
@@ -183,7 +184,7 @@ fn an_unreadable_folder_is_reported_and_the_others_are_read() {
 }
 
 #[test]
-fn a_link_to_itself_is_an_error_of_its_own() {
+fn a_link_to_itself_is_an_error_and_other_files_are_read() {
     let folder = Folder::with(&["in/a.wat"], GROWING);
     symlink("loop.wasm", folder.path("in/loop.wasm")).unwrap();
     let output = folder.fails(

@@ -139,7 +139,7 @@ fn help_and_version_are_text_also_with_json() {
 
 /// An argument of the module is not one of the command.
 #[test]
-fn arguments_after_the_module_are_its_own() {
+fn arguments_after_the_module_are_passed_to_it() {
     let folder = Folder::with(&["a.wat"], "(module (func (export \"_start\")))");
     let output = folder.run("run a.wat -- --json");
     assert!(output.stdout.is_empty());

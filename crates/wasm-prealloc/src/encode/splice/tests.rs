@@ -75,7 +75,7 @@ fn edits_are_sorted_and_insertions_at_one_offset_keep_their_order() {
 }
 
 #[test]
-fn a_copy_has_the_edits_of_its_content_and_is_where_offsets_lead() {
+fn a_copy_has_the_edits_of_its_content_and_offsets_map_into_it() {
     let input = *b"\x06abcdef";
     let mut copy = Patch::new(2..5);
     copy.replace(3..4, b"CC");

@@ -194,7 +194,7 @@ impl Generator {
         }
     }
 
-    /// Instantiates the components that are not, so that most inputs have no other.
+    /// Instantiates the components without an instance, so that most inputs have none of them.
     fn instantiate_rest(&mut self, terms: &mut Vec<Term>) {
         let used: HashSet<_> = terms.iter().filter_map(Term::used).collect();
         let idle = terms.iter().filter_map(|term| match term {
@@ -238,7 +238,7 @@ impl Generator {
         Term::Module(name, module)
     }
 
-    /// Writes an entry of a random kind; `None` if its parts are not there.
+    /// Writes an entry of a random kind; `None` if there are no names for its parts.
     fn term(&mut self) -> Option<Term> {
         match self.random.usize(0..11) {
             0 => {

@@ -12,8 +12,8 @@ fn error(content: &str) -> String {
     read(&wasm).unwrap_err().to_string()
 }
 
-/// Components of which each instantiates the one before twice, with different arguments if there is
-/// a parameter.
+/// Components that each instantiate the previous one twice, with different arguments if there is a
+/// parameter.
 fn doubling(levels: usize, has_parameter: bool) -> String {
     let instances = r#"
         (core instance $e (instantiate $env))
@@ -88,7 +88,7 @@ fn a_component_that_instantiates_itself_is_an_error() {
 }
 
 #[test]
-fn what_is_not_there_is_an_error() {
+fn unknown_items_are_errors() {
     let cases = [
         ("(core instance (instantiate 5))", "unknown core module 5"),
         ("(instance (instantiate 5))", "unknown component 5"),

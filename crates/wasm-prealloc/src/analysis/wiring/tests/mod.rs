@@ -73,7 +73,7 @@ fn an_import_is_linked_to_an_export() {
 }
 
 #[test]
-fn an_unrelated_memory_is_a_group_of_its_own() {
+fn an_unrelated_memory_has_its_own_group() {
     let content = r#"
         (core module $other (memory 1))
         (core instance $e (instantiate $env))
@@ -279,7 +279,7 @@ fn imports_and_exports_add_to_the_index_spaces() {
 }
 
 #[test]
-fn an_importer_without_an_instance_is_named() {
+fn an_importer_without_an_instance_is_reported() {
     assert_eq!(wiring(ENV_AND_LIBC), "=0.0; 1.0 idle");
     let exported = format!("{ENV_AND_LIBC} (export \"libc\" (core module $libc))");
     assert_eq!(wiring(&exported), "=0.0; 1.0 exported");
