@@ -15,7 +15,7 @@ use wasm_prealloc_tests::{install_packages, memory_lock, repository};
 /// The heap that the programs allocate, in blocks of 1 MiB.
 const BLOCKS: u64 = 500;
 
-/// The home of the counter of a program's memory.
+/// The place of the counter of a program's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Home {
     Global,
@@ -74,7 +74,8 @@ fn output_folder(name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Starts a program, and returns what it prints. The inner error says that there is no such program.
+/// Starts a program, and returns what it prints. The inner error means that the program is not
+/// installed.
 fn output(command: &mut Command, input: &str) -> Outcome<Output> {
     let child = command
         .stdin(Stdio::piped())

@@ -255,7 +255,7 @@ fn access_last_byte(
         code.global_get(results);
     }
     code.memory_size(memory);
-    // The product of a full memory wraps to 0, and the difference is the last address all the same.
+    // The product of a full memory wraps to 0, and the difference is the last address also then.
     match ty.memory64 {
         true => code
             .i64_const(page_log2.into())

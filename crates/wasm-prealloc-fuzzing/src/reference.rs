@@ -1,5 +1,5 @@
-//! The contract of a rewrite, restated as limits: which sizes a rewritten module must see. It is
-//! written from the documentation, and not from the rewriter's code.
+//! The contract of a rewrite as limits: the sizes that a rewritten module must see. It follows the
+//! documentation and not the rewriter's code.
 
 use wasm_prealloc::{EmulateFrom, Growth, MemoryImportPolicy, Options, WASM_PAGE_SIZE};
 use wasmparser::MemoryType;

@@ -381,8 +381,8 @@ pub(crate) const FNV_PRIME: u64 = 0x100_0000_01b3;
 const READERS_TEXT: [(&str, &str); 2] =
     [("0 65536", "i32.wrap_i64"), ("i64 0 281474976710656", "")];
 
-/// Compiles a module that hashes a range of bytes whose length is a multiple of 8, and unites their
-/// bits.
+/// Compiles a module that hashes a range of bytes whose length is a multiple of 8, and combines their
+/// bits with `or`.
 fn reader((limits, address): (&str, &str)) -> Module {
     let text = format!(
         r#"(module

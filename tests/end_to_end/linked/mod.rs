@@ -1,6 +1,6 @@
-//! Random components whose core modules grow, measure, read and write memories that they share. The core
-//! modules are linked in an engine as a plain evaluation of the component says, before and after the
-//! rewrite of the component, and give the same results.
+//! Random components whose core modules grow, measure, read and write memories that they share. A plain
+//! evaluation of the component links the core modules in an engine, before and after the rewrite of the
+//! component. Both give the same results.
 
 mod generate;
 

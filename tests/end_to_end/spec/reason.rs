@@ -113,7 +113,7 @@ impl Difference<'_> {
         else {
             return self.unexplained("");
         };
-        // A refused module does not even write to the tables that it imports.
+        // A refused module is not instantiated, so the tables that it imports stay unchanged.
         if let Some((line, divergence @ Divergence::Refused)) =
             divergences.affecting(&self.before.reach)
         {

@@ -206,7 +206,7 @@ pub(super) fn measure(rounds: usize) -> Result<Vec<MeasuredShape>> {
         .iter()
         .map(|shape| measure_shape(shape, &path, rounds));
     let measured = measured.collect();
-    // A file that was never written is no reason to fail.
+    // The file is missing if the first measurement failed. That error is returned.
     let _ = std::fs::remove_file(&path);
     measured
 }

@@ -22,7 +22,8 @@ use crate::error::Error;
 /// need one.
 const STEPS_PER_OPERATION: usize = 8;
 
-/// The number of steps that any evaluation may take.
+/// The number of steps that any evaluation may take, so that a small component can have many
+/// instances.
 const LEAST_STEPS: usize = 100_000;
 
 /// An evaluation of the components of an input.
