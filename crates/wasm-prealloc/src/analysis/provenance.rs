@@ -113,13 +113,18 @@ impl Provenance {
             }
     }
 
-    /// Records the limits that a memory declares now and the handling of its growth, unless an
-    /// earlier rewrite has recorded them already.
+    /// Records the limits that a memory declares now and the handling of its growth. What an earlier
+    /// rewrite has recorded stays, unless instructions that it kept are replaced now.
     pub(crate) fn record(&mut self, memory: u32, declared: Declared, growth: &GrowthHandling) {
-        self.memories.entry(memory).or_insert_with(|| Record {
+        let record = self.memories.entry(memory).or_insert_with(|| Record {
             declared,
             growth: Some(growth.clone()),
         });
+        if let Some(recorded) = &mut record.growth
+            && !recorded.changes_code()
+        {
+            recorded.clone_from(growth);
+        }
     }
 
     /// The number of bytes by which the content of the code section moved within the module.
