@@ -249,7 +249,7 @@ fn refused(error: Error, memories: &Memories, options: &Options, stats: &mut Sta
             _ => false,
         },
         "start-above-cap" => matches!(options.emulate_from, EmulateFrom::Pages(_)),
-        "no-room-for-counter" => any(&|m| m.ty.initial + 1 > own_pages(&m.ty, options.pages)),
+        "no-room-for-counter" => any(&|m| cap(&m.ty, options.pages, true) < m.ty.initial),
         "no-natural-minimum" => any(&|m| m.ty.maximum == Some(m.ty.initial)),
         "pages-out-of-range" => any(&|m| m.ty.page_size_log2.is_some()),
         // An imported memory of threads cannot be defined.

@@ -361,6 +361,9 @@ fn refused(error: &Error, linked: &Linked, stats: &mut Stats) -> Result<()> {
         "start-above-cap" => memories
             .iter()
             .any(|m| cap(&m.ty, linked.pages, true) < linked.start),
+        "no-room-for-counter" => memories
+            .iter()
+            .any(|m| cap(&m.ty, linked.pages, true) < m.ty.initial),
         "pages-out-of-range" => memories.iter().any(|m| m.ty.page_size_log2.is_some()),
         _ => false,
     };

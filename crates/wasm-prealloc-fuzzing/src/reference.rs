@@ -51,7 +51,10 @@ pub(crate) fn limits(
     };
     let as_declared = Some(*ty);
     let emulated = || {
+        let keep = options.memory_import == MemoryImportPolicy::Keep;
+        let is_pinned = ty.maximum == Some(ty.initial);
         let from = match options.emulate_from {
+            EmulateFrom::Pages(_) if keep && is_private(memory) && !is_pinned => ty.initial,
             EmulateFrom::Pages(pages) => pages,
             EmulateFrom::HeapBase => {
                 let page = 1 << ty.page_size_log2.unwrap_or(16);

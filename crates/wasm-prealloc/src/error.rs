@@ -111,6 +111,21 @@ pub enum Error {
         memory: MemoryId,
     },
 
+    /// A size was requested for a memory of a component that is linked to one with another size.
+    #[error(
+        "{memory} is linked to {definition}, which gets {pages} pages of 64 KiB, and cannot have \
+         another size{}",
+        self.advice()
+    )]
+    LinkedMemoryPages {
+        /// The memory.
+        memory: MemoryId,
+        /// The memory that gives the size.
+        definition: MemoryId,
+        /// Its size, in pages of 64 KiB.
+        pages: u64,
+    },
+
     /// Emulation was requested, but the memory is pinned already, and its natural minimum is
     /// unknown.
     #[error(
@@ -207,10 +222,11 @@ pub enum Error {
         minimum: u64,
     },
 
-    /// An earlier rewrite pinned the memory at another size, and added code that depends on it.
+    /// An earlier rewrite pinned the memory at another size, or counts its growth in another place,
+    /// and added code that depends on it.
     #[error(
-        "{memory} was rewritten to {pages} pages before, and the module has code for that size: \
-         rewrite the original module instead"
+        "{memory} was rewritten to {pages} pages with other options before, and the module has code \
+         for them: rewrite the original module instead"
     )]
     AlreadyRewritten {
         /// The memory.
@@ -252,6 +268,8 @@ pub enum Error {
         from: u64,
         /// The cap of growth, in the memory's own pages.
         cap: u64,
+        /// The lowest start that is allowed, in the memory's own pages.
+        least: u64,
     },
 
     /// The start of growth is below the end of the module's data. An allocator would hand out memory
@@ -288,6 +306,7 @@ impl Error {
             Self::PagesOutOfRange { .. } => "pages-out-of-range",
             Self::MinimumExceedsTarget { .. } => "minimum-exceeds-target",
             Self::NoSuchMemory { .. } => "no-such-memory",
+            Self::LinkedMemoryPages { .. } => "linked-memory-pages",
             Self::NoNaturalMinimum { .. } => "no-natural-minimum",
             Self::ImportedMemoryGrows { .. } => "imported-memory-grows",
             Self::ImportedStartUnknown { .. } => "imported-start-unknown",
@@ -332,6 +351,7 @@ impl Error {
             | Self::OutputInvalid { .. }
             | Self::PagesOutOfRange { .. }
             | Self::NoSuchMemory { .. }
+            | Self::LinkedMemoryPages { .. }
             | Self::NoNaturalMinimum { .. }
             | Self::ExportExists { .. }
             | Self::NoRoomForCounter { .. }
@@ -404,6 +424,18 @@ pub enum Unsupported {
     DefineShared {
         /// The memory.
         memory: MemoryId,
+    },
+    /// An imported memory that the module is to define and export, and another one that gets the same
+    /// name.
+    #[error("defining {memory} and another memory, both exported as `{name}`")]
+    DefineSameName {
+        /// The memory.
+        memory: MemoryId,
+        /// The name of both exports.
+        name: String,
+        /// True if the name is [`Options::memory_import_name`](crate::Options::memory_import_name);
+        /// false if it is the field name of both imports.
+        is_chosen: bool,
     },
     /// An object file, which a linker reads: its code refers to symbols by their offsets.
     #[error("object files: this one has a section `{section}`")]

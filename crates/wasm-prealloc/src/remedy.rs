@@ -199,12 +199,16 @@ impl Error {
             Self::NoRoomForCounter { memory, least, .. } => {
                 Remedy::pages(" or more", *memory, Some(*least), &[KEEP_GROWTH])
             }
-            Self::NoSuchMemory { memory } => {
+            Self::NoSuchMemory { memory } | Self::LinkedMemoryPages { memory, .. } => {
                 let of_memory = Setting::Pages {
                     memory: Some(*memory),
                     pages: None,
                 };
                 Remedy::new("leave out {}", [of_memory])
+            }
+            // Linkers place the heap in memory 0.
+            Self::NoNaturalMinimum { memory, .. } if memory.index > 0 => {
+                Remedy::new("choose {} pages", [FROM_PAGES])
             }
             Self::NoNaturalMinimum { .. } => Remedy::new(
                 "choose {} (for allocators that only grow the memory, like Rust's) or {} pages",
@@ -234,6 +238,11 @@ impl Error {
             | Self::StartBelowData { least: pages, .. } => {
                 Remedy::start("choose {} or more", *pages)
             }
+            // Only the cap that the caller gives can be below the lowest start.
+            Self::StartAboveCap { cap, least, .. } if cap < least => Remedy::new(
+                format!("choose {{}} of at least {least} pages"),
+                [Setting::EmulateTo],
+            ),
             Self::StartAboveCap { cap, .. } => Remedy::start("choose {} or less", *cap),
             Self::NoHeapBase => Remedy::new("choose {} pages", [FROM_PAGES]),
             Self::NothingToCommit => Remedy::new("leave out {}", [Setting::ExportCommit]),
@@ -285,7 +294,11 @@ impl Unsupported {
             Self::CompactImport { .. } => {
                 Remedy::plain("link or encode the module without compact imports")
             }
-            Self::DefineShared { .. } => Remedy::new("leave out {}", [DEFINE]),
+            Self::DefineShared { .. }
+            | Self::DefineSameName {
+                is_chosen: false, ..
+            } => Remedy::new("leave out {}", [DEFINE]),
+            Self::DefineSameName { .. } => Remedy::new("leave out {}", [Setting::MemoryImportName]),
             Self::SharedFunction { .. } => Remedy::new("choose {}", [KEEP_GROWTH]),
             Self::RelocatableObject { .. } => Remedy::plain("link it first"),
             Self::CoreModuleType { .. } => {
@@ -310,6 +323,14 @@ impl Warning {
     #[must_use]
     pub fn remedy(&self) -> Option<Remedy> {
         match self {
+            // Linkers place the heap in memory 0.
+            Self::GrowthCanOnlyFail {
+                memory,
+                pinned_before: true,
+                ..
+            } if memory.index > 0 => {
+                Remedy::new("{} gives the page at which growth starts", [FROM_PAGES])
+            }
             Self::GrowthCanOnlyFail {
                 pinned_before: true,
                 ..
@@ -328,6 +349,10 @@ impl Warning {
             Self::StartAssumed { .. } => {
                 Remedy::new("if the embedder provides more, choose {}", [FROM_PAGES])
             }
+            Self::OwnHeapBase { pages, .. } => Remedy::start(
+                "if other modules grow the memory, choose {} for all of them",
+                *pages,
+            ),
             Self::CapAssumed { .. } => Remedy::new(
                 "if the memory has a smaller maximum, choose {}",
                 [Setting::EmulateTo],

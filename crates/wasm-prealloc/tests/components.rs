@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use wasm_prealloc::{Growth, GrowthHandling, MAX_PAGES, Options, rewrite, verify};
+use wasm_prealloc::{
+    EmulateFrom, Growth, GrowthHandling, MAX_PAGES, MemoryId, Options, rewrite, verify,
+};
 
 fn component(content: &str) -> Vec<u8> {
     wat::parse_str(format!("(component {content})")).unwrap()
@@ -177,4 +179,58 @@ fn a_hidden_memory_that_no_code_grows_is_pinned() {
         (export "unused" (core module $unused))
     "#;
     assert_eq!(growth(content), "1: 3..65536");
+}
+
+#[test]
+fn data_of_an_import_may_lie_above_the_import_s_minimum_if_nothing_grows() {
+    let content = r#"
+        (core module $env (memory (export "memory") 17 50))
+        (core module $data (import "env" "memory" (memory 0)) (data (i32.const 8) "data"))
+        (core instance $e (instantiate $env))
+        (core instance (instantiate $data (with "env" (instance $e))))
+    "#;
+    let wasm = component(content);
+    let rewritten = rewrite(&wasm, &Options::default()).unwrap();
+    assert!(verify(&rewritten.wasm, MAX_PAGES).is_ok());
+}
+
+#[test]
+fn linked_memories_have_the_size_of_their_definition() {
+    let content = r#"
+        (core instance $e (instantiate $env))
+        (core instance (instantiate $libc (with "env" (instance $e))))
+    "#;
+    let wasm = component(&format!("{MODULES} {content}"));
+    let definition = MemoryId {
+        module: Some(0),
+        index: 0,
+    };
+    let mut options = Options::default();
+    options.memory_pages.insert(definition, 100);
+    let rewritten = rewrite(&wasm, &options).unwrap();
+    assert!(verify(&rewritten.wasm, 100).is_ok());
+}
+
+#[test]
+fn memories_with_different_heap_bases_do_not_share_one() {
+    let content = r#"
+        (core module $env (memory (export "memory") 50 50)
+            (global (export "__heap_base") i32 (i32.const 70000)))
+        (core module $env2 (memory (export "memory") 50 50)
+            (global (export "__heap_base") i32 (i32.const 700000)))
+        (core module $libc
+            (import "env" "memory" (memory 0))
+            (func (result i32) (memory.grow (i32.const 1))))
+        (core instance $e (instantiate $env))
+        (core instance $e2 (instantiate $env2))
+        (core instance (instantiate $libc (with "env" (instance $e))))
+        (core instance (instantiate $libc (with "env" (instance $e2))))
+    "#;
+    let mut options = Options::default();
+    options.emulate_from = EmulateFrom::HeapBase;
+    let error = rewrite(&component(content), &options).unwrap_err();
+    assert!(
+        error.to_string().contains("different heap bases"),
+        "{error}"
+    );
 }

@@ -63,7 +63,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The size of a memory afterwards, in pages of 64 KiB.
+    /// The size of a memory afterwards, in pages of 64 KiB. A memory that is linked to another in a
+    /// component has the size of its definition.
     pub(crate) fn pages_of(&self, memory: MemoryId) -> u64 {
         self.memory_pages
             .get(&memory)
@@ -109,7 +110,8 @@ pub enum EmulateFrom {
     /// The value of the global `__heap_base`, rounded up to a page. Linkers place the heap in
     /// memory 0; other memories start at their minimum.
     HeapBase,
-    /// This many pages, for every memory.
+    /// This many pages, for every memory. With [`MemoryImportPolicy::Keep`], a core module's memories
+    /// that no other module can reach start at their minimum.
     Pages(u64),
 }
 

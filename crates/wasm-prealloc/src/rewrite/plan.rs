@@ -303,7 +303,7 @@ impl<'m> ModulePlanner<'m, '_> {
 
     /// Turns every imported memory into a defined one. The new definitions come before the others, as
     /// the imports did, so no index changes.
-    fn define_imports(&mut self, name: Option<&str>) -> Result<(), Error> {
+    fn define_imports(&mut self, chosen: Option<&str>) -> Result<(), Error> {
         for mapped in &self.info.memories {
             let memory = &mapped.memory;
             let Some(import) = &memory.import else {
@@ -321,7 +321,14 @@ impl<'m> ModulePlanner<'m, '_> {
                 return refuse(Unsupported::CompactImport { memory: id });
             }
             self.edits.define = true;
-            let name = name.unwrap_or(&import.name);
+            let name = chosen.unwrap_or(&import.name);
+            if self.edits.exports.iter().any(|(other, ..)| other == name) {
+                return refuse(Unsupported::DefineSameName {
+                    memory: id,
+                    name: name.to_owned(),
+                    is_chosen: chosen.is_some(),
+                });
+            }
             // The module may export the imported memory under this name already.
             if self.exports.get(name) != Some(&(ExternalKind::Memory, id.index)) {
                 self.add_export(name, ExportKind::Memory, id.index)?;

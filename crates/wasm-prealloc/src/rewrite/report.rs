@@ -102,6 +102,14 @@ pub enum Warning {
         /// The assumed start of growth, in the memory's own pages.
         pages: u64,
     },
+    /// The growth of a memory that other modules may share starts at the `__heap_base` of this module.
+    /// The other modules need the same start.
+    OwnHeapBase {
+        /// The memory.
+        memory: MemoryId,
+        /// The start of growth, in the memory's own pages.
+        pages: u64,
+    },
     /// The growth of an imported memory ends at the maximum of the import, or at its last page. The
     /// memory that the embedder provides may have a smaller maximum.
     CapAssumed {
@@ -147,6 +155,27 @@ fn of_module(module: &Option<u32>) -> String {
     module.map_or(String::new(), |module| format!(" of core module {module}"))
 }
 
+/// Writes that hints were dropped, or the section if their number is unknown.
+fn describe_dropped(
+    f: &mut fmt::Formatter<'_>,
+    of_module: &str,
+    section: &str,
+    hints: Option<usize>,
+) -> fmt::Result {
+    match hints {
+        Some(hints) => write!(
+            f,
+            "{hints} hints in the section `{section}`{of_module} were not at an instruction, and \
+             were dropped"
+        ),
+        None => write!(
+            f,
+            "the section `{section}`{of_module} was dropped: it has an unknown form, and code that \
+             it may refer to moved"
+        ),
+    }
+}
+
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -171,21 +200,8 @@ impl fmt::Display for Warning {
             Self::HintsDropped {
                 module,
                 section,
-                hints: Some(hints),
-            } => write!(
-                f,
-                "{hints} hints in the section `{section}`{} were not at an instruction, and were \
-                 dropped",
-                of_module(module)
-            ),
-            Self::HintsDropped {
-                module, section, ..
-            } => write!(
-                f,
-                "the section `{section}`{} was dropped: it has an unknown form, and code that it \
-                 may refer to moved",
-                of_module(module)
-            ),
+                hints,
+            } => describe_dropped(f, &of_module(module), section, *hints),
             Self::SourceMapStays { module, url } => write!(
                 f,
                 "the offsets in the source map `{url}`{} are those before the rewrite",
@@ -209,6 +225,12 @@ impl fmt::Display for Warning {
                 "{memory} is shared between threads and imported: its growth starts at the \
                  import's minimum of {pages} pages"
             ),
+            Self::OwnHeapBase { memory, pages } => {
+                write!(
+                    f,
+                    "growth of {memory} starts at page {pages}, this module's heap base"
+                )
+            }
             Self::CapAssumed { memory, pages } => write!(
                 f,
                 "{memory} is imported, and its growth ends at {pages} pages"

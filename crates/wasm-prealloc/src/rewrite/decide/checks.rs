@@ -1,9 +1,11 @@
 //! Refusals: inputs whose output would not behave as the input does, however growth is handled.
 
 use super::sharing::{Access, Reach};
+use super::table::Subject;
 use crate::analysis::module_info::ModuleInfo;
 use crate::analysis::{Analysis, Module};
 use crate::error::{Error, Unsupported};
+use crate::growth::GrowthHandling;
 use crate::limits::{Memory, WASM_PAGE_SIZE};
 use crate::rewrite::options::Options;
 use crate::rewrite::report::Warning;
@@ -57,16 +59,20 @@ pub(in crate::rewrite) fn signature_warning(info: &ModuleInfo<'_>) -> Option<War
     Some(Warning::SignatureInvalidated { section })
 }
 
-/// The size that a memory will have, in its own pages. The limits are checked here, because no
-/// validation of the output sees limits that are overwritten.
-pub(super) fn target(memory: &Memory, options: &Options) -> Result<u64, Error> {
+/// The size that a memory will have, in its own pages: that of its definition. The limits are
+/// checked here, because no validation of the output sees limits that are overwritten.
+pub(super) fn target(
+    memory: &Memory,
+    definition: &Memory,
+    options: &Options,
+) -> Result<u64, Error> {
     let invalid = |message: String| {
         Err(Error::Invalid {
             offset: memory.offset,
             message: format!("{}: {message}", memory.id),
         })
     };
-    let pages = options.pages_of(memory.id);
+    let pages = options.pages_of(definition.id);
     let most = memory.most_pages();
     let minimum = memory.minimum;
     let maximum = memory.maximum.unwrap_or(most);
@@ -78,19 +84,29 @@ pub(super) fn target(memory: &Memory, options: &Options) -> Result<u64, Error> {
     if maximum > most {
         return invalid(format!("its maximum of {maximum} pages exceeds {most}"));
     }
+    if let Some(own) = options.memory_pages.get(&memory.id)
+        && *own != pages
+    {
+        return Err(Error::LinkedMemoryPages {
+            memory: memory.id,
+            definition: definition.id,
+            pages,
+        });
+    }
     let Some(target) = memory.in_own_pages(pages).filter(|_| pages > 0) else {
         let most = u128::from(most) << memory.page_log2() >> WASM_PAGE_SIZE.ilog2();
         return Err(Error::PagesOutOfRange {
-            memory: memory.id,
+            memory: definition.id,
             pages,
             most: most as u64,
         });
     };
+    let minimum = minimum.max(definition.minimum);
     if minimum > target {
         let bytes = u128::from(minimum) << memory.page_log2();
         return Err(Error::MinimumExceedsTarget {
-            memory: memory.id,
-            offset: memory.offset,
+            memory: definition.id,
+            offset: definition.offset,
             pages,
             least: bytes.div_ceil(WASM_PAGE_SIZE.into()) as u64,
         });
@@ -98,14 +114,18 @@ pub(super) fn target(memory: &Memory, options: &Options) -> Result<u64, Error> {
     Ok(target)
 }
 
-/// Refuses another size for a memory if an earlier rewrite has added code that contains the size.
-pub(super) fn check_repinning(
-    module: &Module<'_>,
-    memory: &Memory,
-    target: u64,
-) -> Result<(), Error> {
-    let is_rewritten = module.provenance.has_code_for_size(memory.id.index);
-    match is_rewritten && memory.minimum != target {
+/// Refuses another size for a memory if an earlier rewrite has added code that contains the size, and
+/// sharing a counter if it has added code that does not share one.
+pub(super) fn check_repinning(subject: &Subject<'_, '_, '_>) -> Result<(), Error> {
+    let (memory, provenance) = (subject.memory, &subject.module.provenance);
+    let index = memory.id.index;
+    let is_for_size = provenance.has_code_for_size(index) && memory.minimum != subject.target;
+    let counts_alone = matches!(
+        provenance.growth(index),
+        Some(GrowthHandling::Emulated { address: None, .. })
+    );
+    let is_shared = subject.is_counted_elsewhere() && subject.access.reach != Reach::Private;
+    match is_for_size || (counts_alone && is_shared) {
         true => Err(Error::AlreadyRewritten {
             memory: memory.id,
             pages: memory.minimum,
@@ -122,9 +142,9 @@ pub(super) fn check_data(
     access: &Access<'_>,
 ) -> Result<Option<Warning>, Error> {
     let definition = access.definition;
-    let is_foreign = memory.import.is_some() && access.reach != Reach::Private;
-    // The embedder of a core module may provide more pages than an import's minimum, but no more
-    // than its maximum.
+    let is_foreign = definition.import.is_some();
+    // The definition is unknown. It may provide more pages than an import's minimum, but no more than
+    // its maximum.
     let most = match is_foreign {
         true => definition.maximum,
         false => Some(definition.minimum),
@@ -160,6 +180,23 @@ pub(super) fn check_data(
         }
     }
     Ok(unknown)
+}
+
+/// Refuses to let growth start below the minimum that is declared where the memory is defined. The
+/// minimum of a pinned memory says nothing about where growth started before it was pinned.
+pub(super) fn check_start_above_minimum(
+    memory: &Memory,
+    definition: &Memory,
+    start: u64,
+) -> Result<(), Error> {
+    match start < definition.minimum && !definition.is_pinned() {
+        true => Err(Error::StartBelowMinimum {
+            memory: memory.id,
+            from: start,
+            minimum: definition.minimum,
+        }),
+        false => Ok(()),
+    }
 }
 
 /// Refuses to let growth start below the end of the module's data.

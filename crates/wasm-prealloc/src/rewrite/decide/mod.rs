@@ -89,22 +89,26 @@ fn decide_module<'m>(
     let mut next_function = module.info.next_function();
     for (mapped, sites) in module.info.memories.iter().zip(sites) {
         let memory = &mapped.memory;
+        let access = sharing.access(memory)?;
         let subject = Subject {
             module,
             memory,
-            target: checks::target(memory, options)?,
+            target: checks::target(memory, access.definition, options)?,
             sites,
-            access: sharing.access(memory)?,
+            access,
             options,
             global: next_global,
             function: next_function,
         };
-        checks::check_repinning(module, memory, subject.target)?;
+        checks::check_repinning(&subject)?;
         if subject.access.definition.minimum != subject.target {
             let unknown = checks::check_data(module, memory, &subject.access)?;
             decisions.warnings.extend(unknown);
         }
         if let Some(start) = subject.given_start() {
+            if access.definition.import.is_none() {
+                checks::check_start_above_minimum(memory, access.definition, start)?;
+            }
             checks::check_start_above_data(module, memory, start)?;
         }
         let (growth, warning) = subject.choose()?;

@@ -15,7 +15,7 @@ use crate::analysis::{Analysis, Module};
 use crate::error::{Error, Unsupported};
 use crate::growth::GrowthHandling;
 use crate::limits::{Memory, MemoryId};
-use crate::rewrite::options::{Growth, MemoryImportPolicy, Options};
+use crate::rewrite::options::{EmulateFrom, Growth, MemoryImportPolicy, Options};
 
 /// The code outside of the module, or of its component, that can reach a memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +59,10 @@ pub(super) enum Sharing<'m> {
 /// The facts about a group of memories that are the same memory in some instance.
 #[derive(Debug)]
 pub(super) enum Group<'m> {
-    /// No member is grown or measured.
+    /// Nothing is counted: no member is grown or measured, or the instructions stay.
     Unused {
+        /// The definition with the smallest minimum; `None` if it is unknown.
+        definition: Option<&'m Memory>,
         /// True if the component exports a core module with the memory.
         is_exported: bool,
     },
@@ -102,11 +104,12 @@ impl<'m> Sharing<'m> {
             });
         }
         let groups = wiring.groups().iter();
-        let groups = groups.map(|group| match Group::new(group, modules, sites) {
+        let groups = groups.map(|group| match Group::new(group, modules, sites, options) {
             // The instructions stay, so no counter is needed.
-            Group::Unsupported { .. } if options.growth == Growth::Keep => {
-                Group::Unused { is_exported: false }
-            }
+            Group::Unsupported { .. } if options.growth == Growth::Keep => Group::Unused {
+                definition: smallest_definition(group, modules),
+                is_exported: false,
+            },
             group => group,
         });
         Ok(Self::Component {
@@ -127,7 +130,12 @@ impl<'m> Sharing<'m> {
 }
 
 impl<'m> Group<'m> {
-    fn new(group: &group::Group, modules: &'m [Module<'m>], sites: &[Vec<MemorySites>]) -> Self {
+    fn new(
+        group: &group::Group,
+        modules: &'m [Module<'m>],
+        sites: &[Vec<MemorySites>],
+        options: &Options,
+    ) -> Self {
         let sites_of = |member: &Member| {
             let MemoryId { module, index } = member.memory;
             sites[module.unwrap_or(0) as usize][index as usize].count
@@ -142,7 +150,10 @@ impl<'m> Group<'m> {
             .filter(|member| sites_of(member) != Sites::default());
         let Some(first) = used.next() else {
             let is_exported = matches!(group.hidden, Some((_, Hidden::Exported)));
-            return Self::Unused { is_exported };
+            return Self::Unused {
+                definition: smallest_definition(group, modules),
+                is_exported,
+            };
         };
         if let Some((member, hidden)) = &group.hidden {
             let (memory, reason) = (*member, hidden.to_string());
@@ -170,13 +181,29 @@ impl<'m> Group<'m> {
         }
         let mut definitions = group.definitions.iter().map(definition_of);
         let Some((definition, definer)) = definitions.next() else {
-            return Self::Unused { is_exported: false };
+            return Self::Unused {
+                definition: None,
+                is_exported: false,
+            };
         };
+        let mut definers = definitions.clone();
         let limits = (definition.minimum, definition.maximum);
         if definitions.any(|(other, _)| (other.minimum, other.maximum) != limits) {
             let memory = first.memory;
             return Self::Unsupported {
                 what: Unsupported::DifferentMemories { memory },
+                offset: definition_of(&memory).0.offset,
+            };
+        }
+        let differs = |info: &ModuleInfo<'_>| heap_base(info) != heap_base(definer);
+        if options.emulate_from == EmulateFrom::HeapBase && definers.any(|(_, info)| differs(info))
+        {
+            let memory = first.memory;
+            return Self::Unsupported {
+                what: Unsupported::HiddenMemory {
+                    memory,
+                    reason: "it is linked to memories with different heap bases".to_owned(),
+                },
                 offset: definition_of(&memory).0.offset,
             };
         }
@@ -190,7 +217,11 @@ impl<'m> Group<'m> {
 
     fn access(&self, memory: &'m Memory) -> Result<Access<'m>, Error> {
         match self {
-            Self::Unused { is_exported } => Ok(Access {
+            Self::Unused {
+                definition,
+                is_exported,
+            } => Ok(Access {
+                definition: definition.unwrap_or(memory),
                 reach: match *is_exported && memory.import.is_none() {
                     true => Reach::Exported,
                     false => Reach::Private,
@@ -215,6 +246,19 @@ impl<'m> Group<'m> {
             }),
         }
     }
+}
+
+fn heap_base(info: &ModuleInfo<'_>) -> Option<u64> {
+    info.landmark("__heap_base").ok().flatten()
+}
+
+/// The definition of a group's memory with the smallest minimum.
+fn smallest_definition<'m>(group: &group::Group, modules: &'m [Module<'m>]) -> Option<&'m Memory> {
+    let definitions = group.definitions.iter().map(|id| {
+        let info = &modules[id.module.unwrap_or(0) as usize].info;
+        &info.memories[id.index as usize].memory
+    });
+    definitions.min_by_key(|memory| memory.minimum)
 }
 
 fn private(memory: &Memory) -> Access<'_> {

@@ -1,6 +1,7 @@
 //! The table of all cases, and the sizes that a decision contains.
 
 use super::MemorySites;
+use super::checks::{check_start_above_data, check_start_above_minimum};
 use super::sharing::{Access, Reach};
 use crate::analysis::Module;
 use crate::error::Error;
@@ -71,7 +72,7 @@ impl Subject<'_, '_, '_> {
         let can_only_fail = (self.sites.count.grow > 0).then_some(Warning::GrowthCanOnlyFail {
             memory,
             sites: self.sites.count.grow,
-            pinned_before: self.access.definition.is_pinned(),
+            pinned_before: !matches!(self.limits(), Growable),
         });
         let embedder_cannot_grow = Some(Warning::EmbedderCannotGrow {
             memory,
@@ -145,10 +146,17 @@ impl Subject<'_, '_, '_> {
     }
 
     fn start(&self) -> Start {
+        let definition = self.access.definition;
+        // Other modules count the growth of shared memories from the given page. No other module can
+        // reach this one.
+        let is_own = self.options.memory_import == MemoryImportPolicy::Keep
+            && self.access.reach == Reach::Private
+            && definition.id.module.is_none();
         match self.options.emulate_from {
+            EmulateFrom::Pages(_) if is_own && !definition.is_pinned() => Start::Declared,
             EmulateFrom::Pages(_) => Start::Chosen,
             // Linkers place the heap in memory 0.
-            EmulateFrom::HeapBase if self.access.definition.id.index == 0 => Start::Chosen,
+            EmulateFrom::HeapBase if definition.id.index == 0 => Start::Chosen,
             EmulateFrom::HeapBase | EmulateFrom::Declared | EmulateFrom::Auto => Start::Declared,
         }
     }
@@ -174,6 +182,7 @@ impl Subject<'_, '_, '_> {
         self.check_start_is_known()?;
         let address = self.access.in_memory.then(|| self.counter_address());
         let room = address.map_or(u64::MAX, |address| address >> self.memory.page_log2());
+        self.check_room(room)?;
         let given = self.options.emulate_to.unwrap_or(u64::MAX);
         let cap_pages = self.cap().min(room).min(given);
         let from_pages = self.emulated_start(cap_pages)?;
@@ -198,10 +207,14 @@ impl Subject<'_, '_, '_> {
     /// The address of a counter in the memory: the start of its last page, or the last 8 bytes of a
     /// memory with smaller pages.
     fn counter_address(&self) -> u64 {
+        let bytes = u128::from(self.target) << self.memory.page_log2();
+        (bytes - self.counter_bytes()) as u64
+    }
+
+    /// The number of bytes that are reserved for a counter in the memory.
+    fn counter_bytes(&self) -> u128 {
         const COUNTER_BYTES: u128 = 8;
-        let log2 = self.memory.page_log2();
-        let reserved = (1_u128 << log2).max(COUNTER_BYTES);
-        ((u128::from(self.target) << log2) - reserved) as u64
+        (1_u128 << self.memory.page_log2()).max(COUNTER_BYTES)
     }
 
     /// Returns true if a size in bytes can wrap to 0 in 32 bits.
@@ -209,13 +222,21 @@ impl Subject<'_, '_, '_> {
         !self.memory.memory64 && self.memory.page_log2() == WASM_PAGE_SIZE.ilog2()
     }
 
-    /// The size at the start that the caller gives for an imported memory, in pages.
+    /// Returns true if other modules may count the growth of the memory.
+    pub(super) fn is_counted_elsewhere(&self) -> bool {
+        self.access.grown_elsewhere && matches!(self.options.growth, Growth::Auto | Growth::Emulate)
+    }
+
+    /// The size at the start that the caller gives for a memory, in pages, if other modules may count
+    /// its growth from there.
     pub(super) fn given_start(&self) -> Option<u64> {
-        let is_kept = self.access.reach == Reach::Imported
-            && self.options.memory_import == MemoryImportPolicy::Keep;
-        match self.options.emulate_from {
-            EmulateFrom::Pages(pages) if is_kept => Some(pages),
-            EmulateFrom::Declared if is_kept => Some(self.memory.minimum),
+        let imports = || self.module.info.memories().any(|m| m.import.is_some());
+        match (self.options.emulate_from, self.access.reach) {
+            _ if !self.is_counted_elsewhere() => None,
+            // The caller means the imported memory.
+            (_, Reach::Exported) if imports() => None,
+            (EmulateFrom::Pages(pages), _) => Some(pages),
+            (EmulateFrom::Declared, Reach::Imported) => Some(self.memory.minimum),
             _ => None,
         }
     }
@@ -227,12 +248,21 @@ impl Subject<'_, '_, '_> {
         is_foreign && self.options.emulate_from == EmulateFrom::Auto
     }
 
-    /// A warning about limits of an imported memory that the caller has not confirmed.
+    /// A warning about limits of a memory that other modules can reach, if the caller has not
+    /// confirmed them.
     fn limits_assumed(&self, growth: &GrowthHandling) -> Option<Warning> {
         let memory = self.memory.id;
         if self.assumes_start() {
             let pages = self.memory.minimum;
             return Some(Warning::StartAssumed { memory, pages });
+        }
+        let is_shared = self.access.grown_elsewhere && self.access.reach != Reach::Private;
+        if let GrowthHandling::Emulated { from_pages, .. } = *growth
+            && is_shared
+            && self.options.emulate_from == EmulateFrom::HeapBase
+        {
+            let pages = from_pages;
+            return Some(Warning::OwnHeapBase { memory, pages });
         }
         let is_confirmed =
             self.options.emulate_to.is_some() || self.options.emulate_from == EmulateFrom::Declared;
@@ -276,6 +306,26 @@ impl Subject<'_, '_, '_> {
         }
     }
 
+    /// Returns true if growth may start below the declared minimum.
+    fn may_start_below_minimum(&self) -> bool {
+        matches!(self.start(), Start::Chosen) && self.access.definition.is_pinned()
+    }
+
+    /// Refuses to count growth in a page that the memory has at the start.
+    fn check_room(&self, room: u64) -> Result<(), Error> {
+        let definition = self.access.definition;
+        let minimum = definition.minimum;
+        if minimum <= room || self.may_start_below_minimum() {
+            return Ok(());
+        }
+        let bytes = (u128::from(minimum) << definition.page_log2()) + self.counter_bytes();
+        Err(Error::NoRoomForCounter {
+            memory: definition.id,
+            minimum,
+            least: bytes.div_ceil(WASM_PAGE_SIZE.into()) as u64,
+        })
+    }
+
     /// The page at which emulated growth starts.
     fn emulated_start(&self, cap: u64) -> Result<u64, Error> {
         let (memory, definition) = (self.memory, self.access.definition);
@@ -290,30 +340,20 @@ impl Subject<'_, '_, '_> {
             (Start::Chosen, EmulateFrom::Pages(pages)) => pages,
             _ => minimum,
         };
-        if start < minimum && !definition.is_pinned() {
-            return Err(Error::StartBelowMinimum {
-                memory: memory.id,
-                from: start,
-                minimum,
-            });
-        }
-        let given = self.options.emulate_to.is_some_and(|given| given < start);
-        if start > cap && matches!(self.start(), Start::Declared) && !given {
-            let bytes = u128::from(minimum + 1) << memory.page_log2();
-            return Err(Error::NoRoomForCounter {
-                memory: memory.id,
-                minimum,
-                least: bytes.div_ceil(WASM_PAGE_SIZE.into()) as u64,
-            });
-        }
+        check_start_above_minimum(memory, definition, start)?;
         if start > cap {
+            let least = match self.may_start_below_minimum() {
+                true => 0,
+                false => minimum,
+            };
             return Err(Error::StartAboveCap {
                 memory: memory.id,
                 from: start,
                 cap,
+                least,
             });
         }
-        super::checks::check_start_above_data(self.module, memory, start)?;
+        check_start_above_data(self.module, memory, start)?;
         Ok(start)
     }
 }
