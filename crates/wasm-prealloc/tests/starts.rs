@@ -14,12 +14,13 @@ fn options(set: impl FnOnce(&mut Options)) -> Options {
 }
 
 #[test]
-fn a_given_start_applies_to_the_memories_that_other_modules_reach() {
+fn given_limits_apply_to_the_memories_that_other_modules_reach() {
     let text = r#"(module (import "env" "memory" (memory 2)) (memory 3 50)
         (func (drop (memory.grow 0 (i32.const 1))) (drop (memory.grow 1 (i32.const 1)))))"#;
     let options = options(|options| {
         options.memory_import = MemoryImportPolicy::Keep;
         options.emulate_from = EmulateFrom::Pages(17);
+        options.emulate_to = Some(40);
     });
     let module = wat::parse_str(text).unwrap();
     let report = rewrite(&module, &options).unwrap().report;
@@ -31,7 +32,7 @@ fn a_given_start_applies_to_the_memories_that_other_modules_reach() {
     assert_eq!(
         growth,
         [
-            "emulated from page 17 up to 65535, counted at address 0xffff0000",
+            "emulated from page 17 up to 40, counted at address 0xffff0000",
             "emulated from page 3 up to 50",
         ]
     );

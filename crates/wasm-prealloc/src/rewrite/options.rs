@@ -24,6 +24,8 @@ pub struct Options {
     /// The size beyond which emulated growth fails, in the memory's own pages, if it is below the
     /// declared maximum; `None` for the declared maximum. An imported memory may have a smaller
     /// maximum than its import declares.
+    /// With [`MemoryImportPolicy::Keep`], it does not apply to a core module's memories that no other
+    /// module can reach.
     pub emulate_to: Option<u64>,
     /// The handling of memories that the module imports.
     pub memory_import: MemoryImportPolicy,

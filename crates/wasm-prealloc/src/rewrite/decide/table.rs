@@ -147,18 +147,21 @@ impl Subject<'_, '_, '_> {
 
     fn start(&self) -> Start {
         let definition = self.access.definition;
-        // Other modules count the growth of shared memories from the given page. No other module can
-        // reach this one.
-        let is_own = self.options.memory_import == MemoryImportPolicy::Keep
-            && self.access.reach == Reach::Private
-            && definition.id.module.is_none();
         match self.options.emulate_from {
-            EmulateFrom::Pages(_) if is_own && !definition.is_pinned() => Start::Declared,
+            EmulateFrom::Pages(_) if self.is_apart() && !definition.is_pinned() => Start::Declared,
             EmulateFrom::Pages(_) => Start::Chosen,
             // Linkers place the heap in memory 0.
             EmulateFrom::HeapBase if definition.id.index == 0 => Start::Chosen,
             EmulateFrom::HeapBase | EmulateFrom::Declared | EmulateFrom::Auto => Start::Declared,
         }
+    }
+
+    /// Returns true if the caller gives limits for memories that core modules share, and no other
+    /// module can reach this memory.
+    fn is_apart(&self) -> bool {
+        self.options.memory_import == MemoryImportPolicy::Keep
+            && self.access.reach == Reach::Private
+            && self.memory.id.module.is_none()
     }
 
     fn fixed(&self) -> GrowthHandling {
@@ -183,7 +186,8 @@ impl Subject<'_, '_, '_> {
         let address = self.access.in_memory.then(|| self.counter_address());
         let room = address.map_or(u64::MAX, |address| address >> self.memory.page_log2());
         self.check_room(room)?;
-        let given = self.options.emulate_to.unwrap_or(u64::MAX);
+        let given = self.options.emulate_to.filter(|_| !self.is_apart());
+        let given = given.unwrap_or(u64::MAX);
         let cap_pages = self.cap().min(room).min(given);
         let from_pages = self.emulated_start(cap_pages)?;
         let mut functions = self.function..;
