@@ -294,10 +294,13 @@ impl Unsupported {
             Self::CompactImport { .. } => {
                 Remedy::plain("link or encode the module without compact imports")
             }
-            Self::DefineShared { .. }
-            | Self::DefineSameName {
+            Self::DefineShared { .. } => Remedy::new("leave out {}", [DEFINE]),
+            Self::DefineSameName {
                 is_chosen: false, ..
-            } => Remedy::new("leave out {}", [DEFINE]),
+            } => Remedy::new(
+                "choose {} with {}",
+                [Setting::MemoryImport(MemoryImportPolicy::Keep), FROM_PAGES],
+            ),
             Self::DefineSameName { .. } => Remedy::new("leave out {}", [Setting::MemoryImportName]),
             Self::SharedFunction { .. } => Remedy::new("choose {}", [KEEP_GROWTH]),
             Self::RelocatableObject { .. } => Remedy::plain("link it first"),

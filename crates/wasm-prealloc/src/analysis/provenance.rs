@@ -1,7 +1,8 @@
 //! The custom section in which a rewritten module records what its memories declared before.
 //!
-//! The section is information only: every decision is based on the module itself. A section that
-//! cannot be read counts as absent.
+//! The rewriter reads it to refuse another size for a module that has code for its size, and to
+//! refuse a second counter. All other decisions are based on the module itself. A section that cannot
+//! be read counts as absent.
 //!
 //! Its content, after the name: the version of the layout, 2, in a byte; a byte that is 1 if a
 //! function that commits the memories was added; the number of memories; and for each memory its
