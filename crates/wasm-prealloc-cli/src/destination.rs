@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::folder::Item;
-use crate::io::{Output, check_length, shown_name};
+use crate::input::shown_name;
+use crate::io::{Output, check_length};
 
 /// The flags for the outputs.
 #[derive(Debug, clap::Args)]

@@ -1,9 +1,9 @@
 //! The remedies of the library in terms of flags. Errors, warnings and violations of the library name
 //! its API, and this file replaces these names by flags.
 
-use wasm_prealloc::{Error, MemoryId, Setting, Violation, Warning};
+use wasm_prealloc::{Error, Setting, Violation, Warning};
 
-use crate::pages::Pages;
+use crate::pages::{Pages, index};
 
 /// Returns an error with the flags of `rewrite`. The errors of other commands have no remedy, except
 /// the refusal that `inspect` prints for `rewrite`, and `--features`, which `inspect` has too.
@@ -61,13 +61,5 @@ fn flag(setting: &Setting) -> String {
         Setting::ExportCommit => "--export-commit".to_owned(),
         Setting::Features(features) => format!("--features {features}"),
         Setting::SourceMap => "--source-map".to_owned(),
-    }
-}
-
-/// Returns a memory as `--pages` names it.
-pub(crate) fn index(memory: MemoryId) -> String {
-    match memory.module {
-        Some(module) => format!("{module}.{}", memory.index),
-        None => memory.index.to_string(),
     }
 }

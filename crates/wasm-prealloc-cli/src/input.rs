@@ -2,6 +2,7 @@
 //! is unpacked.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::fs::{self, File, FileType, Metadata};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use wasm_prealloc::Format;
 
-use crate::io::{STANDARD_STREAM, exact_name, shown_name};
+/// The path that means stdin or stdout.
+pub(crate) const STANDARD_STREAM: &str = "-";
+
+/// The longest path that is shown in full. It is the longest that Linux accepts.
+const MOST_SHOWN: usize = 4095;
 
 /// The largest module that the WebAssembly JavaScript interface allows an engine to accept.
 const DEFAULT_MAX_INPUT: u64 = 1 << 30;
@@ -198,4 +203,28 @@ pub(crate) fn special_kind(kind: FileType) -> Option<&'static str> {
     }
     let is_known = kind.is_file() || kind.is_dir() || kind.is_symlink();
     (!is_known).then_some("a special file")
+}
+
+/// Returns a path as text. Bytes that are not UTF-8 are replaced, and a path that is longer than
+/// [`MOST_SHOWN`] is cut.
+pub(crate) fn shown_name(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    match text.len() > MOST_SHOWN {
+        true => text.chars().take(64).chain("...".chars()).collect(),
+        false => text.into_owned(),
+    }
+}
+
+/// Returns the bytes of a path in hexadecimal if the text of [`shown_name`] is not exact.
+pub(crate) fn exact_name(path: &Path) -> Option<String> {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    if path.to_str().is_some() && bytes.len() <= MOST_SHOWN {
+        return None;
+    }
+    let mut hexadecimal = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // A string accepts every write.
+        let _ = write!(hexadecimal, "{byte:02x}");
+    }
+    Some(hexadecimal)
 }

@@ -1,7 +1,6 @@
 //! Shared parts of all subcommands: the flags for many inputs, outputs, names of files, and the words
 //! for sizes. `input` reads an input, and `folder` lists the contents of folders.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write};
 use std::num::NonZero;
@@ -10,10 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use wasm_prealloc_build::AtomicFile;
 
-use crate::input::{Input, Limit, special_kind};
-
-/// The path that means stdin or stdout.
-pub(crate) const STANDARD_STREAM: &str = "-";
+use crate::input::{Input, Limit, STANDARD_STREAM, exact_name, shown_name, special_kind};
 
 /// The paths that mean stdout. The report must not be printed there too.
 const STDOUT: [&str; 4] = [
@@ -22,9 +18,6 @@ const STDOUT: [&str; 4] = [
     "/dev/fd/1",
     "/proc/self/fd/1",
 ];
-
-/// The longest path that is shown in full. It is the longest that Linux accepts.
-const MOST_SHOWN: usize = 4095;
 
 /// The flags of the commands that take many modules.
 #[derive(Debug, clap::Args)]
@@ -149,30 +142,6 @@ pub(crate) fn check_length(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::InvalidFilename => Err(error),
         _ => Ok(()),
     }
-}
-
-/// Returns a path as text. Bytes that are not UTF-8 are replaced, and a path that is longer than
-/// [`MOST_SHOWN`] is cut.
-pub(crate) fn shown_name(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    match text.len() > MOST_SHOWN {
-        true => text.chars().take(64).chain("...".chars()).collect(),
-        false => text.into_owned(),
-    }
-}
-
-/// Returns the bytes of a path in hexadecimal if the text of [`shown_name`] is not exact.
-pub(crate) fn exact_name(path: &Path) -> Option<String> {
-    let bytes = path.as_os_str().as_encoded_bytes();
-    if path.to_str().is_some() && bytes.len() <= MOST_SHOWN {
-        return None;
-    }
-    let mut hexadecimal = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // A string accepts every write.
-        let _ = write!(hexadecimal, "{byte:02x}");
-    }
-    Some(hexadecimal)
 }
 
 /// Prints a value as one JSON document on stdout.

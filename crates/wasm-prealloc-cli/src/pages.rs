@@ -7,8 +7,6 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use wasm_prealloc::{MAX_PAGES, MemoryId};
 
-use crate::flags::index;
-
 /// One value of `--pages`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PagesValue {
@@ -96,5 +94,13 @@ impl Pages {
 
     pub(crate) fn of(&self, memory: MemoryId) -> u64 {
         self.memories.get(&memory).copied().unwrap_or(self.all)
+    }
+}
+
+/// Returns a memory as `--pages` names it.
+pub(crate) fn index(memory: MemoryId) -> String {
+    match memory.module {
+        Some(module) => format!("{module}.{}", memory.index),
+        None => memory.index.to_string(),
     }
 }

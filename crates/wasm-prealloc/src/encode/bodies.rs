@@ -6,7 +6,6 @@
 //! for that call, in place with all code after it moved.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use wasm_encoder::Function;
 use wasmparser::{FunctionBody, Operator};
@@ -14,7 +13,7 @@ use wasmparser::{FunctionBody, Operator};
 use super::code_metadata::{MovedFunction, has_hints};
 use super::code_offsets::CodeOffsets;
 use super::local_names::CopiedFunction;
-use super::slack::take_slack;
+use super::slack::{Short, take_slack};
 use super::splice::Patch;
 use crate::analysis::function_types::{DefinedFunction, FunctionTypes};
 use crate::analysis::module_info::{MAX_ITEMS, ModuleInfo};
@@ -185,39 +184,6 @@ impl ChangedCode {
 /// The most bytes in the body of a function (WebAssembly JavaScript interface,
 /// "Implementation-defined Limits").
 const MAX_FUNCTION_BYTES: usize = 7_654_321;
-
-/// A range of the input, and the bytes that replace it.
-pub(super) type Replacement = (Range<usize>, Short);
-
-/// The bytes of a short instruction or of a number. A function may need very many, so they are not
-/// on the heap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Short {
-    bytes: [u8; Self::MOST],
-    len: u8,
-}
-
-impl Short {
-    /// The length of the longest number, one of 64 bits.
-    const MOST: usize = 10;
-
-    /// Keeps at most as many bytes as the longest number has.
-    pub(super) fn new(from: impl AsRef<[u8]>) -> Self {
-        let mut bytes = [0; Self::MOST];
-        let mut len = 0;
-        for (to, from) in bytes.iter_mut().zip(from.as_ref()) {
-            *to = *from;
-            len += 1;
-        }
-        Self { bytes, len }
-    }
-}
-
-impl AsRef<[u8]> for Short {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
-    }
-}
 
 /// The new body at the old place of a function whose code moves to the end of the section.
 #[derive(Debug)]

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use wasm_encoder::Encode as _;
 use wasmparser::BinaryReader;
 
-use super::bodies::ChangedCode;
 use super::offset_map::OffsetMap;
 use super::splice::Patch;
 use crate::analysis::module_info::ModuleInfo;
@@ -32,15 +31,15 @@ pub(super) fn has_hints(info: &ModuleInfo<'_>) -> bool {
 }
 
 /// Moves the hints of all changed functions along. Returns the hints that were dropped.
-pub(crate) fn follow_code(
+pub(super) fn follow_code(
     module: &mut Patch,
     info: &ModuleInfo<'_>,
-    code: &ChangedCode,
+    moved: &BTreeMap<u32, MovedFunction>,
 ) -> Vec<DroppedHints> {
     let mut dropped = Vec::new();
-    let Some(moved) = code.moved.as_ref().filter(|moved| !moved.is_empty()) else {
+    if moved.is_empty() {
         return dropped;
-    };
+    }
     for (section, name, reader) in info.customs() {
         if !name.starts_with(PREFIX) {
             continue;

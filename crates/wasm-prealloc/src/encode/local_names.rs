@@ -2,8 +2,8 @@
 //! the code, so that debuggers show them where the code runs.
 
 use wasm_encoder::Encode as _;
+use wasmparser::BinaryReader;
 
-use super::names::read_name;
 use super::splice::Patch;
 use crate::analysis::sections::Section;
 use crate::leb128::leb128;
@@ -74,4 +74,12 @@ pub(super) fn follow_copies(
     patch.replace(field.clone(), leb128(new_count, field.len()));
     patch.append(added);
     Some(patch)
+}
+
+/// Reads an entry of a name map. wasmparser would also check every byte of the name, and a map can
+/// hold many.
+pub(super) fn read_name<'a>(names: &mut BinaryReader<'a>) -> wasmparser::Result<(u32, &'a [u8])> {
+    let index = names.read_var_u32()?;
+    let length = names.read_var_u32()?;
+    Ok((index, names.read_bytes(length as usize)?))
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use wasm_encoder::Encode as _;
 use wasmparser::{BinaryReader, ProducersSectionReader};
 
-use super::local_names::{CopiedFunction, follow_copies};
+use super::local_names::{CopiedFunction, follow_copies, read_name};
 use super::splice::Patch;
 use crate::analysis::module_info::ModuleInfo;
 use crate::analysis::sections::{Section, read_section};
@@ -80,14 +80,6 @@ pub(crate) fn of_functions<'a>(info: &ModuleInfo<'a>, wanted: &[u32]) -> BTreeMa
     // Names before one that cannot be read are used.
     let _ = find();
     found
-}
-
-/// Reads an entry of a name map. wasmparser would also check every byte of the name, and a map can
-/// hold many.
-pub(super) fn read_name<'a>(names: &mut BinaryReader<'a>) -> wasmparser::Result<(u32, &'a [u8])> {
-    let index = names.read_var_u32()?;
-    let length = names.read_var_u32()?;
-    Ok((index, names.read_bytes(length as usize)?))
 }
 
 /// Adds names to a module's name section; `None` if it has none that can be read. A module that was

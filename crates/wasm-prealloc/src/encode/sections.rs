@@ -117,12 +117,13 @@ pub(crate) fn encode(
         }
     }
     change_custom_sections(&mut module, info, provenance, edits, &names);
-    let dropped_hints = follow_code(&mut module, info, &edits.code);
+    let moved = edits.code.moved.as_ref();
+    let dropped_hints = moved.map(|moved| follow_code(&mut module, info, moved));
     module.sort();
     Ok(EncodedModule {
         patch: module,
         offsets,
-        dropped_hints,
+        dropped_hints: dropped_hints.unwrap_or_default(),
     })
 }
 

@@ -8,10 +8,42 @@ use std::ops::Range;
 
 use wasmparser::FunctionBody;
 
-use super::bodies::{Replacement, Short};
 use crate::analysis::sections::reader;
 use crate::analysis::site::Body;
 use crate::error::Error;
+
+/// A range of the input, and the bytes that replace it.
+pub(super) type Replacement = (Range<usize>, Short);
+
+/// The bytes of a short instruction or of a number. A function may need very many, so they are not
+/// on the heap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Short {
+    bytes: [u8; Self::MOST],
+    len: u8,
+}
+
+impl Short {
+    /// The length of the longest number, one of 64 bits.
+    const MOST: usize = 10;
+
+    /// Keeps at most as many bytes as the longest number has.
+    pub(super) fn new(from: impl AsRef<[u8]>) -> Self {
+        let mut bytes = [0; Self::MOST];
+        let mut len = 0;
+        for (to, from) in bytes.iter_mut().zip(from.as_ref()) {
+            *to = *from;
+            len += 1;
+        }
+        Self { bytes, len }
+    }
+}
+
+impl AsRef<[u8]> for Short {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
 
 /// Opcodes of the binary format (core specification, "Instructions").
 mod opcode {

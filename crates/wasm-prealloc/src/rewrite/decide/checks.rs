@@ -1,11 +1,9 @@
 //! Refusals: inputs whose output would not behave as the input does, however growth is handled.
 
-use super::sharing::{Access, Reach};
-use super::table::Subject;
+use super::sharing::Access;
 use crate::analysis::module_info::ModuleInfo;
 use crate::analysis::{Analysis, Module};
 use crate::error::{Error, Unsupported};
-use crate::growth::GrowthHandling;
 use crate::limits::{Memory, WASM_PAGE_SIZE};
 use crate::rewrite::options::Options;
 use crate::rewrite::report::Warning;
@@ -112,26 +110,6 @@ pub(super) fn target(
         });
     }
     Ok(target)
-}
-
-/// Refuses another size for a memory if an earlier rewrite has added code that contains the size, and
-/// sharing a counter if it has added code that does not share one.
-pub(super) fn check_repinning(subject: &Subject<'_, '_, '_>) -> Result<(), Error> {
-    let (memory, provenance) = (subject.memory, &subject.module.provenance);
-    let index = memory.id.index;
-    let is_for_size = provenance.has_code_for_size(index) && memory.minimum != subject.target;
-    let counts_alone = matches!(
-        provenance.growth(index),
-        Some(GrowthHandling::Emulated { address: None, .. })
-    );
-    let is_shared = subject.is_counted_elsewhere() && subject.access.reach != Reach::Private;
-    match is_for_size || (counts_alone && is_shared) {
-        true => Err(Error::AlreadyRewritten {
-            memory: memory.id,
-            pages: memory.minimum,
-        }),
-        false => Ok(()),
-    }
 }
 
 /// Refuses active data above the size that the memory has at instantiation. Returns a warning for

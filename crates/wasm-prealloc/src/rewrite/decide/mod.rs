@@ -100,7 +100,7 @@ fn decide_module<'m>(
             global: next_global,
             function: next_function,
         };
-        checks::check_repinning(&subject)?;
+        subject.check_repinning()?;
         if subject.access.definition.minimum != subject.target {
             let unknown = checks::check_data(module, memory, &subject.access)?;
             decisions.warnings.extend(unknown);

@@ -281,6 +281,26 @@ impl Subject<'_, '_, '_> {
         }
     }
 
+    /// Refuses another size for a memory if an earlier rewrite has added code that contains the size, and
+    /// sharing a counter if it has added code that does not share one.
+    pub(super) fn check_repinning(&self) -> Result<(), Error> {
+        let (memory, provenance) = (self.memory, &self.module.provenance);
+        let index = memory.id.index;
+        let is_for_size = provenance.has_code_for_size(index) && memory.minimum != self.target;
+        let counts_alone = matches!(
+            provenance.growth(index),
+            Some(GrowthHandling::Emulated { address: None, .. })
+        );
+        let is_shared = self.is_counted_elsewhere() && self.access.reach != Reach::Private;
+        match is_for_size || (counts_alone && is_shared) {
+            true => Err(Error::AlreadyRewritten {
+                memory: memory.id,
+                pages: memory.minimum,
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// Refuses to count the growth of an imported memory whose size at the start is unknown. The
     /// modules of threads are an exception: linkers write the size into the import, and every
     /// thread has the same module.
