@@ -11,7 +11,8 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use wasm_prealloc::MAX_PAGES;
 use wasm_prealloc_host::{
-    Backing, DEFAULT_MARGIN_BYTES, Headroom, MemoryPool, MemoryPoolBuilder, Need, Reading,
+    Backing, DEFAULT_MARGIN_BYTES, Headroom, LockMemory, MemoryPool, MemoryPoolBuilder, Need,
+    Reading,
 };
 
 use crate::io::print_json;
@@ -122,7 +123,10 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
         .pages(opts.pages)
         .margin_bytes(opts.margin_bytes)
         .backing(opts.backing)
-        .lock_memory(opts.lock_memory);
+        .lock_memory(match opts.lock_memory {
+            true => LockMemory::On,
+            false => LockMemory::Auto,
+        });
     let mut answer = Answer {
         schema: SCHEMA,
         command: "preflight",

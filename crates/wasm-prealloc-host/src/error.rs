@@ -123,6 +123,21 @@ pub enum Error {
         resident_bytes: u64,
     },
 
+    /// [`LockMemory::On`](crate::LockMemory::On) was required, and the system refuses to lock the
+    /// memory although the limit that can be read allows it.
+    #[error(
+        "memory not secured: {} cannot be locked (mlock); raise the limit on locked memory (ulimit \
+         -l) or give the process CAP_IPC_LOCK, both outside of a user namespace, or lock it only \
+         where that is permitted (LockMemory::Auto)",
+        Bytes(*.bytes)
+    )]
+    NotLocked {
+        /// The size of the memory.
+        bytes: u64,
+        /// The reason.
+        source: io::Error,
+    },
+
     /// [`Backing::Transparent`](crate::Backing::Transparent) was required, and there are not
     /// enough transparent huge pages.
     #[error(
@@ -224,6 +239,7 @@ impl Error {
             Error::LockTimeout { .. } => "lock-timeout",
             Error::System { .. } => "system",
             Error::NotResident { .. } => "not-resident",
+            Error::NotLocked { .. } => "not-locked",
             Error::NoHugePages { .. } => "no-huge-pages",
             Error::Backing { .. } => "backing",
             Error::GrowthNotAssured { .. } => "growth-not-assured",

@@ -67,7 +67,7 @@ pub use commit::in_place::secure_in_place;
 pub use commit::lock::LockOptions;
 pub use commit::report::{Method, Progress, Secured};
 pub use commit::requirements::{
-    DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, Requirements, WASM_PAGE_BYTES,
+    DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, LockMemory, Requirements, WASM_PAGE_BYTES,
 };
 pub use commit::residency::resident_bytes;
 pub use commit::secure::SecuredRegion;

@@ -27,7 +27,7 @@ pub(crate) fn parse<T: Copy + Display>(all: &[T], name: &str) -> Result<T, Unkno
 
 #[cfg(test)]
 mod tests {
-    use crate::{Backing, Policy};
+    use crate::{Backing, LockMemory, Policy};
 
     #[test]
     fn every_name_is_parsed_and_another_is_refused_with_the_names() {
@@ -36,6 +36,9 @@ mod tests {
         }
         for policy in Policy::ALL {
             assert_eq!(policy.to_string().parse(), Ok(policy));
+        }
+        for lock_memory in LockMemory::ALL {
+            assert_eq!(lock_memory.to_string().parse(), Ok(lock_memory));
         }
         let error = "none".parse::<Policy>().unwrap_err().to_string();
         assert_eq!(

@@ -4,7 +4,9 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use wasm_prealloc_host::{Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, MemoryPool, Policy};
+use wasm_prealloc_host::{
+    Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, LockMemory, MemoryPool, Policy,
+};
 
 /// Secure memory, or name on stderr the limit that leaves too little.
 #[derive(Parser)]
@@ -39,7 +41,10 @@ fn main() -> ExitCode {
         .backing(opts.backing)
         .policy(opts.policy)
         .margin_bytes(opts.margin_bytes)
-        .lock_memory(opts.lock_memory)
+        .lock_memory(match opts.lock_memory {
+            true => LockMemory::On,
+            false => LockMemory::Auto,
+        })
         .secure();
     match pool {
         Ok(pool) => {

@@ -1,14 +1,16 @@
 //! Commits memory that an engine mapped itself.
 
 use std::ptr::NonNull;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::commit::backing::Backing;
 use crate::commit::lock::CommitLock;
+use crate::commit::locking::Locking;
 use crate::commit::populate;
 use crate::commit::report::{Method, Secured};
-use crate::commit::requirements::Requirements;
+use crate::commit::requirements::{LockMemory, Requirements};
 use crate::commit::residency;
+use crate::commit::secure::whole_milliseconds;
 use crate::error::Error;
 use crate::limits::explain::explain;
 use crate::limits::headroom::{Headroom, Need};
@@ -57,40 +59,45 @@ pub unsafe fn secure_in_place(
     }
     requirements.check_backing(bytes)?;
     let since = Instant::now();
-    let secured = |how, resident_bytes| Secured {
+    let mut waited = Duration::ZERO;
+    let secured = |how, resident_bytes, locked_bytes, waited| Secured {
         how,
-        elapsed: since.elapsed(),
+        elapsed: since.elapsed().saturating_sub(waited),
         resident_bytes,
+        locked_bytes,
+        waited,
     };
     // Only whole pages can be populated: those that contain the range.
     let page = sys::page_bytes();
     let first = start as usize - start as usize % page;
     let whole_bytes = (start as usize + bytes).next_multiple_of(page) - first;
     let (Some(base), false) = (NonNull::new(start.with_addr(first)), bytes == 0) else {
-        return Ok(secured(Method::Populated, 0));
+        return Ok(secured(Method::Populated, 0, 0, waited));
     };
 
     let _lock = CommitLock::acquire(&requirements.lock)?;
+    waited = whole_milliseconds(since.elapsed());
     let already = residency::measure(base.as_ptr(), whole_bytes)?;
     let missing = (whole_bytes as u64).saturating_sub(already);
     let mut need = Need::populate(missing, requirements.margin_bytes);
-    if requirements.lock_memory {
+    if requirements.lock_memory == LockMemory::On {
         need = need.locked(whole_bytes as u64);
     }
-    Headroom::read()?.check(&need)?;
-    if missing == 0 && !requirements.lock_memory && requirements.backing == Backing::Auto {
-        // Huge pages would cost a copy, and residency is all that is required.
-        return Ok(secured(Method::Populated, bytes as u64));
-    }
+    let headroom = Headroom::read()?;
+    headroom.check(&need)?;
+    let locking = Locking::decide(requirements.lock_memory, &headroom, whole_bytes as u64);
     let commit = || {
-        // SAFETY: the pages contain a part of the caller's range, so they are mapped and writable.
-        let how = unsafe { populate::populate(base, whole_bytes, requirements, &mut |_| {}) }?;
-        if requirements.lock_memory {
-            // SAFETY: the pages are the caller's, and resident.
-            unsafe { sys::lock_memory(base, whole_bytes) }
-                .map_err(Error::system("mlock", whole_bytes))?;
-        }
-        Ok(secured(how, residency::check(start, bytes)?))
+        // Huge pages would cost a copy where all is resident, and residency is all that is required.
+        let how = match missing == 0 && requirements.backing == Backing::Auto {
+            true => Method::Populated,
+            // SAFETY: the pages contain a part of the caller's range, so they are mapped and
+            // writable.
+            false => unsafe { populate::populate(base, whole_bytes, requirements, &mut |_| {}) }?,
+        };
+        // SAFETY: the pages are the caller's.
+        let locked_bytes = unsafe { locking.lock([(base, whole_bytes)].into_iter()) }?;
+        let resident_bytes = residency::check(start, bytes)?;
+        Ok(secured(how, resident_bytes, locked_bytes, waited))
     };
     commit().map_err(|failure| explain(failure, &need))
 }

@@ -40,6 +40,10 @@ pub struct Secured {
     pub elapsed: Duration,
     /// The number of bytes that were found resident afterwards: all.
     pub resident_bytes: u64,
+    /// The number of bytes that are locked, see [`LockMemory`](crate::LockMemory): all or none.
+    pub locked_bytes: u64,
+    /// The time that it waited for the lock of committers.
+    pub waited: Duration,
 }
 
 impl fmt::Display for Secured {
@@ -50,7 +54,15 @@ impl fmt::Display for Secured {
             Bytes(self.resident_bytes),
             self.how,
             self.elapsed.as_secs_f64()
-        )
+        )?;
+        if self.locked_bytes > 0 {
+            write!(f, "; {} locked", Bytes(self.locked_bytes))?;
+        }
+        if !self.waited.is_zero() {
+            let seconds = self.waited.as_secs_f64();
+            write!(f, "; waited {seconds:.3} s for other committers")?;
+        }
+        Ok(())
     }
 }
 

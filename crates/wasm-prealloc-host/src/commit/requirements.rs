@@ -1,8 +1,12 @@
 //! The size, the backing and the margin of the memory to be secured.
 
+use std::fmt;
+use std::str::FromStr;
+
 use crate::commit::backing::Backing;
 use crate::commit::lock::LockOptions;
 use crate::error::Error;
+use crate::name::{self, UnknownName};
 
 /// The size of a wasm page, in bytes.
 pub const WASM_PAGE_BYTES: u64 = 64 << 10;
@@ -17,6 +21,61 @@ pub const DEFAULT_PAGES: u64 = 1 << 16;
 /// and the kernel's charges in advance, up to 256 KiB for each processor.
 pub const DEFAULT_MARGIN_BYTES: u64 = 32 << 20;
 
+/// The choice whether committed memory is locked, see mlock(2). The kernel neither swaps locked
+/// memory out nor takes the zero parts of its huge pages back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum LockMemory {
+    /// Locks all of it where that is permitted: with `CAP_IPC_LOCK`, or with a `RLIMIT_MEMLOCK`
+    /// that is large enough beside what the process has locked already. Elsewhere nothing is
+    /// locked. [`Secured::locked_bytes`](crate::Secured::locked_bytes) has the outcome. Only Linux
+    /// has it; on other systems it is the same as [`LockMemory::Off`].
+    #[default]
+    Auto,
+    /// Locks all of it, or fails.
+    On,
+    /// Locks nothing: memory stays resident only as long as the machine does not swap.
+    Off,
+}
+
+impl LockMemory {
+    /// Every choice.
+    pub const ALL: [LockMemory; 3] = [LockMemory::Auto, LockMemory::On, LockMemory::Off];
+
+    /// Returns the name of the choice, which [`FromStr`] parses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LockMemory::Auto => "auto",
+            LockMemory::On => "on",
+            LockMemory::Off => "off",
+        }
+    }
+}
+
+/// `true` is [`LockMemory::On`], and `false` is [`LockMemory::Off`].
+impl From<bool> for LockMemory {
+    fn from(on: bool) -> LockMemory {
+        match on {
+            true => LockMemory::On,
+            false => LockMemory::Off,
+        }
+    }
+}
+
+impl fmt::Display for LockMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for LockMemory {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<LockMemory, UnknownName> {
+        name::parse(&LockMemory::ALL, name)
+    }
+}
+
 /// The memory to be secured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -29,9 +88,9 @@ pub struct Requirements {
     pub lock: LockOptions,
     /// The kind of pages.
     pub backing: Backing,
-    /// If true, the memory is also kept from being swapped out, see mlock(2). If false, memory
-    /// stays resident only as long as the machine does not swap.
-    pub lock_memory: bool,
+    /// The choice whether the kernel is kept from taking the memory back: by swap, or by the
+    /// shrinker of underused huge pages.
+    pub lock_memory: LockMemory,
 }
 
 impl Default for Requirements {
@@ -48,7 +107,7 @@ impl Requirements {
             margin_bytes: DEFAULT_MARGIN_BYTES,
             lock: LockOptions::default(),
             backing: Backing::default(),
-            lock_memory: false,
+            lock_memory: LockMemory::default(),
         }
     }
 

@@ -1,13 +1,14 @@
 //! Commits regions: lock, headroom check, reserve, populate, residency check. After a failure all
 //! of them are unmapped before anything else happens.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::commit::lock::CommitLock;
+use crate::commit::locking::Locking;
 use crate::commit::populate;
 use crate::commit::region::{HUGE_PAGE_BYTES, Layout, Region};
 use crate::commit::report::{Method, Progress, Secured};
-use crate::commit::requirements::{Requirements, WASM_PAGE_BYTES};
+use crate::commit::requirements::{LockMemory, Requirements, WASM_PAGE_BYTES};
 use crate::commit::residency;
 use crate::error::Error;
 use crate::limits::explain::explain;
@@ -82,9 +83,13 @@ pub(crate) fn secure_many(
 
     // Before the first commit: afterwards, at a limit, there may be no memory left for the list.
     let mut regions = Vec::with_capacity(count);
+    let asked = Instant::now();
     let _lock = CommitLock::acquire(&requirements.lock)?;
-    Headroom::read()?.check(&need)?;
+    let waited = whole_milliseconds(asked.elapsed());
+    let headroom = Headroom::read()?;
+    headroom.check(&need)?;
     let total_bytes = (bytes as u64).saturating_mul(count as u64);
+    let locking = Locking::decide(requirements.lock_memory, &headroom, total_bytes);
     for done in 0..count {
         let before = (bytes as u64).saturating_mul(done as u64);
         let mut progress = |within: usize| {
@@ -98,25 +103,47 @@ pub(crate) fn secure_many(
                 progress(bytes);
                 regions.push(region);
             }
-            Err(failure) => {
-                // At a limit every further page can cause a kill, and the message of the error
-                // takes memory too.
-                drop(regions);
-                let error = explain(failure, &need);
-                tracing::warn!(%error, "memory was not secured");
-                return Err(error);
-            }
+            Err(failure) => return Err(given_up(regions, failure, &need)),
         }
+    }
+    let ranges = regions.iter().map(|region| (region.region.base(), bytes));
+    // SAFETY: the ranges are the regions' own.
+    let locked_bytes = match unsafe { locking.lock(ranges) } {
+        Ok(locked_bytes) => locked_bytes,
+        Err(failure) => return Err(given_up(regions, failure, &need)),
+    };
+    for region in &mut regions {
+        region.secured.waited = waited;
+        region.secured.locked_bytes = match locked_bytes {
+            0 => 0,
+            _ => bytes as u64,
+        };
     }
     for region in &regions {
         tracing::info!(
             how = %region.secured.how,
             bytes = region.secured.resident_bytes,
+            locked_bytes = region.secured.locked_bytes,
             elapsed = ?region.secured.elapsed,
             "memory is resident"
         );
     }
     Ok(regions)
+}
+
+/// Unmaps the regions, and finds the limit that explains a failure.
+fn given_up(regions: Vec<SecuredRegion>, failure: Error, need: &Need) -> Error {
+    // At a limit every further page can cause a kill, and the message of the error takes memory
+    // too.
+    drop(regions);
+    let error = explain(failure, need);
+    tracing::warn!(%error, "memory was not secured");
+    error
+}
+
+/// Cuts the time of an attempt that did not wait to zero.
+pub(crate) fn whole_milliseconds(time: Duration) -> Duration {
+    Duration::from_millis(time.as_millis() as u64)
 }
 
 /// Returns the address space of one region, if it can have the required pages at all.
@@ -149,7 +176,7 @@ pub(crate) fn need_of_many(
     if let Some(log2) = requirements.backing.pool_page_log2() {
         need = need.in_huge_pages(1 << log2, committed_bytes, margin_bytes);
     }
-    if requirements.lock_memory {
+    if requirements.lock_memory == LockMemory::On {
         need = need.locked(committed_bytes);
     }
     Ok(need)
@@ -184,10 +211,6 @@ fn commit(
     // without this advice is accepted.
     // SAFETY: the range is the region's own.
     let _ = unsafe { sys::advise(base, bytes, Advice::KeepFromChildren) };
-    if requirements.lock_memory {
-        // SAFETY: the range is the region's own, and resident.
-        unsafe { sys::lock_memory(base, bytes) }.map_err(Error::system("mlock", bytes))?;
-    }
     let resident_bytes = residency::check(base.as_ptr(), bytes)?;
     Ok(SecuredRegion {
         region,
@@ -196,6 +219,8 @@ fn commit(
             how,
             elapsed: start.elapsed(),
             resident_bytes,
+            locked_bytes: 0,
+            waited: Duration::ZERO,
         },
     })
 }

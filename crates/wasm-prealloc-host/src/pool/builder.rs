@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::commit::backing::Backing;
 use crate::commit::lock::LockOptions;
 use crate::commit::report::{Progress, Secured};
-use crate::commit::requirements::Requirements;
+use crate::commit::requirements::{LockMemory, Requirements};
 use crate::commit::secure::{layout, need_of_many, secure_many};
 use crate::error::Error;
 use crate::limits::headroom::{Headroom, Need};
@@ -81,9 +81,9 @@ impl MemoryPoolBuilder {
         self
     }
 
-    /// If true, the memory is kept from being swapped out, see mlock(2).
-    pub fn lock_memory(mut self, lock_memory: bool) -> Self {
-        self.requirements.lock_memory = lock_memory;
+    /// Sets whether the memory is locked, see [`LockMemory`]. `true` is [`LockMemory::On`].
+    pub fn lock_memory(mut self, lock_memory: impl Into<LockMemory>) -> Self {
+        self.requirements.lock_memory = lock_memory.into();
         self
     }
 
@@ -174,9 +174,12 @@ impl PreparedPool {
         let regions = secure_many(requirements, layout, slots, progress)?;
         let resident = regions.iter().map(|region| region.secured().resident_bytes);
         let resident_bytes = resident.sum();
+        let locked = regions.iter().map(|region| region.secured().locked_bytes);
+        let locked_bytes = locked.sum();
         let secured = regions.first().map(|region| Secured {
             elapsed: start.elapsed(),
             resident_bytes,
+            locked_bytes,
             ..*region.secured()
         });
         let tracker = match (policy, self.builder.tracking) {

@@ -67,6 +67,15 @@ pub(crate) unsafe fn lock_memory(start: NonNull<u8>, bytes: usize) -> io::Result
     result(unsafe { libc::mlock(start.as_ptr().cast(), bytes) })
 }
 
+/// Undoes [`lock_memory`], also where nothing is locked.
+///
+/// # Safety
+/// The range belongs to the caller.
+pub(crate) unsafe fn unlock_memory(start: NonNull<u8>, bytes: usize) {
+    // SAFETY: the caller's promise. It fails only where nothing is mapped.
+    unsafe { libc::munlock(start.as_ptr().cast(), bytes) };
+}
+
 /// Reads the residency of the pages from address `first` on. The lowest bit of a page's entry is 1
 /// if the page is resident.
 pub(crate) fn residency(first: usize, pages: &mut [u8]) -> io::Result<()> {

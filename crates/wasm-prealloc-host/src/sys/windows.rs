@@ -8,7 +8,7 @@ use std::ptr::{self, NonNull};
 
 use windows_sys::Win32::System::Memory::{
     MEM_COMMIT, MEM_RELEASE, MEM_RESERVE, PAGE_NOACCESS, PAGE_READWRITE, VirtualAlloc, VirtualFree,
-    VirtualLock, VirtualProtect,
+    VirtualLock, VirtualProtect, VirtualUnlock,
 };
 use windows_sys::Win32::System::ProcessStatus::{
     PSAPI_WORKING_SET_EX_INFORMATION, QueryWorkingSetEx,
@@ -69,6 +69,15 @@ pub(crate) unsafe fn release(start: NonNull<u8>, _bytes: usize) {
 pub(crate) unsafe fn lock_memory(start: NonNull<u8>, bytes: usize) -> io::Result<()> {
     // SAFETY: the caller's promise; locking changes no contents.
     result(unsafe { VirtualLock(start.as_ptr().cast(), bytes) })
+}
+
+/// Undoes [`lock_memory`], also where nothing is locked.
+///
+/// # Safety
+/// The range belongs to the caller.
+pub(crate) unsafe fn unlock_memory(start: NonNull<u8>, bytes: usize) {
+    // SAFETY: the caller's promise. It fails where nothing is locked.
+    unsafe { VirtualUnlock(start.as_ptr().cast(), bytes) };
 }
 
 /// Reads the residency of the pages from address `first` on. The lowest bit of a page's entry is 1
