@@ -187,18 +187,43 @@ pub enum Error {
         slot_pages: u64,
     },
 
-    /// Every slot of the pool is lent, until the end of the wait if the pool waits.
+    /// Too few slots of the pool are free, until the end of the wait if the pool waits.
     #[error(
-        "no memory is free: all {slots} slots of the pool are in use{}; drop an instance first, \
-         give the pool more slots, or let it wait (a module takes one slot for each memory that \
-         it defines)",
-        after(.waited)
+        "no memory is free: of the pool's {slots} slots {lent} are lent{}{}; drop an instance \
+         first, give the pool more slots, or let it wait (a module takes one slot for each memory \
+         that it defines)",
+        retired_slots(.retired), after(.waited)
     )]
     NoSlot {
-        /// The number of slots of the pool.
+        /// The number of slots that the pool was made with.
         slots: usize,
+        /// The number of them that are lent, or reserved.
+        lent: usize,
+        /// The number of them that cannot be lent again, because a reset failed.
+        retired: usize,
         /// The time that it waited for one.
         waited: Duration,
+    },
+
+    /// More memories are needed at once than the pool can ever lend at once.
+    #[error(
+        "{memories} memories are needed at once, and the pool can lend only {slots}; give it a \
+         slot for each memory that a module defines (MemoryPoolBuilder::slots)"
+    )]
+    TooManyMemories {
+        /// The number of memories.
+        memories: usize,
+        /// The number of slots, without those that cannot be lent again.
+        slots: usize,
+    },
+
+    /// Every slot of a [`Reservation`](crate::Reservation) is lent.
+    #[error(
+        "all {reserved} reserved memories are lent; reserve one for each memory that is needed"
+    )]
+    NotReserved {
+        /// The number of slots that were reserved.
+        reserved: usize,
     },
 
     /// The pool was prepared, and its memory is not secured yet.
@@ -245,6 +270,8 @@ impl Error {
             Error::GrowthNotAssured { .. } => "growth-not-assured",
             Error::SlotTooSmall { .. } => "slot-too-small",
             Error::NoSlot { .. } => "no-slot",
+            Error::TooManyMemories { .. } => "too-many-memories",
+            Error::NotReserved { .. } => "not-reserved",
             Error::NotSecuredYet => "not-secured-yet",
             Error::Engine { .. } => "engine",
             Error::Unreadable { .. } => "unreadable",
@@ -268,10 +295,17 @@ fn maximum_pages(maximum: &Option<u64>) -> String {
     }
 }
 
+fn retired_slots(retired: &usize) -> String {
+    match retired {
+        0 => String::new(),
+        retired => format!(", {retired} cannot be lent again because a reset failed"),
+    }
+}
+
 fn after(waited: &Duration) -> String {
     match waited.is_zero() {
         true => String::new(),
-        false => format!(", and none came back in {:.1} s", waited.as_secs_f64()),
+        false => format!(", and too few came back in {:.1} s", waited.as_secs_f64()),
     }
 }
 

@@ -80,8 +80,10 @@ pub use limits::limit::{CgroupVersion, Limit, Reading};
 pub use limits::shortfall::Shortfall;
 pub use name::UnknownName;
 pub use pool::builder::{MemoryPoolBuilder, PreparedPool};
-pub use pool::memory_pool::{LentMemory, MemoryPool};
+pub use pool::lent::LentMemory;
+pub use pool::memory_pool::{MemoryPool, WeakPool};
 pub use pool::policy::{Policy, Tracking, WhenExhausted};
+pub use pool::reservation::Reservation;
 pub use pool::statistics::Statistics;
 
 /// Compiles the README's program with the documentation tests.

@@ -1,8 +1,11 @@
 //! Pools of committed memories: their options, securing them, lending them, and zeroing them.
 
 pub(crate) mod builder;
+pub(crate) mod lent;
 pub(crate) mod memory_pool;
 pub(crate) mod policy;
+pub(crate) mod reservation;
 pub(crate) mod reset;
+pub(crate) mod shared;
 pub(crate) mod slot;
 pub(crate) mod statistics;

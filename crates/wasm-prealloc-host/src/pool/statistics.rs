@@ -10,8 +10,10 @@ use crate::pool::reset::ResetMethod;
 pub struct Statistics {
     /// The number of slots that the pool secured.
     pub slots: usize,
-    /// The number of slots that are lent now.
+    /// The number of slots that are lent or reserved now.
     pub lent: usize,
+    /// The number of requests that wait for slots now.
+    pub waiting: usize,
     /// The number of slots whose reset failed. They are never lent again, and were unmapped.
     pub retired: usize,
     /// The number of times that a slot was lent.

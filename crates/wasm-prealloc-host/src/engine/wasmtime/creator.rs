@@ -9,7 +9,8 @@ use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 use crate::commit::requirements::WASM_PAGE_BYTES;
 use crate::error::Error;
-use crate::pool::memory_pool::{LentMemory, MemoryPool};
+use crate::pool::lent::LentMemory;
+use crate::pool::memory_pool::MemoryPool;
 use crate::pool::slot::{GUARD_BYTES, RESERVATION_BYTES};
 
 thread_local! {

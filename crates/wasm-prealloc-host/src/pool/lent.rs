@@ -1,0 +1,110 @@
+//! A memory of a pool while it is lent.
+
+use std::sync::Arc;
+
+use crate::commit::requirements::WASM_PAGE_BYTES;
+use crate::error::Error;
+use crate::pool::shared::Shared;
+use crate::pool::slot::Slot;
+
+/// A memory of a pool, lent until it is dropped. It is zeroed in the thread that drops it.
+#[derive(Debug)]
+pub struct LentMemory {
+    /// `None` only in `drop`.
+    slot: Option<Slot>,
+    shared: Arc<Shared>,
+    bytes: usize,
+    maximum_bytes: usize,
+}
+
+impl LentMemory {
+    /// Lends a slot that was taken, with `minimum` wasm pages accessible and up to `limit`.
+    pub(crate) fn new(
+        slot: Slot,
+        shared: &Arc<Shared>,
+        minimum: u64,
+        limit: u64,
+    ) -> Result<LentMemory, Error> {
+        let mut lent = LentMemory {
+            slot: Some(slot),
+            shared: Arc::clone(shared),
+            bytes: 0,
+            // No more than a slot has, which is at most 4 GiB.
+            maximum_bytes: (limit * WASM_PAGE_BYTES) as usize,
+        };
+        shared.count_loan();
+        lent.resize((minimum * WASM_PAGE_BYTES) as usize)?;
+        Ok(lent)
+    }
+
+    /// Makes exactly the first `bytes` accessible.
+    fn resize(&mut self, bytes: usize) -> Result<(), Error> {
+        let slot = self.slot.as_mut().expect("there until dropped");
+        slot.make_accessible(bytes)
+            .map_err(Error::system("mprotect", bytes))?;
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Returns the address of the first byte. It does not move while the memory is lent.
+    pub fn as_ptr(&self) -> *mut u8 {
+        let slot = self.slot.as_ref().expect("there until dropped");
+        slot.base().as_ptr()
+    }
+
+    /// Returns the current size in bytes.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns true if the current size is 0.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Returns the size that it can grow to, in bytes. All of it is committed.
+    pub fn maximum_bytes(&self) -> usize {
+        self.maximum_bytes
+    }
+
+    /// Makes more of the memory accessible, which is zero. If `bytes` is not more than the current
+    /// size, nothing changes.
+    ///
+    /// # Errors
+    /// [`Error::SlotTooSmall`] above the maximum. [`Error::System`] if the operating system refuses
+    /// to make committed memory accessible. A host has to stop then: on another machine the guest
+    /// would continue.
+    pub fn grow_to(&mut self, bytes: usize) -> Result<(), Error> {
+        if bytes <= self.bytes {
+            return Ok(());
+        }
+        if bytes > self.maximum_bytes {
+            return Err(Error::SlotTooSmall {
+                maximum: Some((bytes as u64).div_ceil(WASM_PAGE_BYTES)),
+                slot_pages: self.maximum_bytes as u64 / WASM_PAGE_BYTES,
+            });
+        }
+        self.resize(bytes)
+    }
+
+    /// Returns the memory up to its current size.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: the range is mapped and accessible for as long as this value lives, and writing
+        // to it takes a mutable borrow of this value, or an engine that owns it.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.bytes) }
+    }
+
+    /// Returns the memory up to its current size, writable.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and this value is mutably borrowed.
+        unsafe { std::slice::from_raw_parts_mut(self.as_ptr(), self.bytes) }
+    }
+}
+
+impl Drop for LentMemory {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            self.shared.take_back(slot, self.bytes);
+        }
+    }
+}
