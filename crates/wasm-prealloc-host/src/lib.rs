@@ -69,7 +69,7 @@ pub use commit::report::{Method, Progress, Secured};
 pub use commit::requirements::{
     DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, LockMemory, Requirements, WASM_PAGE_BYTES,
 };
-pub use commit::residency::resident_bytes;
+pub use commit::residency::{Residency, resident_bytes};
 pub use commit::secure::SecuredRegion;
 #[cfg(feature = "wasmtime")]
 pub use engine::wasmtime::instantiate::{InstantiateError, WasmtimePool, deterministic};

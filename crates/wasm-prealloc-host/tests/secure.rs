@@ -25,6 +25,9 @@ fn secure(pages: u64, backing: Backing) -> Method {
     assert_eq!(resident_bytes(region.bytes()).unwrap(), bytes);
     assert!(is_zero(region.bytes()));
     region.bytes_mut().fill(0xa5);
+    let checked = region.check().unwrap();
+    assert_eq!(checked.expected_bytes, bytes);
+    assert_eq!(checked.resident_bytes, bytes);
     assert_eq!(resident_bytes(region.bytes()).unwrap(), bytes);
     region.secured().how
 }

@@ -9,7 +9,7 @@ use crate::commit::locking::Locking;
 use crate::commit::populate;
 use crate::commit::report::{Method, Secured};
 use crate::commit::requirements::{LockMemory, Requirements};
-use crate::commit::residency;
+use crate::commit::residency::Reader;
 use crate::commit::secure::whole_milliseconds;
 use crate::error::Error;
 use crate::limits::explain::explain;
@@ -77,8 +77,8 @@ pub unsafe fn secure_in_place(
 
     let _lock = CommitLock::acquire(&requirements.lock)?;
     waited = whole_milliseconds(since.elapsed());
-    let already = residency::measure(base.as_ptr(), whole_bytes)?;
-    let missing = (whole_bytes as u64).saturating_sub(already);
+    let reader = Reader::open();
+    let missing = reader.missing(base.as_ptr(), whole_bytes)?;
     let mut need = Need::populate(missing, requirements.margin_bytes);
     if requirements.lock_memory == LockMemory::On {
         need = need.locked(whole_bytes as u64);
@@ -92,19 +92,62 @@ pub unsafe fn secure_in_place(
             true => Method::Populated,
             // SAFETY: the pages contain a part of the caller's range, so they are mapped and
             // writable.
-            false => unsafe { populate::populate(base, whole_bytes, requirements, &mut |_| {}) }?,
+            false => unsafe {
+                populate::populate(base, whole_bytes, requirements, &reader, &mut |_| {})
+            }?,
         };
         // SAFETY: the pages are the caller's.
         let locked_bytes = unsafe { locking.lock([(base, whole_bytes)].into_iter()) }?;
-        let resident_bytes = residency::check(start, bytes)?;
+        let resident_bytes = reader.check(start, bytes)?;
         Ok(secured(how, resident_bytes, locked_bytes, waited))
     };
     commit().map_err(|failure| explain(failure, &need))
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A private, writable mapping of a file.
+    #[cfg(target_os = "linux")]
+    pub(crate) struct PrivateFile {
+        base: NonNull<u8>,
+        bytes: usize,
+    }
+
+    #[cfg(target_os = "linux")]
+    impl PrivateFile {
+        pub(crate) fn new(contents: &[u8]) -> PrivateFile {
+            use std::io::Write as _;
+            use std::os::fd::AsRawFd as _;
+
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(contents).unwrap();
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            let bytes = contents.len();
+            // SAFETY: a new mapping at an address that the kernel chooses replaces nothing.
+            let base = unsafe {
+                let private = libc::MAP_PRIVATE;
+                let file = file.as_raw_fd();
+                libc::mmap(std::ptr::null_mut(), bytes, access, private, file, 0)
+            };
+            assert_ne!(base, libc::MAP_FAILED);
+            let base = NonNull::new(base.cast()).unwrap();
+            PrivateFile { base, bytes }
+        }
+
+        pub(crate) fn base(&self) -> NonNull<u8> {
+            self.base
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    impl Drop for PrivateFile {
+        fn drop(&mut self) {
+            // SAFETY: the mapping is this value's own.
+            unsafe { sys::release(self.base, self.bytes) };
+        }
+    }
 
     #[test]
     fn contents_stay_and_everything_is_resident() {

@@ -13,7 +13,7 @@ use crate::commit::backing::Backing;
 use crate::commit::region::HUGE_PAGE_BYTES;
 use crate::commit::report::Method;
 use crate::commit::requirements::Requirements;
-use crate::commit::residency;
+use crate::commit::residency::Reader;
 use crate::error::Error;
 use crate::limits::headroom::{Headroom, Need};
 use crate::sys::{self, Advice};
@@ -38,6 +38,7 @@ pub(crate) unsafe fn populate(
     base: NonNull<u8>,
     bytes: usize,
     requirements: &Requirements,
+    reader: &Reader,
     progress: Progress<'_>,
 ) -> Result<Method, Error> {
     let head = base.align_offset(HUGE_PAGE_BYTES).min(bytes);
@@ -59,7 +60,7 @@ pub(crate) unsafe fn populate(
         if !range.is_empty() {
             let margin = requirements.margin_bytes;
             // SAFETY: the range lies in the caller's, and both ends are multiples of a page.
-            method = unsafe { in_chunks(base, range, margin, progress) }?;
+            method = unsafe { in_chunks(base, range, margin, reader, progress) }?;
         }
     }
     // Base pages before and after the huge pages do not change the method.
@@ -151,11 +152,11 @@ unsafe fn in_chunks(
     base: NonNull<u8>,
     part: Range<usize>,
     margin_bytes: u64,
+    reader: &Reader,
     progress: Progress<'_>,
 ) -> Result<Method, Error> {
     let missing = |from: usize, to: usize| -> Result<u64, Error> {
-        let start = base.as_ptr().wrapping_add(from);
-        Ok((to - from) as u64 - residency::measure(start, to - from)?)
+        reader.missing(base.as_ptr().wrapping_add(from), to - from)
     };
     // Writes before an attempt to collapse may have made a part of it resident already.
     let mut remaining_bytes = missing(part.start, part.end)?;
@@ -260,29 +261,31 @@ mod tests {
         let bytes = 3 << 20;
         let region = Region::writable(bytes);
         let base = region.base().as_ptr();
-        assert_eq!(residency::count(base, bytes).unwrap(), 0);
+        assert_eq!(Reader::open().count(base, bytes).unwrap(), 0);
         // SAFETY: the range is writable and this test's own.
         unsafe {
             base.add(sys::page_bytes()).write(7);
             touch(region.base(), bytes, sys::page_bytes());
             assert_eq!(base.add(sys::page_bytes()).read(), 7);
         }
-        assert_eq!(residency::count(base, bytes).unwrap(), bytes as u64);
+        assert_eq!(Reader::open().count(base, bytes).unwrap(), bytes as u64);
     }
 
     #[test]
     fn chunks_populate_the_rest_and_no_more() {
         let bytes = CHUNK_BYTES + (3 << 20);
         let region = Region::writable(bytes);
+        let reader = Reader::open();
         let from = 1 << 20;
         let mut reported = Vec::new();
         let mut progress = |done| reported.push(done);
         // SAFETY: the range is writable and this test's own.
-        let method = unsafe { in_chunks(region.base(), from..bytes, 0, &mut progress) }.unwrap();
+        let populated = unsafe { in_chunks(region.base(), from..bytes, 0, &reader, &mut progress) };
+        let method = populated.unwrap();
         assert_eq!(method, Method::Populated);
         assert_eq!(reported, [from + CHUNK_BYTES]);
         assert_eq!(
-            residency::count(region.base().as_ptr(), bytes).unwrap(),
+            reader.count(region.base().as_ptr(), bytes).unwrap(),
             (bytes - from) as u64
         );
     }

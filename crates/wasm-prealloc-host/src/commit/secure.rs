@@ -9,7 +9,7 @@ use crate::commit::populate;
 use crate::commit::region::{HUGE_PAGE_BYTES, Layout, Region};
 use crate::commit::report::{Method, Progress, Secured};
 use crate::commit::requirements::{LockMemory, Requirements, WASM_PAGE_BYTES};
-use crate::commit::residency;
+use crate::commit::residency::{Reader, Residency, residency};
 use crate::error::Error;
 use crate::limits::explain::explain;
 use crate::limits::headroom::{Headroom, Need};
@@ -40,6 +40,15 @@ impl SecuredRegion {
     /// Returns the outcome of the commit.
     pub fn secured(&self) -> &Secured {
         &self.secured
+    }
+
+    /// Counts again how much of the memory is resident.
+    ///
+    /// # Errors
+    /// [`Error::NotResident`] if a part is not: the kernel swapped it out, or took it back in
+    /// another way. [`Error::Unreadable`] if the page tables cannot be read.
+    pub fn check(&self) -> Result<Residency, Error> {
+        residency([(self.region.base().as_ptr().cast_const(), self.bytes)].into_iter())
     }
 
     /// Returns the committed bytes.
@@ -81,7 +90,8 @@ pub(crate) fn secure_many(
     let span = tracing::info_span!("secure", regions = count, pages = requirements.pages);
     let _entered = span.enter();
 
-    // Before the first commit: afterwards, at a limit, there may be no memory left for the list.
+    // Before the first commit: afterwards, at a limit, there may be no memory left for them.
+    let reader = Reader::open();
     let mut regions = Vec::with_capacity(count);
     let asked = Instant::now();
     let _lock = CommitLock::acquire(&requirements.lock)?;
@@ -98,7 +108,7 @@ pub(crate) fn secure_many(
                 total_bytes,
             });
         };
-        match commit(requirements, bytes, layout, &mut progress) {
+        match commit(requirements, bytes, layout, &reader, &mut progress) {
             Ok(region) => {
                 progress(bytes);
                 regions.push(region);
@@ -187,6 +197,7 @@ fn commit(
     requirements: &Requirements,
     bytes: usize,
     layout: Layout,
+    reader: &Reader,
     progress: populate::Progress<'_>,
 ) -> Result<SecuredRegion, Error> {
     let start = Instant::now();
@@ -205,13 +216,13 @@ fn commit(
             .make_writable(bytes)
             .map_err(Error::system("mprotect", bytes))?;
         // SAFETY: the range was just made writable.
-        unsafe { populate::populate(base, bytes, requirements, progress) }?
+        unsafe { populate::populate(base, bytes, requirements, reader, progress) }?
     };
     // A write after a fork would copy pages, which takes memory that is not secured. A kernel
     // without this advice is accepted.
     // SAFETY: the range is the region's own.
     let _ = unsafe { sys::advise(base, bytes, Advice::KeepFromChildren) };
-    let resident_bytes = residency::check(base.as_ptr(), bytes)?;
+    let resident_bytes = reader.check(base.as_ptr(), bytes)?;
     Ok(SecuredRegion {
         region,
         bytes,

@@ -9,6 +9,8 @@ use super::Advice;
 
 pub(crate) const HAS_LIMIT_FILES: bool = false;
 pub(crate) const HAS_HUGE_PAGES: bool = false;
+pub(crate) const HAS_PAGE_TABLES: bool = false;
+pub(crate) const PAGEMAP: &str = "";
 
 /// # Safety
 /// It does nothing.
@@ -24,6 +26,24 @@ pub(crate) fn has_transparent_huge_pages(_bytes: usize) -> bool {
 /// It does nothing.
 pub(crate) unsafe fn map_huge_pages(_start: NonNull<u8>, _bytes: usize, _: u32) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Page tables cannot be read: no value of this type exists.
+#[derive(Debug)]
+pub(crate) enum PageTables {}
+
+impl PageTables {
+    pub(crate) fn open() -> io::Result<PageTables> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn own(&self, _: Range<usize>, _: impl FnMut(Range<usize>)) -> io::Result<()> {
+        match *self {}
+    }
+
+    pub(crate) fn unshared(&self, _: Range<usize>, _: impl FnMut(Range<usize>)) -> io::Result<()> {
+        match *self {}
+    }
 }
 
 /// Write tracking is unsupported: no value of this type exists.

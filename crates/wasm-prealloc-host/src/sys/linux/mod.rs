@@ -1,11 +1,13 @@
 //! What Linux has beyond other systems: readable limits, huge pages, populating that can be
 //! refused, and write tracking.
 
+mod page_tables;
 mod track;
 
 use std::io;
 use std::ptr::NonNull;
 
+pub(crate) use page_tables::{PAGEMAP, PageTables};
 pub(crate) use track::Tracker;
 
 use super::{Advice, unix};
@@ -15,6 +17,9 @@ pub(crate) const HAS_LIMIT_FILES: bool = true;
 
 /// Memory can be mapped in huge pages.
 pub(crate) const HAS_HUGE_PAGES: bool = true;
+
+/// The page tables of a process can be read, other than in a sandbox.
+pub(crate) const HAS_PAGE_TABLES: bool = true;
 
 /// Gives the kernel advice on a range, see madvise(2).
 ///

@@ -19,7 +19,7 @@ use linux_raw_sys::general::{
 use linux_raw_sys::ioctl::{UFFDIO_API, UFFDIO_REGISTER, UFFDIO_UNREGISTER};
 
 /// The request of `linux/fs.h` that reads a [`pm_scan_arg`].
-const PAGEMAP_SCAN: libc::Ioctl = libc::_IOWR::<pm_scan_arg>(b'f' as u32, 16);
+pub(super) const PAGEMAP_SCAN: libc::Ioctl = libc::_IOWR::<pm_scan_arg>(b'f' as u32, 16);
 
 /// The number of ranges that one scan can return.
 const RANGES_AT_ONCE: usize = 512;
@@ -187,7 +187,7 @@ fn to_uffdio(range: &Range<usize>) -> uffdio_range {
 ///
 /// # Safety
 /// `request` takes a `T`, and what it does is allowed.
-unsafe fn ioctl<T>(
+pub(super) unsafe fn ioctl<T>(
     file: &impl AsRawFd,
     request: libc::Ioctl,
     argument: &mut T,
