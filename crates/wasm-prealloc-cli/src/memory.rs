@@ -1,13 +1,129 @@
-//! Shared parts of `run` and `preflight`: the progress bar for the commit of memory, and the flags in
-//! errors about memory.
+//! Shared parts of `run` and `preflight`: the flags for the commit of memory, its progress on a
+//! terminal, and the names of flags in messages of the library.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
+use clap::builder::PossibleValue;
 use indicatif::{ProgressBar, ProgressStyle};
-use wasm_prealloc_host::{Error, MemoryPoolBuilder};
+use wasm_prealloc_host::{
+    ApiItem, Backing, DEFAULT_MARGIN_BYTES, Error, LockMemory, LockOptions, MemoryPoolBuilder,
+    Policy,
+};
 
-/// A commit that takes less time shows no progress bar.
+use crate::names::names;
+
+/// The flags for the commit of memory.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Committed memory")]
+pub(crate) struct MemoryOpts {
+    /// The limits that a module must declare, and the size that it sees
+    #[arg(long, value_name = "POLICY", default_value_t, value_parser = names::<Policy>(policies()))]
+    pub(crate) policy: Policy,
+
+    /// The kind of pages
+    #[arg(long, value_name = "BACKING", default_value_t, value_parser = names::<Backing>(backings()))]
+    backing: Backing,
+
+    /// The bytes that must remain free under each limit on physical memory
+    #[arg(
+        long,
+        alias = "margin",
+        value_name = "BYTES",
+        default_value_t = DEFAULT_MARGIN_BYTES
+    )]
+    margin_bytes: u64,
+
+    /// Lock the memory, so that it is not swapped out. Without a value it means `on`
+    #[arg(
+        long,
+        value_name = "WHEN",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t,
+        default_missing_value = "on",
+        value_parser = names::<LockMemory>(lock_memory())
+    )]
+    lock_memory: LockMemory,
+
+    /// The file that hosts lock while they commit, so that one commits at a time. Hosts in
+    /// containers that share a limit need the same file on a shared volume [default: a file that
+    /// all hosts of the machine find]
+    #[arg(long, value_name = "PATH")]
+    lock: Option<PathBuf>,
+
+    /// The longest wait for hosts that commit, in seconds [default: 120]
+    #[arg(long, value_name = "SECONDS")]
+    lock_timeout: Option<u64>,
+}
+
+impl MemoryOpts {
+    /// Sets a pool's options as the flags say.
+    pub(crate) fn apply(&self, builder: MemoryPoolBuilder) -> MemoryPoolBuilder {
+        builder
+            .policy(self.policy)
+            .backing(self.backing)
+            .margin_bytes(self.margin_bytes)
+            .lock_memory(self.lock_memory)
+            .lock(self.lock_options())
+    }
+
+    fn lock_options(&self) -> LockOptions {
+        let mut options = LockOptions::default();
+        if let Some(path) = &self.lock {
+            options.path.clone_from(path);
+        }
+        if let Some(seconds) = self.lock_timeout {
+            options.timeout = Duration::from_secs(seconds);
+        }
+        options
+    }
+}
+
+// The lengths of these lists make a new value of the library an error here.
+
+/// Returns the policies of a pool with their help.
+fn policies() -> [PossibleValue; Policy::ALL.len()] {
+    [
+        (
+            Policy::Declared,
+            "The minimum equals the maximum, and all of it is accessible",
+        ),
+        (
+            Policy::CommitMaximum,
+            "Any limits: the maximum is committed, and the module sees its current size",
+        ),
+    ]
+    .map(|(policy, help)| PossibleValue::new(policy.as_str()).help(help))
+}
+
+/// Returns the backings with their help.
+fn backings() -> [PossibleValue; Backing::ALL.len()] {
+    [
+        (Backing::Auto, "Transparent huge pages, if available"),
+        (Backing::Base, "The operating system's base pages"),
+        (Backing::Transparent, "Transparent huge pages, or an error"),
+        (Backing::HugeTlb2M, "The machine's pool of 2 MiB pages"),
+        (Backing::HugeTlb1G, "The machine's pool of 1 GiB pages"),
+    ]
+    .map(|(backing, help)| PossibleValue::new(backing.as_str()).help(help))
+}
+
+/// Returns the choices for locking memory with their help.
+fn lock_memory() -> [PossibleValue; LockMemory::ALL.len()] {
+    [
+        (
+            LockMemory::Auto,
+            "Lock it where that is permitted, and print what was done",
+        ),
+        (LockMemory::On, "Lock it, or fail"),
+        (LockMemory::Off, "Do not lock it"),
+    ]
+    .map(|(choice, help)| PossibleValue::new(choice.as_str()).help(help))
+}
+
+/// A commit that takes less time shows no progress.
 const PROGRESS_DELAY: Duration = Duration::from_millis(800);
 
 const BAR: &str = "committing memory [{bar:40}] {bytes}/{total_bytes}";
@@ -34,25 +150,46 @@ pub(crate) fn with_progress_bar(builder: MemoryPoolBuilder) -> MemoryPoolBuilder
     })
 }
 
-/// Names flags where the library names its API, in errors whose remedy is an option of this program.
+/// Returns the message of an error, in which flags are named instead of the library's API.
 pub(crate) fn with_flags(error: Error) -> anyhow::Error {
-    let (advice, flags) = match &error {
-        Error::NoHugePages { .. } => ("Backing::Auto", "`--backing auto`".to_owned()),
-        Error::GrowthNotAssured { .. } => ("Policy::Declared", "`--policy declared`".to_owned()),
-        Error::SlotTooSmall {
-            maximum: Some(maximum),
-            ..
-        } => {
-            let flags = format!("make the slots larger (`--pages {maximum}`)");
-            ("make the slots larger", flags)
-        }
-        _ => return error.into(),
-    };
-    anyhow!(error.to_string().replace(advice, &flags))
+    let message = error.to_string();
+    let renamed = in_flags(&message, &error);
+    match renamed == message {
+        true => error.into(),
+        false => anyhow!(renamed),
+    }
+}
+
+/// Replaces the names of the library's API by flags. The match over [`ApiItem`] has no `_` arm, so
+/// that an item of a new message cannot be forgotten.
+fn in_flags(message: &str, error: &Error) -> String {
+    ApiItem::rename(message, |item| {
+        Some(match item {
+            ApiItem::BackingAuto => "--backing auto".to_owned(),
+            ApiItem::PolicyDeclared => "--policy declared".to_owned(),
+            ApiItem::PolicyCommitMaximum => "--policy commit-maximum".to_owned(),
+            ApiItem::Pages => match error {
+                Error::SlotTooSmall {
+                    maximum: Some(maximum),
+                    ..
+                } => format!("--pages {maximum}"),
+                _ => "--pages N".to_owned(),
+            },
+            ApiItem::Slots => "--slots N".to_owned(),
+            ApiItem::LockMemoryAuto => "--lock-memory=auto".to_owned(),
+            ApiItem::LockPath => "--lock PATH".to_owned(),
+            ApiItem::LockTimeout => "--lock-timeout SECONDS".to_owned(),
+            // `run` has one instance, which has all of its slots, so it never waits. It configures
+            // its engine and secures its pool itself, so an error that asks for it is a defect.
+            ApiItem::Wait | ApiItem::Secure | ApiItem::Configure => return None,
+        })
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use wasm_prealloc_host::Limit;
 
     use super::*;
@@ -70,10 +207,19 @@ mod tests {
             maximum: Some(17),
             slot_pages: 16,
         };
+        let path = PathBuf::from("/lock");
+        let lock = Error::Lock {
+            path: path.clone(),
+            source: io::ErrorKind::NotFound.into(),
+        };
+        let waited = Duration::from_secs(120);
+        let timeout = Error::LockTimeout { path, waited };
         for (error, flag) in [
-            (huge_pages, "`--backing auto`"),
-            (growth, "`--policy declared`"),
-            (slot, "`--pages 17`"),
+            (huge_pages, "(`--backing auto`)"),
+            (growth, "use `--policy declared`"),
+            (slot, "(`--pages 17`)"),
+            (lock, "(`--lock PATH`)"),
+            (timeout, "(`--lock-timeout SECONDS`)"),
         ] {
             let message = with_flags(error).to_string();
             assert!(

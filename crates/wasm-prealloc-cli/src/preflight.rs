@@ -5,19 +5,14 @@ use std::io::Write as _;
 use std::num::NonZeroUsize;
 
 use anyhow::Result;
-use clap::builder::PossibleValue;
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use wasm_prealloc::MAX_PAGES;
-use wasm_prealloc_host::{
-    Backing, DEFAULT_MARGIN_BYTES, Headroom, LockMemory, MemoryPool, MemoryPoolBuilder, Need,
-    Reading,
-};
+use wasm_prealloc_host::{Headroom, MemoryPool, MemoryPoolBuilder, Need, Reading};
 
 use crate::io::print_json;
 use crate::json::{Failure, SCHEMA, SecuredReport};
-use crate::names::names;
 use crate::{exit, memory};
 
 const EXAMPLES: &[&str] = &[
@@ -46,33 +41,12 @@ pub(crate) struct Opts {
     #[arg(long)]
     commit: bool,
 
-    /// The kind of pages
-    #[arg(long, value_name = "BACKING", default_value_t, value_parser = names::<Backing>(backings()))]
-    backing: Backing,
-
-    /// The bytes that must remain free under each limit on physical memory
-    #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MARGIN_BYTES)]
-    margin_bytes: u64,
-
-    /// Also lock the memory, so that it is not swapped out
-    #[arg(long)]
-    lock_memory: bool,
-
     /// Print only errors
     #[arg(short, long)]
     quiet: bool,
-}
 
-/// Returns the backings with their help.
-fn backings() -> [PossibleValue; 5] {
-    [
-        (Backing::Auto, "Transparent huge pages, if available"),
-        (Backing::Base, "The operating system's base pages"),
-        (Backing::Transparent, "Transparent huge pages, or an error"),
-        (Backing::HugeTlb2M, "The machine's pool of 2 MiB pages"),
-        (Backing::HugeTlb1G, "The machine's pool of 1 GiB pages"),
-    ]
-    .map(|(backing, help)| PossibleValue::new(backing.as_str()).help(help))
+    #[command(flatten)]
+    memory: memory::MemoryOpts,
 }
 
 /// The answer, as `--json` prints it.
@@ -120,13 +94,8 @@ impl Row {
 pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
     let builder = MemoryPool::builder()
         .slots(opts.instances.get())
-        .pages(opts.pages)
-        .margin_bytes(opts.margin_bytes)
-        .backing(opts.backing)
-        .lock_memory(match opts.lock_memory {
-            true => LockMemory::On,
-            false => LockMemory::Auto,
-        });
+        .pages(opts.pages);
+    let builder = opts.memory.apply(builder);
     let mut answer = Answer {
         schema: SCHEMA,
         command: "preflight",
@@ -165,7 +134,7 @@ fn check(
     let headroom = Headroom::read()?;
     let readings = headroom.readings.iter();
     answer.limits = readings.map(|reading| Row::new(reading, need)).collect();
-    headroom.check(need)?;
+    builder.check(&headroom)?;
     if opts.commit {
         let pool = memory::with_progress_bar(builder).secure()?;
         answer.secured = SecuredReport::new(&pool);

@@ -3,7 +3,6 @@
 use std::io::Write as _;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use clap::builder::PossibleValue;
 use serde::Serialize;
 use wasm_prealloc::{Analysis, Format, MAX_PAGES, Memory, VerifyError};
 use wasm_prealloc_host::{InstantiateError, MemoryPool, Policy, WasmtimePool};
@@ -14,7 +13,6 @@ use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
 use crate::input::{Input, Limit};
 use crate::io::print_json;
 use crate::json::SecuredReport;
-use crate::names::names;
 use crate::pages::Pages;
 use crate::{exit, flags, json, memory};
 
@@ -54,10 +52,6 @@ pub(crate) struct Opts {
     #[arg(long, value_name = "N")]
     pages: Option<u64>,
 
-    /// The limits that the module must declare, and the size that it sees
-    #[arg(long, value_name = "POLICY", default_value_t, value_parser = names::<Policy>(policies()))]
-    policy: Policy,
-
     /// The number of memories to commit [default: the number that the module has]
     #[arg(long, value_name = "N")]
     slots: Option<usize>,
@@ -65,6 +59,9 @@ pub(crate) struct Opts {
     /// Do not print what was secured
     #[arg(short, long)]
     quiet: bool,
+
+    #[command(flatten)]
+    memory: memory::MemoryOpts,
 
     #[command(flatten)]
     limit: Limit,
@@ -76,21 +73,6 @@ pub(crate) struct Opts {
         allow_hyphen_values = true
     )]
     args: Vec<String>,
-}
-
-/// Returns the policies of the pool with their help.
-fn policies() -> [PossibleValue; 2] {
-    [
-        (
-            Policy::Declared,
-            "The minimum equals the maximum, and all of it is accessible",
-        ),
-        (
-            Policy::CommitMaximum,
-            "Any limits: the maximum is committed, and the module sees its current size",
-        ),
-    ]
-    .map(|(policy, help)| PossibleValue::new(policy.as_str()).help(help))
 }
 
 /// The outcome, as `--json` prints it.
@@ -157,7 +139,7 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
         exit,
         module: name,
         module_bytes: opts.module.name_bytes(),
-        policy: opts.policy.to_string(),
+        policy: opts.memory.policy.to_string(),
         secured,
         results,
         error,
@@ -185,14 +167,14 @@ fn execute(
         let count = memories.len();
         return Err(anyhow!("it has {count} memories: leave out `--slots {slots}`").into());
     }
-    let pages = match opts.policy {
+    let pages = match opts.memory.policy {
         Policy::CommitMaximum => memories.iter().map(maximum_pages).max().unwrap_or(1),
         _ => MAX_PAGES,
     };
-    let mut builder = MemoryPool::builder()
+    let builder = MemoryPool::builder()
         .slots(opts.slots.unwrap_or(memories.len()))
-        .pages(opts.pages.unwrap_or(pages))
-        .policy(opts.policy);
+        .pages(opts.pages.unwrap_or(pages));
+    let mut builder = opts.memory.apply(builder);
     if !opts.quiet {
         builder = memory::with_progress_bar(builder);
     }
@@ -238,7 +220,7 @@ fn execute(
 /// Returns the module's memories. With the policy `declared` they must be pinned.
 fn memories(opts: &Opts, wasm: &[u8]) -> Result<Vec<Memory>, Failure> {
     let analysis = Analysis::new(wasm)?;
-    if opts.policy == Policy::Declared {
+    if opts.memory.policy == Policy::Declared {
         analysis
             .verify(opts.pages.unwrap_or(MAX_PAGES))
             .map_err(|error| match error {

@@ -78,7 +78,11 @@ pub enum Error {
     },
 
     /// The lock that keeps hosts from committing at the same time cannot be taken.
-    #[error("cannot lock {}; choose another path for the lock, the same for every host", .path.display())]
+    #[error(
+        "cannot lock {}; choose another path for the lock, the same for every host \
+         (LockOptions::path)",
+        .path.display()
+    )]
     Lock {
         /// The file or directory.
         path: PathBuf,
@@ -89,7 +93,7 @@ pub enum Error {
     /// Another host held the lock until the timeout.
     #[error(
         "another host was committing memory (lock on {}) for {:.1} s; wait for it, or allow a \
-         longer lock timeout",
+         longer wait (LockOptions::timeout)",
         .path.display(), .waited.as_secs_f64()
     )]
     LockTimeout {
@@ -177,7 +181,7 @@ pub enum Error {
     /// A module's memory can become larger than the pool's slots. Sizes are wasm pages of 64 KiB.
     #[error(
         "the module's memory has {}, and the pool's slots have {slot_pages} pages of 64 KiB; make \
-         the slots larger, or run `wasm-prealloc rewrite --pages {slot_pages}` on the module",
+         the slots larger (MemoryPoolBuilder::pages), or run `wasm-prealloc rewrite --pages {slot_pages}` on the module",
         maximum_pages(.maximum)
     )]
     SlotTooSmall {
@@ -190,9 +194,9 @@ pub enum Error {
     /// Too few slots of the pool are free, until the end of the wait if the pool waits.
     #[error(
         "no memory is free: of the pool's {slots} slots {lent} are lent{}{}; drop an instance \
-         first, give the pool more slots, or let it wait (a module takes one slot for each memory \
-         that it defines)",
-        retired_slots(.retired), after(.waited)
+         first, give the pool more slots (MemoryPoolBuilder::slots), or let it wait \
+         (WhenExhausted::Wait); a module takes one slot for each memory that it defines",
+         retired_slots(.retired), after(.waited)
     )]
     NoSlot {
         /// The number of slots that the pool was made with.

@@ -51,6 +51,7 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("wasm-prealloc-host needs a 64-bit address space: a linear memory is 4 GiB");
 
+mod api_item;
 #[cfg(feature = "bare")]
 #[doc(hidden)]
 pub mod bare;
@@ -62,6 +63,7 @@ mod name;
 mod pool;
 mod sys;
 
+pub use api_item::ApiItem;
 pub use commit::backing::Backing;
 pub use commit::in_place::secure_in_place;
 pub use commit::lock::LockOptions;

@@ -122,6 +122,19 @@ impl MemoryPoolBuilder {
         need_of_many(&self.requirements, &layout, self.slots.unwrap_or(1))
     }
 
+    /// Checks, with limits that were read before, all that securing checks before it commits memory.
+    ///
+    /// # Errors
+    /// [`Error::Shortfall`] names the limit that leaves too little. [`Error::PageCount`],
+    /// [`Error::Backing`] and [`Error::GrowthNotAssured`] if such a pool cannot exist here.
+    pub fn check(&self, headroom: &Headroom) -> Result<(), Error> {
+        let need = self.need()?;
+        if self.policy == Policy::CommitMaximum {
+            check_growth(self.requirements.backing, headroom)?;
+        }
+        headroom.check(&need)
+    }
+
     /// Secures all slots.
     ///
     /// # Errors
@@ -162,7 +175,7 @@ impl PreparedPool {
         let requirements = &self.builder.requirements;
         let policy = self.builder.policy;
         if policy == Policy::CommitMaximum {
-            check_growth(requirements.backing)?;
+            check_growth(requirements.backing, &Headroom::read()?)?;
         }
         let start = Instant::now();
         let slots = self.builder.slots.unwrap_or(1);
@@ -197,7 +210,7 @@ impl PreparedPool {
 }
 
 /// Checks that committed memory can always be made accessible, exactly to the wasm page.
-fn check_growth(backing: Backing) -> Result<(), Error> {
+fn check_growth(backing: Backing, headroom: &Headroom) -> Result<(), Error> {
     if backing.pool_page_log2().is_some() {
         return Err(Error::Backing {
             backing,
@@ -205,9 +218,12 @@ fn check_growth(backing: Backing) -> Result<(), Error> {
                   requires; use Policy::Declared or Backing::Auto",
         });
     }
-    let readings = Headroom::read()?.readings;
     let limit = Limit::DataSegment;
-    match readings.iter().any(|reading| reading.limit == limit) {
+    match headroom
+        .readings
+        .iter()
+        .any(|reading| reading.limit == limit)
+    {
         true => Err(Error::GrowthNotAssured { limit }),
         false => Ok(()),
     }
