@@ -1,7 +1,9 @@
 //! Compares `docs/cli.md` and `docs/json.md` with the output of the command. `cargo xtask docs` sets
-//! `BLESS=1`, which writes the output into them.
+//! `BLESS=1`, which writes the output into them. The files in `docs/deploy` are in `deploy`.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod deploy;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,6 +15,10 @@ const SUBCOMMANDS: [&str; 5] = ["rewrite", "verify", "inspect", "preflight", "ru
 fn doc(name: &str) -> PathBuf {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
     docs.join(name)
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(doc(name)).unwrap()
 }
 
 fn run(folder: &Path, args: &[&str]) -> Output {
@@ -65,7 +71,7 @@ fn docs_cli_md_has_the_help_of_each_command() {
 #[test]
 fn docs_json_md_has_the_output_of_each_example() {
     let folder = tempfile::tempdir().unwrap();
-    let text = fs::read_to_string(doc("json.md")).unwrap();
+    let text = read("json.md");
     let mut expected = String::new();
     let mut printed = None;
     let mut ran = 0;
