@@ -67,7 +67,7 @@ pub use api_item::ApiItem;
 pub use commit::backing::Backing;
 pub use commit::in_place::secure_in_place;
 pub use commit::lock::LockOptions;
-pub use commit::report::{Method, Progress, Secured};
+pub use commit::report::{Method, Progress, Secured, Stage};
 pub use commit::requirements::{
     DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, LockMemory, Requirements, WASM_PAGE_BYTES,
 };
@@ -80,6 +80,7 @@ pub use limits::files::Files;
 pub use limits::headroom::{Headroom, Need};
 pub use limits::limit::{CgroupVersion, Limit, Reading};
 pub use limits::shortfall::Shortfall;
+pub use limits::visibility::Visibility;
 pub use name::UnknownName;
 pub use pool::builder::{MemoryPoolBuilder, PreparedPool};
 pub use pool::lent::LentMemory;

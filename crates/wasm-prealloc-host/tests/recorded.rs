@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use wasm_prealloc_host::{Error, Files, Headroom, Limit, Need, Reading};
+use wasm_prealloc_host::{Error, Files, Headroom, Limit, Need, Reading, Visibility};
 
 const MIB: u64 = 1 << 20;
 /// The values in every tree's `/proc/meminfo`.
@@ -78,8 +78,11 @@ trees! {
     version_2_container_with_its_own_namespace: "v2-container" [
         "v2 /sys/fs/cgroup/memory.max" [512, 20, 8, 500]
     ];
-    version_2_group_outside_of_the_mount_uses_the_visible_limits: "v2-sibling" [
-        "v2 /sys/fs/cgroup/memory.max" [512, 20, 0, 492]
+    /// A group above the namespace's root is not below the mount, so the mount's limits do not bind.
+    version_2_group_outside_of_the_namespace_has_unknown_limits: "v2-sibling" [];
+    version_2_mount_above_the_namespace_shows_an_ancestor: "v2-old-mount" [];
+    version_2_group_without_the_controller_has_the_limits_of_its_ancestor: "v2-no-controller" [
+        "v2 /sys/fs/cgroup/system.slice/memory.max" [1024, 900, 300, 424]
     ];
     blanks_and_colons_in_paths: "v2-escaped" [
         "v2 /sys/fs/c group/my group:1/memory.max" [512, 20, 0, 492]
@@ -110,6 +113,54 @@ trees! {
         "v1 /sys/fs/cgroup/memory/process_api/59e45f469162b10b/memory.limit_in_bytes"
             [512, 6, 0, 506]
     ];
+}
+
+/// A limit that is not visible is not a limit that does not exist.
+#[test]
+fn hidden_limits_are_unknown_or_partial_and_never_unlimited() {
+    let complete = [
+        "v2-plain",
+        "v2-ancestor",
+        "v2-escaped",
+        "v2-no-controller",
+        "v1-nested",
+        "v1-hidden-parent",
+        "v1-docker",
+        "hybrid",
+        "no-cgroups",
+        "disabled-controller",
+    ];
+    for case in complete {
+        let visibility = read(case).unwrap().visibility;
+        assert_eq!(visibility, Visibility::Complete, "{case}");
+    }
+    for (case, part) in [
+        (
+            "v2-container",
+            "/sys/fs/cgroup is not the root of the cgroup v2",
+        ),
+        ("v1-no-stat", "does not report the limits of parent groups"),
+    ] {
+        let visibility = read(case).unwrap().visibility;
+        assert!(matches!(visibility, Visibility::Partial(_)), "{case}");
+        let why = visibility.to_string();
+        assert!(why.contains(part), "{case}: {why}");
+    }
+    for (case, part) in [
+        (
+            "v2-hidden-mount",
+            "cgroup v2 /system.slice/indexer.service cannot be found",
+        ),
+        ("v2-covered", "cgroup v2 / cannot be found"),
+        ("v2-sibling", "cgroup v2 /../x cannot be found"),
+        ("v2-old-mount", "cgroup v2 / cannot be found"),
+        ("no-proc-cgroup", "there is no /proc/self/cgroup"),
+    ] {
+        let visibility = read(case).unwrap().visibility;
+        assert!(matches!(visibility, Visibility::Unknown(_)), "{case}");
+        let why = visibility.to_string();
+        assert!(why.contains(part), "{case}: {why}");
+    }
 }
 
 #[test]

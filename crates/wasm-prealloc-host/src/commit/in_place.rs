@@ -75,8 +75,8 @@ pub unsafe fn secure_in_place(
         return Ok(secured(Method::Populated, 0, 0, waited));
     };
 
-    let _lock = CommitLock::acquire(&requirements.lock)?;
-    waited = whole_milliseconds(since.elapsed());
+    let lock = CommitLock::acquire(&requirements.lock, &mut || {})?;
+    waited = whole_milliseconds(lock.waited());
     let reader = Reader::open();
     let missing = reader.missing(base.as_ptr(), whole_bytes)?;
     let mut need = Need::populate(missing, requirements.margin_bytes);

@@ -77,13 +77,18 @@ impl Locking {
 mod tests {
     use super::*;
     use crate::limits::limit::Reading;
+    use crate::limits::visibility::Visibility;
 
     #[test]
     fn memory_is_locked_where_the_limit_allows_all_of_it() {
         let limited = |available| Headroom {
             readings: vec![Reading::new(Limit::LockedMemory, available, 0, 0)],
+            visibility: Visibility::Complete,
         };
-        let free = Headroom { readings: vec![] };
+        let free = Headroom {
+            readings: vec![],
+            visibility: Visibility::Complete,
+        };
         for (choice, headroom, expected) in [
             (LockMemory::Auto, &limited(4096), Locking::IfPermitted),
             (LockMemory::Auto, &limited(4095), Locking::None),

@@ -66,11 +66,25 @@ impl fmt::Display for Secured {
     }
 }
 
+/// The part of securing that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Another host commits memory, and this one waits for the [lock](crate::LockOptions).
+    WaitingForLock,
+    /// A child process commits the same amount first, where a limit cannot be seen.
+    Trial,
+    /// This process commits its memory.
+    Committing,
+}
+
 /// The progress of a commit. Memory that a virtual machine uses for the first time can take 15 s
 /// for 4 GiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
+    /// The part of securing that is under way.
+    pub stage: Stage,
     /// The part that is committed so far, in bytes.
     pub committed_bytes: u64,
     /// All that is to be committed, in bytes.

@@ -7,7 +7,7 @@ use crate::commit::lock::CommitLock;
 use crate::commit::locking::Locking;
 use crate::commit::populate;
 use crate::commit::region::{HUGE_PAGE_BYTES, Layout, Region};
-use crate::commit::report::{Method, Progress, Secured};
+use crate::commit::report::{Method, Progress, Secured, Stage};
 use crate::commit::requirements::{LockMemory, Requirements, WASM_PAGE_BYTES};
 use crate::commit::residency::{Reader, Residency, residency};
 use crate::error::Error;
@@ -90,20 +90,26 @@ pub(crate) fn secure_many(
     let span = tracing::info_span!("secure", regions = count, pages = requirements.pages);
     let _entered = span.enter();
 
-    // Before the first commit: afterwards, at a limit, there may be no memory left for them.
+    // Before the first commit: afterwards, at a limit, there may be no memory left for it.
     let reader = Reader::open();
-    let mut regions = Vec::with_capacity(count);
-    let asked = Instant::now();
-    let _lock = CommitLock::acquire(&requirements.lock)?;
-    let waited = whole_milliseconds(asked.elapsed());
+    let total_bytes = (bytes as u64).saturating_mul(count as u64);
+    let waiting = Progress {
+        stage: Stage::WaitingForLock,
+        committed_bytes: 0,
+        total_bytes,
+    };
+    let lock = CommitLock::acquire(&requirements.lock, &mut || progress(waiting))?;
+    let waited = whole_milliseconds(lock.waited());
     let headroom = Headroom::read()?;
     headroom.check(&need)?;
-    let total_bytes = (bytes as u64).saturating_mul(count as u64);
     let locking = Locking::decide(requirements.lock_memory, &headroom, total_bytes);
+    // After the check, which refuses a number of regions that no list has room for.
+    let mut regions = Vec::with_capacity(count);
     for done in 0..count {
         let before = (bytes as u64).saturating_mul(done as u64);
         let mut progress = |within: usize| {
             progress(Progress {
+                stage: Stage::Committing,
                 committed_bytes: before + within as u64,
                 total_bytes,
             });

@@ -31,16 +31,26 @@ impl Files {
 
     /// Reads a file that must exist.
     pub(crate) fn read(&self, path: &Path) -> Result<String, Error> {
-        std::fs::read_to_string(self.inside(path)).map_err(|source| unreadable(path, source))
+        self.text(path).map_err(|source| unreadable(path, source))
     }
 
     /// Reads a file, or returns `None` if there is no such file.
     pub(crate) fn read_optional(&self, path: &Path) -> Result<Option<String>, Error> {
-        match std::fs::read_to_string(self.inside(path)) {
+        match self.text(path) {
             Ok(text) => Ok(Some(text)),
             Err(error) if is_absent(&error) => Ok(None),
             Err(source) => Err(unreadable(path, source)),
         }
+    }
+
+    /// Reads all of a file. Paths in it need not be UTF-8: parts that are not are replaced.
+    fn text(&self, path: &Path) -> io::Result<String> {
+        let bytes = std::fs::read(self.inside(path))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    pub(crate) fn exists(&self, path: &Path) -> bool {
+        self.inside(path).exists()
     }
 
     pub(crate) fn is_directory(&self, path: &Path) -> bool {
@@ -71,6 +81,21 @@ pub(crate) fn unreadable(path: &Path, source: io::Error) -> Error {
 pub(crate) fn malformed(path: &Path, what: impl Into<String>) -> Error {
     let source = io::Error::new(io::ErrorKind::InvalidData, what.into());
     unreadable(path, source)
+}
+
+/// Returns true if a file was read and its contents are not in the expected format.
+pub(crate) fn is_malformed(error: &Error) -> bool {
+    matches!(error, Error::Unreadable { source, .. } if source.kind() == io::ErrorKind::InvalidData)
+}
+
+/// The file that could not be read and the reason, in words.
+pub(crate) fn reason(error: &Error) -> String {
+    match error {
+        Error::Unreadable { path, source } => {
+            format!("{} cannot be read: {source}", path.display())
+        }
+        other => other.to_string(),
+    }
 }
 
 /// Parses all of `text` as a number.

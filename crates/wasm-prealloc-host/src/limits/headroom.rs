@@ -7,10 +7,11 @@ use std::cmp::Reverse;
 use std::path::Path;
 
 use crate::error::Error;
-use crate::limits::cgroup;
+use crate::limits::cgroup::Cgroups;
 use crate::limits::files::{self, Files};
 use crate::limits::limit::{Limit, Reading};
 use crate::limits::shortfall::Shortfall;
+use crate::limits::visibility::Visibility;
 use crate::sys;
 
 /// Room for small allocations of other threads between check and commit, under the limits that the
@@ -100,6 +101,8 @@ pub struct Headroom {
     /// The readings: cgroups from the process's own outwards, then the machine, then the limits of
     /// the process.
     pub readings: Vec<Reading>,
+    /// The part of the cgroup limits that could be read.
+    pub visibility: Visibility,
 }
 
 impl Headroom {
@@ -107,12 +110,16 @@ impl Headroom {
     /// there are no readings.
     ///
     /// # Errors
-    /// [`Error::Unreadable`] if a file of `/proc` is missing, or a file cannot be read or parsed. A
-    /// system without memory cgroups is not an error.
+    /// [`Error::Unreadable`] if a file of `/proc` is missing or cannot be read, or a file cannot be
+    /// parsed. A cgroup that cannot be found or read is not an error: it is reported as
+    /// [`Visibility`].
     pub fn read() -> Result<Headroom, Error> {
         match sys::HAS_LIMIT_FILES {
             true => Headroom::read_from(&Files::default()),
-            false => Ok(Headroom { readings: vec![] }),
+            false => Ok(Headroom {
+                readings: vec![],
+                visibility: Visibility::Complete,
+            }),
         }
     }
 
@@ -121,7 +128,10 @@ impl Headroom {
     /// # Errors
     /// As for [`Headroom::read`].
     pub fn read_from(files: &Files) -> Result<Headroom, Error> {
-        let mut readings = cgroup::readings(files)?;
+        let Cgroups {
+            mut readings,
+            visibility,
+        } = Cgroups::read(files)?;
         let meminfo = Table::read(files, "/proc/meminfo")?;
         readings.push(machine(&meminfo)?);
         let limits_path = Path::new("/proc/self/limits");
@@ -152,7 +162,10 @@ impl Headroom {
         for page_bytes in HUGE_PAGES {
             readings.extend(huge_pages(files, page_bytes)?);
         }
-        Ok(Headroom { readings })
+        Ok(Headroom {
+            readings,
+            visibility,
+        })
     }
 
     /// Returns the limit that is exceeded most by `need`, if any is.

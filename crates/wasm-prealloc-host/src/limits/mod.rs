@@ -6,3 +6,4 @@ pub(crate) mod files;
 pub(crate) mod headroom;
 pub(crate) mod limit;
 pub(crate) mod shortfall;
+pub(crate) mod visibility;

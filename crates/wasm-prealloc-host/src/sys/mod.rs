@@ -7,6 +7,8 @@
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(unix)]
+mod lock_file;
+#[cfg(unix)]
 mod unix;
 #[cfg(not(target_os = "linux"))]
 mod unsupported;
@@ -15,6 +17,8 @@ mod windows;
 
 #[cfg(target_os = "linux")]
 pub(crate) use linux::*;
+#[cfg(unix)]
+pub(crate) use lock_file::{SHARED_LOCK, default_lock_path, is_private_lock, open_lock};
 #[cfg(unix)]
 pub(crate) use unix::*;
 #[cfg(not(target_os = "linux"))]

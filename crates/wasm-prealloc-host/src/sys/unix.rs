@@ -1,8 +1,6 @@
-//! mmap(2), mprotect(2), mincore(2), mlock(2), and the file that committers lock.
+//! mmap(2), mprotect(2), mincore(2), and mlock(2).
 
-use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
 
 /// Reserves `bytes` of inaccessible address space.
@@ -96,16 +94,6 @@ pub(crate) fn page_bytes() -> usize {
     let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     // It cannot fail for this name. Every page size is a multiple of 4 KiB.
     usize::try_from(bytes).unwrap_or(4096)
-}
-
-/// The default path of [`LockOptions`](crate::LockOptions).
-pub(crate) fn default_lock_path() -> PathBuf {
-    PathBuf::from("/")
-}
-
-/// Opens the file or directory to be locked.
-pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
-    File::open(path)
 }
 
 /// The result of a system call that returns 0 on success and sets `errno` otherwise.

@@ -119,6 +119,14 @@ pub(crate) fn default_lock_path() -> PathBuf {
     std::env::temp_dir().join("wasm-prealloc.lock")
 }
 
+/// The path that every host on the machine shares.
+pub(crate) const SHARED_LOCK: &str = "/";
+
+/// Returns false: each user has one path, which all hosts of the user share.
+pub(crate) fn is_private_lock(_path: &Path) -> bool {
+    false
+}
+
 /// Opens the file to be locked, and creates it if it is missing.
 pub(crate) fn open_lock(path: &Path) -> io::Result<File> {
     let mut options = File::options();
