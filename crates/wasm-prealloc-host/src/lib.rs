@@ -76,6 +76,8 @@ pub use commit::secure::SecuredRegion;
 #[cfg(feature = "wasmtime")]
 pub use engine::wasmtime::instantiate::{InstantiateError, WasmtimePool, deterministic};
 pub use error::Error;
+pub use limits::condition::Condition;
+pub use limits::conditions::Conditions;
 pub use limits::files::Files;
 pub use limits::headroom::{Headroom, Need};
 pub use limits::limit::{CgroupVersion, Limit, Reading};

@@ -131,6 +131,7 @@ impl Headroom {
         let Cgroups {
             mut readings,
             visibility,
+            ..
         } = Cgroups::read(files)?;
         let meminfo = Table::read(files, "/proc/meminfo")?;
         readings.push(machine(&meminfo)?);

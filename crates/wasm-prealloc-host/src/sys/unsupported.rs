@@ -18,6 +18,10 @@ pub(crate) unsafe fn advise(_start: NonNull<u8>, _bytes: usize, _: Advice) -> io
     Err(io::ErrorKind::Unsupported.into())
 }
 
+pub(crate) fn merges_equal_pages() -> bool {
+    false
+}
+
 pub(crate) fn has_transparent_huge_pages(_bytes: usize) -> bool {
     false
 }

@@ -7,7 +7,7 @@ mod locate;
 mod v1;
 mod v2;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::limits::files::{self, Files};
@@ -19,13 +19,17 @@ use crate::limits::visibility::Visibility;
 pub(crate) struct Cgroups {
     pub(crate) readings: Vec<Reading>,
     pub(crate) visibility: Visibility,
+    /// The interface of the groups, if the kernel has memory cgroups.
+    pub(crate) version: Option<CgroupVersion>,
+    /// The directories of the groups, the process's own first.
+    pub(crate) groups: Vec<PathBuf>,
 }
 
 impl Cgroups {
-    fn unknown(why: impl Into<String>) -> Cgroups {
+    pub(crate) fn unknown(why: impl Into<String>) -> Cgroups {
         Cgroups {
-            readings: Vec::new(),
             visibility: Visibility::Unknown(why.into()),
+            ..Cgroups::default()
         }
     }
 
@@ -53,13 +57,15 @@ impl Cgroups {
         };
         let located = locate::locate(files, &mounts, version, Path::new(group));
         let mut found = Cgroups {
-            readings: Vec::new(),
             visibility: located.visibility,
+            version: Some(version),
+            ..Cgroups::default()
         };
         match version {
             CgroupVersion::V1 => v1::read(files, &located.groups, &mut found)?,
             CgroupVersion::V2 => v2::read(files, &located.groups, &mut found)?,
         }
+        found.groups = located.groups;
         Ok(found)
     }
 

@@ -76,3 +76,11 @@ pub(crate) unsafe fn map_huge_pages(start: NonNull<u8>, bytes: usize, log2: u32)
         false => Ok(()),
     }
 }
+
+/// Returns true if the process asked the kernel to merge equal pages, see `PR_GET_MEMORY_MERGE` of
+/// prctl(2). A kernel before Linux 6.4 does not merge pages of whole processes.
+pub(crate) fn merges_equal_pages() -> bool {
+    const PR_GET_MEMORY_MERGE: libc::c_int = 68;
+    // SAFETY: the option takes no pointers.
+    unsafe { libc::prctl(PR_GET_MEMORY_MERGE, 0, 0, 0, 0) == 1 }
+}
