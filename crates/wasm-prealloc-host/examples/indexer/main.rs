@@ -1,22 +1,31 @@
 //! An indexer host: runs a guest once for each block, in a memory of a pool, and stores the values
 //! that it flushes, a block whole or not at all. With `--unsecured` it behaves like a host without
-//! this crate.
+//! this crate. With `--follow` it stays and indexes the blocks that are appended to a file.
 //!
-//! The functions that a guest can call are in `abi`, the database is in `store`.
+//! The functions that a guest can call are in `abi`, the database is in `store`, blocks are read in
+//! `chain`, memory is in `memory`, and signals and systemd are in `service`.
 
 mod abi;
+mod chain;
+mod memory;
+mod service;
 mod store;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Parser;
-use wasm_prealloc_host::{DEFAULT_PAGES, InstantiateError, MemoryPool, Policy, WasmtimePool};
+use wasm_prealloc_host::{InstantiateError, MemoryPool, WasmtimePool};
 use wasmtime::{Config, Engine, ExternType, Linker, Module, Store};
 
 use crate::abi::Guest;
+use crate::chain::{Follower, read_block, read_chain};
+use crate::memory::MemoryOpts;
+use crate::service::Service;
 use crate::store::{Flushed, Index};
 
 /// Every block was stored.
@@ -27,14 +36,21 @@ const EXIT_REFUSED: u8 = 1;
 /// The command line is wrong, or an input cannot be read or is invalid. clap uses this status too.
 const EXIT_USAGE: u8 = 2;
 
+/// The time between two looks at a file of blocks.
+const POLL: Duration = Duration::from_millis(100);
+
 const AFTER_HELP: &str = "\
-Exit status: 0 done; 1 memory not secured, module not verified, or guest trapped: nothing of that
-block is stored; 2 usage, or unreadable or invalid input.
+Exit status: 0 done; 1 memory not secured, module not verified, guest trapped, or
+stopped by a signal with blocks left: nothing of that block is stored; 2 usage, or unreadable or
+invalid input.
+
+SIGTERM and SIGINT stop it before the next block; with --follow this is exit status 0.
 
 Examples:
   indexer guest.wasm --block 3200000014000000 --db index.redb
   indexer guest.wasm --block block-7.bin --height 7 --db index.redb --log
   indexer guest.wasm --chain blocks.txt --db index.redb --policy commit-maximum
+  indexer guest.wasm --chain blocks.txt --follow --db index.redb --ready-file /run/indexer/ready
   indexer --dump --db index.redb";
 
 /// Index blocks with a wasm guest whose memory is secured before it runs.
@@ -55,19 +71,20 @@ struct Opts {
     /// skipped
     #[arg(long, value_name = "FILE", conflicts_with = "blocks")]
     chain: Option<PathBuf>,
+    /// Index the blocks that are appended to the chain's file until SIGTERM. Blocks whose height the
+    /// database has are skipped
+    #[arg(long, requires = "chain")]
+    follow: bool,
+    /// A file that exists while memory is secured and blocks can be indexed, for probes
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
     /// The database, created when it is missing
     #[arg(long)]
     db: PathBuf,
-    /// The height of the first block [default: one past the last that was indexed, or 0]
+    /// The height of the first block [default: one past the last that was indexed, or 0; with
+    /// --follow 0]
     #[arg(long)]
     height: Option<u32>,
-    /// The size that the guest's memory must have, in wasm pages of 64 KiB
-    #[arg(long, default_value_t = DEFAULT_PAGES)]
-    pages: u64,
-    /// `declared` if the guest declares that size as minimum and maximum, `commit-maximum` if it is
-    /// unchanged
-    #[arg(long, default_value_t = Policy::Declared, value_name = "declared|commit-maximum")]
-    policy: Policy,
     /// Neither verify nor commit the guest's memory
     #[arg(long)]
     unsecured: bool,
@@ -77,6 +94,8 @@ struct Opts {
     /// Print every stored key and value instead of indexing
     #[arg(long, conflicts_with_all = ["module", "blocks", "chain", "height", "unsecured", "log"])]
     dump: bool,
+    #[command(flatten)]
+    memory: MemoryOpts,
 }
 
 /// The cause of a failure, by exit status.
@@ -110,33 +129,106 @@ fn main() -> ExitCode {
 }
 
 fn index(opts: &Opts) -> Result<(), Failure> {
-    let blocks = match &opts.chain {
-        Some(path) => read_chain(path),
-        None => opts.blocks.iter().map(|block| read_block(block)).collect(),
-    }?;
+    let service = Service::start(opts.ready_file.clone())?;
+    let given = match &opts.chain {
+        Some(_) if opts.follow => vec![],
+        Some(path) => read_chain(path)?,
+        None => {
+            let blocks = opts.blocks.iter().map(|block| read_block(block));
+            blocks.collect::<Result<_, _>>()?
+        }
+    };
     let host = Host::new(opts)?;
     let index = Index::create(&opts.db)?;
+    service.ready()?;
+    let indexed = match &opts.chain {
+        Some(path) if opts.follow => follow(opts, path, &host, &index, &service),
+        _ => index_all(opts, &given, &host, &index, &service),
+    };
+    service.stop()?;
+    host.report();
+    indexed?;
+    say(&format!("state root {}", index.state_root()?));
+    Ok(())
+}
+
+/// Indexes the blocks that were given.
+fn index_all(
+    opts: &Opts,
+    blocks: &[Vec<u8>],
+    host: &Host,
+    index: &Index,
+    service: &Service,
+) -> Result<(), Failure> {
     let mut height = match opts.height {
         Some(height) => height,
         None => index.next_height()?,
     };
     for (number, block) in blocks.iter().enumerate() {
         if number > 0 {
-            height = height
-                .checked_add(1)
-                .with_context(|| format!("no height after {height}"))?;
+            height = after(height)?;
         }
-        let guest = Guest::new(height, block, index.snapshot()?, opts.log);
-        let flushed = host
-            .run(guest)
-            .with_context(|| format!("block {height} was not indexed"))
-            .map_err(Failure::Refused)?;
-        index
-            .store_block(height, &flushed)
-            .with_context(|| format!("block {height} was not stored"))?;
-        say(&format!("block {height}: {} values stored", flushed.len()));
+        if service.is_stopped() {
+            let stopped = anyhow!("stopped by a signal before block {height}");
+            return Err(Failure::Refused(stopped));
+        }
+        index_block(opts, height, block, host, index)?;
     }
-    say(&format!("state root {}", index.state_root()?));
+    Ok(())
+}
+
+/// Indexes the blocks of a file to which another process appends, until a signal stops it. A block
+/// that an earlier process indexed is skipped.
+fn follow(
+    opts: &Opts,
+    path: &Path,
+    host: &Host,
+    index: &Index,
+    service: &Service,
+) -> Result<(), Failure> {
+    let next = index.next_height()?;
+    let mut height = opts.height.unwrap_or(0);
+    let mut blocks = Follower::new(path);
+    let mut is_idle = false;
+    while !service.is_stopped() {
+        let Some(block) = blocks.next_block()? else {
+            if !is_idle {
+                service::set_status(&format!("waiting for block {height}"));
+                is_idle = true;
+            }
+            thread::sleep(POLL);
+            continue;
+        };
+        if height >= next {
+            is_idle = false;
+            index_block(opts, height, &block, host, index)?;
+        }
+        height = after(height)?;
+    }
+    Ok(())
+}
+
+fn after(height: u32) -> anyhow::Result<u32> {
+    let next = height.checked_add(1);
+    next.with_context(|| format!("no height after {height}"))
+}
+
+fn index_block(
+    opts: &Opts,
+    height: u32,
+    block: &[u8],
+    host: &Host,
+    index: &Index,
+) -> Result<(), Failure> {
+    let guest = Guest::new(height, block, index.snapshot()?, opts.log);
+    let flushed = host
+        .run(guest)
+        .with_context(|| format!("block {height} was not indexed"))
+        .map_err(Failure::Refused)?;
+    index
+        .store_block(height, &flushed)
+        .with_context(|| format!("block {height} was not stored"))?;
+    say(&format!("block {height}: {} values stored", flushed.len()));
     Ok(())
 }
 
@@ -152,10 +244,7 @@ struct Host {
 impl Host {
     fn new(opts: &Opts) -> Result<Host, Failure> {
         let mut config = Config::new();
-        let prepared = (!opts.unsecured).then(|| {
-            let builder = MemoryPool::builder().pages(opts.pages).policy(opts.policy);
-            builder.prepare()
-        });
+        let prepared = (!opts.unsecured).then(|| opts.memory.builder().prepare());
         if let Some(prepared) = &prepared {
             wasm_prealloc_host::deterministic(&mut config);
             prepared.configure(&mut config);
@@ -179,8 +268,8 @@ impl Host {
             .with_context(|| format!("{} does not fit this host", path.display()))?;
         let pool = prepared.map(|prepared| prepared.secure().context("no block was begun"));
         let pool = pool.transpose().map_err(Failure::Refused)?;
-        if let Some(done) = pool.as_ref().and_then(MemoryPool::secured) {
-            eprintln!("secured: {done}");
+        if let Some(pool) = &pool {
+            memory::report_secured(pool);
         }
         Ok(Host {
             engine,
@@ -188,6 +277,13 @@ impl Host {
             module,
             pool,
         })
+    }
+
+    /// Prints the statistics of the pool.
+    fn report(&self) {
+        if let Some(pool) = &self.pool {
+            memory::report_statistics(pool);
+        }
     }
 
     /// Runs one block in a new instance, and returns the values that it flushed. The instance's
@@ -228,41 +324,6 @@ fn load(engine: &Engine, path: &Path) -> anyhow::Result<Module> {
             path.display()
         )),
     }
-}
-
-/// Reads a block: the file of that name if there is one, else bytes in hexadecimal.
-fn read_block(block: &str) -> anyhow::Result<Vec<u8>> {
-    if Path::new(block).is_file() {
-        return std::fs::read(block).with_context(|| format!("cannot read {block}"));
-    }
-    from_hexadecimal(block)
-        .ok_or_else(|| anyhow!("the block {block:?} is neither a file nor hexadecimal"))
-}
-
-/// Reads the blocks of a file, one on each line.
-fn read_chain(path: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut blocks = Vec::new();
-    for (line, number) in text.lines().zip(1..) {
-        let block = line.split('#').next().unwrap_or_default().trim();
-        if !block.is_empty() {
-            let bytes = from_hexadecimal(block);
-            let at = || format!("{}:{number}: not hexadecimal", path.display());
-            blocks.push(bytes.with_context(at)?);
-        }
-    }
-    Ok(blocks)
-}
-
-fn from_hexadecimal(text: &str) -> Option<Vec<u8>> {
-    let text = text.strip_prefix("0x").unwrap_or(text);
-    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
-    let digits = digits?;
-    let (pairs, rest) = digits.as_chunks();
-    // Two hexadecimal digits fit into a byte.
-    let bytes = pairs.iter().map(|[high, low]| (high * 16 + low) as u8);
-    rest.is_empty().then(|| bytes.collect())
 }
 
 fn dump(path: &Path) -> anyhow::Result<()> {

@@ -1,14 +1,19 @@
-//! The indexer example as a process: exit statuses, messages, and stored values.
+//! The indexer example as a process: exit statuses, messages, and stored values. As a service that
+//! stays it is in `service`.
 #![cfg(feature = "wasmtime")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 // The unit tests of the example's files run here, because cargo does not build an example as a
 // program if it runs its tests.
 #[allow(dead_code, reason = "used by the example itself")]
-#[path = "../examples/indexer/abi.rs"]
+#[path = "../../examples/indexer/abi.rs"]
 mod abi;
 #[allow(dead_code, reason = "used by the example itself")]
-#[path = "../examples/indexer/store.rs"]
+#[path = "../../examples/indexer/chain.rs"]
+mod chain;
+mod service;
+#[allow(dead_code, reason = "used by the example itself")]
+#[path = "../../examples/indexer/store.rs"]
 mod store;
 
 use std::path::PathBuf;
@@ -37,14 +42,16 @@ impl Case {
         Case(directory)
     }
 
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        let database = ["--db", "index.redb"];
+        command.current_dir(self.0.path()).args(database);
+        command.args(arguments);
+        command
+    }
+
     fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(binary())
-            .current_dir(self.0.path())
-            .arg("--db")
-            .arg("index.redb")
-            .args(arguments)
-            .output()
-            .unwrap()
+        self.command(arguments).output().unwrap()
     }
 
     /// Runs `guest.wasm`, whose memory has 16 pages.

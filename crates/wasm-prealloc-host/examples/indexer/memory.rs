@@ -1,0 +1,114 @@
+//! The memory of the guests: the flags for it, the progress of its commit, and the statistics of the
+//! pool.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use wasm_prealloc_host::{
+    Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, LockMemory, LockOptions, MemoryPool,
+    MemoryPoolBuilder, Policy,
+};
+
+use crate::service;
+
+/// Progress is not reported before, and not more often than this.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The flags for the guests' memory. `wasm-prealloc preflight` has the same.
+#[derive(clap::Args)]
+pub(crate) struct MemoryOpts {
+    /// The size that the guest's memory must have, in wasm pages of 64 KiB
+    #[arg(long, default_value_t = DEFAULT_PAGES)]
+    pages: u64,
+    /// `declared` if the guest declares that size as minimum and maximum, `commit-maximum` if it is
+    /// unchanged
+    #[arg(long, default_value_t, value_name = "declared|commit-maximum")]
+    policy: Policy,
+    /// The kind of pages
+    #[arg(
+        long,
+        default_value_t,
+        value_name = "auto|base|transparent|hugetlb-2m|hugetlb-1g"
+    )]
+    backing: Backing,
+    /// The bytes that must remain free under each limit on physical memory
+    #[arg(long, alias = "margin", value_name = "BYTES", default_value_t = DEFAULT_MARGIN_BYTES)]
+    margin_bytes: u64,
+    /// Lock the memory, so that it is not swapped out: where permitted, or else fail, or not at all.
+    /// Without a value it means `on`
+    #[arg(
+        long,
+        value_name = "auto|on|off",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t,
+        default_missing_value = "on"
+    )]
+    lock_memory: LockMemory,
+    /// The file that hosts lock while they commit. Containers that share a memory limit need the
+    /// same file on a shared volume
+    #[arg(long, value_name = "PATH")]
+    lock: Option<PathBuf>,
+    /// The longest wait for hosts that commit, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    lock_timeout: u64,
+}
+
+impl MemoryOpts {
+    /// Returns a pool's options, which report the progress of securing.
+    pub(crate) fn builder(&self) -> MemoryPoolBuilder {
+        let mut lock = LockOptions::default();
+        if let Some(path) = &self.lock {
+            lock.path.clone_from(path);
+        }
+        lock.timeout = Duration::from_secs(self.lock_timeout);
+        let mut last = Instant::now();
+        let mut is_logged = false;
+        MemoryPool::builder()
+            .pages(self.pages)
+            .policy(self.policy)
+            .backing(self.backing)
+            .margin_bytes(self.margin_bytes)
+            .lock_memory(self.lock_memory)
+            .lock(lock)
+            .on_progress(move |progress| {
+                if last.elapsed() < REPORT_INTERVAL {
+                    return;
+                }
+                last = Instant::now();
+                let (done, total) = (progress.committed_bytes >> 20, progress.total_bytes >> 20);
+                let text = format!("committing memory: {done} of {total} MiB");
+                service::set_status(&text);
+                // systemd keeps one line of status, and the log needs one in all.
+                if !is_logged {
+                    eprintln!("{text}");
+                    is_logged = true;
+                }
+            })
+    }
+}
+
+/// Prints what was secured.
+pub(crate) fn report_secured(pool: &MemoryPool) {
+    if let Some(secured) = pool.secured() {
+        eprintln!("secured: {secured}");
+        service::set_status(&format!("secured: {secured}"));
+    }
+}
+
+/// Prints the statistics of a pool.
+pub(crate) fn report_statistics(pool: &MemoryPool) {
+    let statistics = pool.statistics();
+    eprintln!(
+        "pool: {} loans of {} slots ({} retired); resets: {} with write tracking, {} up to the \
+         enforced size, {} of the whole slot; {} MiB zeroed in {:.3} s",
+        statistics.loans,
+        statistics.slots,
+        statistics.retired,
+        statistics.watermark_resets,
+        statistics.high_water_resets,
+        statistics.full_resets,
+        statistics.zeroed_bytes >> 20,
+        statistics.reset_time.as_secs_f64(),
+    );
+}
