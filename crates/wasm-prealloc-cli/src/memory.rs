@@ -9,7 +9,7 @@ use clap::builder::PossibleValue;
 use indicatif::{ProgressBar, ProgressStyle};
 use wasm_prealloc_host::{
     ApiItem, Backing, DEFAULT_MARGIN_BYTES, Error, LockMemory, LockOptions, MemoryPoolBuilder,
-    Policy,
+    Policy, Progress, Stage,
 };
 
 use crate::names::names;
@@ -69,6 +69,13 @@ impl MemoryOpts {
             .lock(self.lock_options())
     }
 
+    /// As [`apply`](Self::apply), and shows the progress of securing.
+    pub(crate) fn apply_with_progress(&self, builder: MemoryPoolBuilder) -> MemoryPoolBuilder {
+        let mut display = Display::new(self.lock_options().path);
+        let builder = self.apply(builder);
+        builder.on_progress(move |progress| display.update(progress))
+    }
+
     fn lock_options(&self) -> LockOptions {
         let mut options = LockOptions::default();
         if let Some(path) = &self.lock {
@@ -123,31 +130,71 @@ fn lock_memory() -> [PossibleValue; LockMemory::ALL.len()] {
     .map(|(choice, help)| PossibleValue::new(choice.as_str()).help(help))
 }
 
-/// A commit that takes less time shows no progress.
+/// Securing that takes less time shows no progress.
 const PROGRESS_DELAY: Duration = Duration::from_millis(800);
 
-const BAR: &str = "committing memory [{bar:40}] {bytes}/{total_bytes}";
+const BAR: &str = "{msg} [{bar:40}] {bytes}/{total_bytes}";
 
-/// Makes a pool show its progress on a terminal if securing takes long: memory that a virtual
-/// machine has not used before can take 15 s for 4 GiB.
-pub(crate) fn with_progress_bar(builder: MemoryPoolBuilder) -> MemoryPoolBuilder {
-    // The style is allocated before the memory is near a limit. Without a terminal nothing is drawn.
-    let style = ProgressStyle::with_template(BAR).unwrap_or_else(|_| ProgressStyle::default_bar());
-    let mut bar = None;
-    let mut since = None;
-    builder.on_progress(move |progress| {
-        let since = since.get_or_insert_with(Instant::now);
-        if since.elapsed() < PROGRESS_DELAY {
+/// Shows the progress of securing if it takes long: memory that a virtual machine has not used before
+/// can take 15 s for 4 GiB, and another host can hold the lock for as long.
+struct Display {
+    lock: PathBuf,
+    // The styles are allocated before the memory is near a limit.
+    waiting: ProgressStyle,
+    committing: ProgressStyle,
+    since: Option<Instant>,
+    bar: Option<ProgressBar>,
+    stage: Option<Stage>,
+}
+
+impl Display {
+    fn new(lock: PathBuf) -> Self {
+        let style = |template| ProgressStyle::with_template(template);
+        Self {
+            lock,
+            waiting: style("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar()),
+            committing: style(BAR).unwrap_or_else(|_| ProgressStyle::default_bar()),
+            since: None,
+            bar: None,
+            stage: None,
+        }
+    }
+
+    fn update(&mut self, progress: Progress) {
+        let waited = self.since.get_or_insert_with(Instant::now).elapsed();
+        if waited < PROGRESS_DELAY {
             return;
         }
-        let bar = bar.get_or_insert_with(|| {
-            ProgressBar::new(progress.total_bytes).with_style(style.clone())
-        });
+        let bar = self
+            .bar
+            .get_or_insert_with(|| ProgressBar::new(progress.total_bytes));
+        let is_new = self.stage.replace(progress.stage) != Some(progress.stage);
+        if progress.stage == Stage::WaitingForLock {
+            let lock = self.lock.display();
+            let text = format!("waiting for another host that commits memory (lock {lock})");
+            if is_new {
+                bar.set_style(self.waiting.clone());
+                // Without a terminal the bar draws nothing, and the wait can be long.
+                if bar.is_hidden() {
+                    eprintln!("{text}");
+                }
+            }
+            bar.set_message(format!("{text} {} s", waited.as_secs()));
+            return;
+        }
+        if is_new {
+            bar.set_style(self.committing.clone());
+            bar.set_message(match progress.stage {
+                Stage::Trial => "committing memory on trial",
+                _ => "committing memory",
+            });
+        }
         bar.set_position(progress.committed_bytes);
-        if progress.committed_bytes == progress.total_bytes {
+        let is_done = progress.committed_bytes == progress.total_bytes;
+        if is_done && progress.stage == Stage::Committing {
             bar.finish_and_clear();
         }
-    })
+    }
 }
 
 /// Returns the message of an error, in which flags are named instead of the library's API.

@@ -95,7 +95,10 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
     let builder = MemoryPool::builder()
         .slots(opts.instances.get())
         .pages(opts.pages);
-    let builder = opts.memory.apply(builder);
+    let builder = match opts.quiet {
+        true => opts.memory.apply(builder),
+        false => opts.memory.apply_with_progress(builder),
+    };
     let mut answer = Answer {
         schema: SCHEMA,
         command: "preflight",
@@ -136,7 +139,7 @@ fn check(
     answer.limits = readings.map(|reading| Row::new(reading, need)).collect();
     builder.check(&headroom)?;
     if opts.commit {
-        let pool = memory::with_progress_bar(builder).secure()?;
+        let pool = builder.secure()?;
         answer.secured = SecuredReport::new(&pool);
     }
     Ok(())

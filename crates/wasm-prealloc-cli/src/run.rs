@@ -174,10 +174,10 @@ fn execute(
     let builder = MemoryPool::builder()
         .slots(opts.slots.unwrap_or(memories.len()))
         .pages(opts.pages.unwrap_or(pages));
-    let mut builder = opts.memory.apply(builder);
-    if !opts.quiet {
-        builder = memory::with_progress_bar(builder);
-    }
+    let builder = match opts.quiet {
+        true => opts.memory.apply(builder),
+        false => opts.memory.apply_with_progress(builder),
+    };
     let prepared = builder.prepare();
     let mut config = Config::new();
     prepared.configure(&mut config);

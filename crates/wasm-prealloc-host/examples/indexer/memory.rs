@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use wasm_prealloc_host::{
     Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, LockMemory, LockOptions, MemoryPool,
-    MemoryPoolBuilder, Policy,
+    MemoryPoolBuilder, Policy, Progress, Stage,
 };
 
 use crate::service;
@@ -62,8 +62,9 @@ impl MemoryOpts {
             lock.path.clone_from(path);
         }
         lock.timeout = Duration::from_secs(self.lock_timeout);
+        let path = lock.path.clone();
+        let mut reported = None;
         let mut last = Instant::now();
-        let mut is_logged = false;
         MemoryPool::builder()
             .pages(self.pages)
             .policy(self.policy)
@@ -76,15 +77,28 @@ impl MemoryOpts {
                     return;
                 }
                 last = Instant::now();
-                let (done, total) = (progress.committed_bytes >> 20, progress.total_bytes >> 20);
-                let text = format!("committing memory: {done} of {total} MiB");
+                let text = describe(progress, &path.display().to_string());
                 service::set_status(&text);
-                // systemd keeps one line of status, and the log needs one in all.
-                if !is_logged {
+                // systemd keeps one line, and the log needs one for each stage.
+                if reported.replace(progress.stage) != Some(progress.stage) {
                     eprintln!("{text}");
-                    is_logged = true;
                 }
             })
+    }
+}
+
+fn describe(progress: Progress, lock: &str) -> String {
+    let total = progress.total_bytes >> 20;
+    match progress.stage {
+        Stage::WaitingForLock => {
+            format!("waiting for another host that commits memory (lock {lock})")
+        }
+        Stage::Trial => format!("a child process commits {total} MiB on trial"),
+        Stage::Committing => {
+            let committed = progress.committed_bytes >> 20;
+            format!("committing memory: {committed} of {total} MiB")
+        }
+        _ => format!("securing {total} MiB"),
     }
 }
 

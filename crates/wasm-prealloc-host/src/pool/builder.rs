@@ -190,7 +190,7 @@ impl PreparedPool {
         let locked = regions.iter().map(|region| region.secured().locked_bytes);
         let locked_bytes = locked.sum();
         let secured = regions.first().map(|region| Secured {
-            elapsed: start.elapsed(),
+            elapsed: start.elapsed().saturating_sub(region.secured().waited),
             resident_bytes,
             locked_bytes,
             ..*region.secured()

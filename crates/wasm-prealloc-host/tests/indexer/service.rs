@@ -67,6 +67,40 @@ fn systemd_is_told_when_memory_is_secured_and_not_when_it_is_refused() {
     assert!(position("READY=1") < position("STOPPING=1"));
 }
 
+#[test]
+fn a_host_that_waits_for_another_one_says_so() {
+    let case = Case::new(RECORDER);
+    let manager = Manager::new(case.0.path());
+    let lock = fs::File::create(case.0.path().join("lock")).unwrap();
+    lock.lock().unwrap();
+    let mut command = case.command(&["guest.wasm", "--pages", "16", "--block", "00"]);
+    command
+        .args(["--lock", "lock"])
+        .env("NOTIFY_SOCKET", "notify");
+    let waiting = command.stderr(Stdio::piped()).stdout(Stdio::null());
+    let waiting = waiting.spawn().unwrap();
+    let text = "waiting for another host that commits memory (lock lock)";
+    let mut messages = Vec::new();
+    wait_until(|| {
+        messages.extend(manager.messages());
+        messages.contains(&format!("STATUS={text}"))
+    });
+    assert!(!messages.contains(&"READY=1".to_owned()), "{messages:?}");
+    lock.unlock().unwrap();
+    let output = waiting.wait_with_output().unwrap();
+    expect(&output, 0, &[text, "for other committers"]);
+    assert_eq!(stderr(&output).matches(text).count(), 1);
+    assert!(manager.messages().contains(&"READY=1".to_owned()));
+
+    lock.lock().unwrap();
+    let refused = command.args(["--lock-timeout", "0"]).output().unwrap();
+    expect(
+        &refused,
+        1,
+        &["another host was committing memory (lock on lock)"],
+    );
+}
+
 /// An indexer that follows `chain.txt`.
 struct Follower {
     process: Child,
@@ -107,7 +141,7 @@ fn append(path: &Path, text: &str) {
     file.write_all(text.as_bytes()).unwrap();
 }
 
-fn wait_until(condition: impl Fn() -> bool) {
+fn wait_until(mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "it did not happen");
