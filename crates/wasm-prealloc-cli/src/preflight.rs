@@ -62,11 +62,12 @@ struct Answer {
     error: Option<Failure>,
 }
 
-/// A limit, and the bytes that are needed under it.
+/// A limit, and the part of the need that counts against it. All numbers have the unit `unit`.
 #[derive(Debug, Serialize)]
 struct Row {
     kind: &'static str,
     limit: String,
+    unit: &'static str,
     limit_bytes: u64,
     in_use_bytes: u64,
     reclaimable_bytes: u64,
@@ -77,10 +78,11 @@ struct Row {
 
 impl Row {
     fn new(reading: &Reading, need: &Need) -> Self {
-        let needed_bytes = need.under(&reading.limit);
+        let needed_bytes = need.against(reading);
         Self {
             kind: reading.limit.kind(),
             limit: reading.limit.to_string(),
+            unit: reading.limit.unit(),
             limit_bytes: reading.limit_bytes,
             in_use_bytes: reading.in_use_bytes,
             reclaimable_bytes: reading.reclaimable_bytes,
@@ -187,11 +189,11 @@ fn table(rows: &[Row]) -> Table {
     for row in rows {
         table.add_row([
             row.limit.clone(),
-            mib(row.limit_bytes),
-            mib(row.in_use_bytes),
-            mib(row.reclaimable_bytes),
-            mib(row.available_bytes),
-            mib(row.needed_bytes),
+            amount(row.unit, row.limit_bytes),
+            amount(row.unit, row.in_use_bytes),
+            amount(row.unit, row.reclaimable_bytes),
+            amount(row.unit, row.available_bytes),
+            amount(row.unit, row.needed_bytes),
             if row.sufficient { "yes" } else { "no" }.to_owned(),
         ]);
     }
@@ -199,6 +201,14 @@ fn table(rows: &[Row]) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+/// Formats bytes in MiB, and other numbers as they are.
+fn amount(unit: &str, number: u64) -> String {
+    match unit {
+        "bytes" => mib(number),
+        _ => number.to_string(),
+    }
 }
 
 fn mib(bytes: u64) -> String {

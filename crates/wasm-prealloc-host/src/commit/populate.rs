@@ -169,7 +169,7 @@ unsafe fn in_chunks(
         let missing_bytes = missing(at, end)?;
         if missing_bytes > 0 {
             let need = Need::populate(remaining_bytes, margin_bytes);
-            Headroom::read()?.check(&need)?;
+            Headroom::check_physical(&need)?;
         }
         if method == Method::Populated {
             // SAFETY: the chunk lies in the caller's range.

@@ -35,6 +35,15 @@ impl Layout {
     }
 }
 
+impl Layout {
+    /// Returns the most mappings that a region has whose first `bytes` are writable: the guards on
+    /// both sides and the memory, which a pool divides once, at the end of its accessible or of its
+    /// untracked part. A tail that is not a whole huge page is a mapping of its own.
+    pub(crate) fn mappings(&self, bytes: usize) -> u64 {
+        4 + u64::from(!bytes.is_multiple_of(HUGE_PAGE_BYTES))
+    }
+}
+
 /// Private anonymous memory that this value owns.
 #[derive(Debug)]
 pub(crate) struct Region {

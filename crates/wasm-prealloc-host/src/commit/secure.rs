@@ -188,7 +188,8 @@ pub(crate) fn need_of_many(
     let committed_bytes = all(requirements.bytes()? as u64);
     let reserved_bytes = all(layout.mapping_bytes().unwrap_or(usize::MAX) as u64);
     let margin_bytes = requirements.margin_bytes;
-    let mut need = Need::commit(committed_bytes, reserved_bytes, margin_bytes);
+    let mappings = all(layout.mappings(requirements.bytes()?));
+    let mut need = Need::commit(committed_bytes, reserved_bytes, margin_bytes).mappings(mappings);
     if let Some(log2) = requirements.backing.pool_page_log2() {
         need = need.in_huge_pages(1 << log2, committed_bytes, margin_bytes);
     }

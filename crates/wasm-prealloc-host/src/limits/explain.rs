@@ -18,7 +18,12 @@ pub(crate) fn explain(mut error: Error, need: &Need) -> Error {
         return error;
     }
     let headroom = Headroom::read().ok();
-    if let Some(shortfall) = headroom.as_ref().and_then(|now| now.shortfall(need)) {
+    let shortfall = headroom.as_ref().and_then(|now| match &error {
+        // The kernel counts some of its limits less exactly than it reports them.
+        Error::System { .. } => now.explanation(need),
+        _ => now.shortfall(need),
+    });
+    if let Some(shortfall) = shortfall {
         return Error::Shortfall(shortfall);
     }
     if let Error::CgroupRefused {

@@ -43,6 +43,29 @@ impl Files {
         }
     }
 
+    /// Returns the number of processors that are online, or a large number if it cannot be read.
+    pub(crate) fn processors(&self) -> u64 {
+        const MANY: u64 = 64;
+        let online = self.read(Path::new("/sys/devices/system/cpu/online"));
+        let online = online.ok().and_then(|text| list(&text));
+        online.map_or(MANY, |numbers| numbers.len() as u64)
+    }
+
+    /// Returns true if these are the files of the running system.
+    pub(crate) fn is_running_system(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    /// Returns the subdirectories of a directory, or none if it cannot be read.
+    pub(crate) fn directories(&self, path: &Path) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.inside(path)).into_iter().flatten();
+        let entries = entries.flatten().filter(|entry| {
+            let kind = entry.file_type();
+            kind.is_ok_and(|kind| kind.is_dir())
+        });
+        entries.map(|entry| path.join(entry.file_name())).collect()
+    }
+
     /// Reads all of a file. Paths in it need not be UTF-8: parts that are not are replaced.
     fn text(&self, path: &Path) -> io::Result<String> {
         let bytes = std::fs::read(self.inside(path))?;
@@ -81,6 +104,56 @@ pub(crate) fn unreadable(path: &Path, source: io::Error) -> Error {
 pub(crate) fn malformed(path: &Path, what: impl Into<String>) -> Error {
     let source = io::Error::new(io::ErrorKind::InvalidData, what.into());
     unreadable(path, source)
+}
+
+/// Parses a list such as `0-3,8`.
+pub(crate) fn list(text: &str) -> Option<Vec<usize>> {
+    let mut numbers = Vec::new();
+    for part in text.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        // No machine has more processors or nodes.
+        if last > 1 << 16 {
+            return None;
+        }
+        numbers.extend(first..=last);
+    }
+    Some(numbers)
+}
+
+/// A file of lines `Name: value kB`.
+pub(crate) struct Table {
+    path: PathBuf,
+    pub(crate) text: String,
+}
+
+impl Table {
+    pub(crate) fn read(files: &Files, path: impl Into<PathBuf>) -> Result<Table, Error> {
+        let path = path.into();
+        let text = files.read(&path)?;
+        Ok(Table { path, text })
+    }
+
+    /// Returns the number of bytes in a line, whose name may follow other words.
+    pub(crate) fn bytes(&self, name: &str) -> Result<u64, Error> {
+        let value = self
+            .text
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(key, _)| key.split(' ').next_back() == Some(name))
+            .and_then(|(_, value)| value.trim().strip_suffix(" kB"))
+            .ok_or_else(|| malformed(&self.path, format!("no line {name:?} in kB")))?;
+        number(&self.path, value)?
+            .checked_mul(1024)
+            .ok_or_else(|| malformed(&self.path, format!("{name} is too large")))
+    }
+
+    /// Returns the text of a line after its name.
+    pub(crate) fn value(&self, name: &str) -> Option<&str> {
+        let lines = self.text.lines().filter_map(|line| line.split_once(':'));
+        let mut values = lines.filter(|(key, _)| *key == name);
+        values.next().map(|(_, value)| value.trim())
+    }
 }
 
 /// Returns true if a file was read and its contents are not in the expected format.

@@ -59,6 +59,17 @@ pub enum Limit {
     /// The memory that the process may keep from being swapped out: `RLIMIT_MEMLOCK`, see
     /// setrlimit(2).
     LockedMemory,
+    /// The memory of those NUMA nodes that the process may use, if they are not all, see cpuset(7)
+    /// and set_mempolicy(2).
+    Numa {
+        /// The nodes, as in `Mems_allowed_list` of `/proc/self/status`.
+        nodes: String,
+    },
+    /// The number of memory mappings of the process: `vm.max_map_count`. Its numbers are mappings
+    /// instead of bytes.
+    Mappings,
+    /// The addresses that the processor and the kernel give to a process.
+    Addresses,
 }
 
 impl Limit {
@@ -76,6 +87,25 @@ impl Limit {
             Limit::Overcommit => "overcommit",
             Limit::HugePages { .. } => "huge-pages",
             Limit::LockedMemory => "locked-memory",
+            Limit::Numa { .. } => "numa",
+            Limit::Mappings => "mappings",
+            Limit::Addresses => "addresses",
+        }
+    }
+
+    /// The unit of the limit's numbers: `bytes`, or `mappings` for [`Limit::Mappings`].
+    pub fn unit(&self) -> &'static str {
+        match self {
+            Limit::Mappings => "mappings",
+            _ => "bytes",
+        }
+    }
+
+    /// Formats a number of this limit for people.
+    pub(crate) fn amount(&self, number: u64) -> Amount {
+        match self {
+            Limit::Mappings => Amount::Mappings(number),
+            _ => Amount::Bytes(number),
         }
     }
 }
@@ -101,11 +131,15 @@ impl fmt::Display for Limit {
             Limit::LockedMemory => {
                 f.write_str("the locked memory limit (RLIMIT_MEMLOCK, ulimit -l)")
             }
+            Limit::Numa { nodes } => write!(f, "the memory of the NUMA nodes {nodes}"),
+            Limit::Mappings => f.write_str("the limit on mappings of a process (vm.max_map_count)"),
+            Limit::Addresses => f.write_str("the address space of a process on this processor"),
         }
     }
 }
 
-/// A limit's values when it was read. All numbers are bytes.
+/// A limit's values when it was read. All numbers are bytes, or the limit's other
+/// [unit](Limit::unit).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Reading {
@@ -115,10 +149,34 @@ pub struct Reading {
     pub limit_bytes: u64,
     /// The part of it that is in use now.
     pub in_use_bytes: u64,
-    /// The part of `in_use_bytes` that the kernel can reclaim: page cache.
+    /// The part of `in_use_bytes` that the kernel can reclaim: page cache, without the part that
+    /// `memory.min` of other groups protects.
     pub reclaimable_bytes: u64,
+    /// The part of the limit that the kernel keeps from this process.
+    pub kept_bytes: u64,
     /// The part that is still available, the reclaimable part included.
     pub available_bytes: u64,
+    /// The most by which the kernel's own count, or the next reading, is expected to be higher
+    /// without an event that this process knows of. Advice allows for it.
+    pub drift_bytes: u64,
+    /// The kernel's reserve that grows with the size of the process.
+    pub(crate) user_reserve: Option<UserReserve>,
+}
+
+/// The part that strict overcommit keeps from a process, for a user who wants to end it: a 32nd of
+/// its address space, up to a maximum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UserReserve {
+    pub(crate) address_space_bytes: u64,
+    pub(crate) most_bytes: u64,
+}
+
+impl UserReserve {
+    /// Returns the reserve after `more_bytes` of address space were reserved.
+    pub(crate) fn after(&self, more_bytes: u64) -> u64 {
+        let address_space = self.address_space_bytes.saturating_add(more_bytes);
+        address_space.div_ceil(32).min(self.most_bytes)
+    }
 }
 
 impl Reading {
@@ -131,22 +189,54 @@ impl Reading {
             limit_bytes,
             in_use_bytes,
             reclaimable_bytes,
+            kept_bytes: 0,
             available_bytes: limit_bytes.saturating_sub(in_use_bytes - reclaimable_bytes),
+            drift_bytes: 0,
+            user_reserve: None,
         }
+    }
+
+    /// Subtracts a part that the kernel keeps.
+    pub(crate) fn keeping(mut self, kept_bytes: u64) -> Self {
+        self.kept_bytes = kept_bytes;
+        self.available_bytes = self.available_bytes.saturating_sub(kept_bytes);
+        self
+    }
+
+    /// Sets the expected drift.
+    pub(crate) fn drifting(mut self, drift_bytes: u64) -> Self {
+        self.drift_bytes = drift_bytes;
+        self
     }
 }
 
 impl fmt::Display for Reading {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let amount = |number| self.limit.amount(number);
         write!(
             f,
             "{}: limit {}, in use {}, of that reclaimable {}, available {}",
             self.limit,
-            Bytes(self.limit_bytes),
-            Bytes(self.in_use_bytes),
-            Bytes(self.reclaimable_bytes),
-            Bytes(self.available_bytes)
+            amount(self.limit_bytes),
+            amount(self.in_use_bytes),
+            amount(self.reclaimable_bytes),
+            amount(self.available_bytes)
         )
+    }
+}
+
+/// Formats a number of a limit for people.
+pub(crate) enum Amount {
+    Bytes(u64),
+    Mappings(u64),
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Amount::Bytes(bytes) => Bytes(*bytes).fmt(f),
+            Amount::Mappings(mappings) => write!(f, "{mappings} mappings"),
+        }
     }
 }
 

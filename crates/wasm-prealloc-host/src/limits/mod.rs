@@ -7,5 +7,8 @@ pub(crate) mod explain;
 pub(crate) mod files;
 pub(crate) mod headroom;
 pub(crate) mod limit;
+mod machine;
+mod need;
+mod process;
 pub(crate) mod shortfall;
 pub(crate) mod visibility;

@@ -4,7 +4,10 @@ use std::fmt;
 
 use crate::limits::limit::{Bytes, Limit, Reading};
 
-/// A limit that leaves less than is needed. All numbers are bytes.
+const MIB: u64 = 1 << 20;
+
+/// A limit that leaves less than is needed. All numbers are bytes, or the limit's other
+/// [unit](Limit::unit).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Shortfall {
@@ -16,8 +19,12 @@ pub struct Shortfall {
     pub in_use_bytes: u64,
     /// The part of `in_use_bytes` that the kernel can reclaim: page cache.
     pub reclaimable_bytes: u64,
+    /// The part of the limit that the kernel keeps from this process.
+    pub kept_bytes: u64,
     /// The part that is still available, the reclaimable part included.
     pub available_bytes: u64,
+    /// The expected drift of the reading, which the advice allows for.
+    pub drift_bytes: u64,
     /// The need under this limit, page tables and margin included where they count.
     pub needed_bytes: u64,
 }
@@ -30,7 +37,9 @@ impl Shortfall {
             limit_bytes: reading.limit_bytes,
             in_use_bytes: reading.in_use_bytes,
             reclaimable_bytes: reading.reclaimable_bytes,
+            kept_bytes: reading.kept_bytes,
             available_bytes: reading.available_bytes,
+            drift_bytes: reading.drift_bytes,
             needed_bytes,
         }
     }
@@ -40,26 +49,48 @@ impl Shortfall {
         self.needed_bytes.saturating_sub(self.available_bytes)
     }
 
-    /// Returns the smallest sufficient value of the limit in bytes, if nothing else changes.
+    /// Returns true if the limit is exceeded within the precision of its reading.
+    pub(crate) fn is_nearly_exceeded(&self) -> bool {
+        self.needed_bytes.saturating_add(self.drift_bytes) > self.available_bytes
+    }
+
+    /// Returns a value of the limit that is sufficient if nothing else changes: the smallest, with
+    /// an allowance for the drift of the reading, rounded up to the unit in which people set it.
     pub fn sufficient_bytes(&self) -> u64 {
-        (self.in_use_bytes - self.reclaimable_bytes.min(self.in_use_bytes))
+        let exact = (self.in_use_bytes - self.reclaimable_bytes.min(self.in_use_bytes))
+            .saturating_add(self.kept_bytes)
             .saturating_add(self.needed_bytes)
+            .saturating_add(self.drift_bytes);
+        let unit = match &self.limit {
+            Limit::HugePages { page_bytes, .. } => (*page_bytes).max(1),
+            Limit::Mappings => 1,
+            _ => MIB,
+        };
+        exact.div_ceil(unit).saturating_mul(unit)
     }
 
     /// Returns the remedy, for an operator.
     pub fn advice(&self) -> String {
-        let enough = Bytes(self.sufficient_bytes());
+        let enough = self.limit.amount(self.sufficient_bytes());
         // The shell's limits are in KiB.
         let enough_kib = self.sufficient_bytes().div_ceil(1024);
+        let missing = || {
+            let missing = self.missing_bytes().saturating_add(self.drift_bytes);
+            Bytes(missing.div_ceil(MIB).saturating_mul(MIB))
+        };
         match &self.limit {
             Limit::Cgroup { .. } => format!("raise this limit to at least {enough}"),
             Limit::CgroupHidden { .. } => format!(
                 "raise the memory limit of the parent group (the pod or the service around this \
                  container) to at least {enough}"
             ),
-            Limit::Machine => format!(
-                "free at least {}, or use a larger machine",
-                Bytes(self.missing_bytes())
+            Limit::Machine => {
+                format!("free at least {}, or use a larger machine", missing())
+            }
+            Limit::Numa { .. } => format!(
+                "free at least {} on these nodes, or allow more of them (cpuset.mems, \
+                 AllowedMemoryNodes=, numactl)",
+                missing()
             ),
             Limit::AddressSpace => {
                 format!("raise this limit to at least {enough}: ulimit -v {enough_kib}")
@@ -71,33 +102,50 @@ impl Shortfall {
                 "raise CommitLimit to at least {enough} (sysctl vm.overcommit_kbytes={enough_kib}), \
                  or set vm.overcommit_memory=0"
             ),
-            Limit::HugePages { page_bytes, pool } => format!(
-                "have at least {} of them: echo {} > {}",
-                self.sufficient_bytes().div_ceil(*page_bytes),
-                self.sufficient_bytes().div_ceil(*page_bytes),
-                pool.join("nr_hugepages").display()
-            ),
+            Limit::HugePages { page_bytes, pool } => {
+                let pages = self.sufficient_bytes().div_ceil((*page_bytes).max(1));
+                format!(
+                    "have at least {pages} of them: echo {pages} > {}",
+                    pool.join("nr_hugepages").display()
+                )
+            }
             Limit::LockedMemory => format!(
                 "raise this limit to at least {enough}: ulimit -l {enough_kib}, or give the \
                  process CAP_IPC_LOCK"
             ),
+            Limit::Mappings => format!(
+                "raise this limit to at least {enough}: sysctl vm.max_map_count={}, or secure \
+                 fewer memories",
+                self.sufficient_bytes()
+            ),
+            Limit::Addresses => {
+                "secure fewer memories in one process, or distribute them over several".to_owned()
+            }
         }
     }
 }
 
 impl fmt::Display for Shortfall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let amount = |number| self.limit.amount(number);
         write!(
             f,
-            "needed {}, available {} under {} (limit {}, in use {}, of that reclaimable {}); {}",
-            Bytes(self.needed_bytes),
-            Bytes(self.available_bytes),
+            "needed {}, available {} under {} (limit {}, in use {}, of that reclaimable {}",
+            amount(self.needed_bytes),
+            amount(self.available_bytes),
             self.limit,
-            Bytes(self.limit_bytes),
-            Bytes(self.in_use_bytes),
-            Bytes(self.reclaimable_bytes),
-            self.advice()
-        )
+            amount(self.limit_bytes),
+            amount(self.in_use_bytes),
+            amount(self.reclaimable_bytes),
+        )?;
+        if self.kept_bytes > 0 {
+            write!(f, ", kept by the kernel {}", amount(self.kept_bytes))?;
+        }
+        if self.missing_bytes() == 0 {
+            let drift = amount(self.drift_bytes);
+            write!(f, ", read to within {drift}, and the kernel refused")?;
+        }
+        write!(f, "); {}", self.advice())
     }
 }
 
@@ -106,9 +154,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn advice_for_the_shell_is_in_kib_and_rounded_up() {
-        let reading = Reading::new(Limit::AddressSpace, 1 << 20, 1000, 0);
-        let advice = Shortfall::new(&reading, 2 << 20).advice();
-        assert!(advice.ends_with("ulimit -v 2049"), "{advice}");
+    fn advice_is_rounded_up_with_an_allowance_and_for_the_shell_in_kib() {
+        let reading = Reading::new(Limit::AddressSpace, MIB, 1000, 0);
+        let advice = Shortfall::new(&reading, 2 * MIB).advice();
+        assert!(advice.ends_with("ulimit -v 3072"), "{advice}");
+        let shortfall = Shortfall::new(&reading.keeping(MIB).drifting(MIB), 2 * MIB);
+        assert_eq!(shortfall.sufficient_bytes(), 5 * MIB);
+    }
+
+    #[test]
+    fn mappings_are_not_bytes() {
+        let reading = Reading::new(Limit::Mappings, 65_530, 30, 0);
+        let message = Shortfall::new(&reading, 70_000).to_string();
+        let parts = [
+            "needed 70000 mappings, available 65500 mappings under",
+            "sysctl vm.max_map_count=70030",
+        ];
+        for part in parts {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_need_beyond_all_numbers_is_refused_without_an_overflow() {
+        let reading = Reading::new(Limit::Machine, 100, 60, 0).drifting(MIB);
+        let shortfall = Shortfall::new(&reading, u64::MAX);
+        assert!(shortfall.sufficient_bytes() >= u64::MAX - MIB);
+        assert!(!shortfall.to_string().is_empty());
     }
 }

@@ -22,6 +22,10 @@ pub(crate) fn merges_equal_pages() -> bool {
     false
 }
 
+pub(crate) fn bound_nodes() -> Option<Vec<usize>> {
+    None
+}
+
 pub(crate) fn has_transparent_huge_pages(_bytes: usize) -> bool {
     false
 }

@@ -13,12 +13,15 @@ use crate::error::Error;
 use crate::limits::files::{self, Files};
 use crate::limits::limit::{CgroupVersion, Reading};
 use crate::limits::visibility::Visibility;
+use crate::sys;
 
 /// The limits of the memory cgroups that bind this process.
 #[derive(Debug, Default)]
 pub(crate) struct Cgroups {
     pub(crate) readings: Vec<Reading>,
     pub(crate) visibility: Visibility,
+    /// The page cache that `memory.min` keeps from the whole machine.
+    pub(crate) protected_bytes: u64,
     /// The interface of the groups, if the kernel has memory cgroups.
     pub(crate) version: Option<CgroupVersion>,
     /// The directories of the groups, the process's own first.
@@ -120,6 +123,16 @@ fn is_disabled(files: &Files) -> bool {
         let mut memory = fields.filter(|fields| fields.clone().next() == Some("memory"));
         memory.any(|fields| fields.last() == Some("0"))
     })
+}
+
+/// Returns the expected drift of a group's usage. Each processor charges up to 64 pages in advance,
+/// and the statistics lag by as much; small allocations of the host and of the kernel differ between
+/// two runs.
+fn drift_bytes(files: &Files) -> u64 {
+    const BATCH_PAGES: u64 = 64;
+    const SMALL_BYTES: u64 = 4 << 20;
+    let batch = BATCH_PAGES * sys::page_bytes() as u64;
+    SMALL_BYTES + 2 * batch * files.processors()
 }
 
 /// Reads the reclaimable page cache of a group. The kernel reclaims page cache, clean or dirty,

@@ -90,6 +90,7 @@ fn read_usage(
     };
     let reclaimable = super::page_cache(files, group, CACHE)?;
     let reading = Reading::new(limit, limit_bytes, in_use_bytes, reclaimable);
-    found.readings.push(reading);
+    let drift_bytes = super::drift_bytes(files);
+    found.readings.push(reading.drifting(drift_bytes));
     Ok(())
 }

@@ -33,23 +33,67 @@ pub(crate) fn read(files: &Files, groups: &[PathBuf], found: &mut Cgroups) -> Re
                 Some(text) => files::number(&usage, &text)?,
                 None => 0,
             };
-            let reclaimable_bytes = super::page_cache(files, group, CACHE)?;
+            let cache = super::page_cache(files, group, CACHE)?;
+            let reclaimable = match cache {
+                0 => 0,
+                _ => cache.saturating_sub(protected_cache(files, group, found)?),
+            };
             let version = CgroupVersion::V2;
             let limit = Limit::Cgroup { version, file };
-            let reading = Reading::new(limit, limit_bytes, in_use_bytes, reclaimable_bytes);
-            found.readings.push(reading);
+            let reading = Reading::new(limit, limit_bytes, in_use_bytes, reclaimable);
+            let drift_bytes = super::drift_bytes(files);
+            found.readings.push(reading.drifting(drift_bytes));
         }
     }
-    if let Some(top) = groups.last()
-        && !is_root(files, top)
-    {
-        found.visibility.reduce(format!(
+    match groups.last() {
+        // Reclaim of the whole machine keeps to the protection of the topmost groups.
+        Some(top) if is_root(files, top) => {
+            found.protected_bytes = protected_cache(files, top, found)?;
+        }
+        Some(top) => found.visibility.reduce(format!(
             "{} is not the root of the cgroup v2 hierarchy, and version 2 does not report limits \
              above it",
             top.display()
-        ));
+        )),
+        None => {}
     }
     Ok(())
+}
+
+/// Returns the page cache below a group that the kernel does not reclaim at the group's limit,
+/// because `memory.min` of a group below it protects it.
+///
+/// The protection of the group itself does not count against its own limit. Of the groups below, it
+/// is enough to read the children: a child distributes no more than its own protection, see
+/// `effective_protection` in the kernel's `mm/page_counter.c`. The kernel reclaims from a child
+/// until its usage is down to its protection, so that much of its page cache can be reclaimed. The
+/// child that contains this process is treated alike: its usage only increases.
+///
+/// `memory.low` is not counted, because the kernel reclaims memory below it before it refuses.
+fn protected_cache(files: &Files, group: &Path, found: &mut Cgroups) -> Result<u64, Error> {
+    let mut sum = 0_u64;
+    for child in files.directories(group) {
+        let file = child.join("memory.min");
+        let protection = match found.text(files, &file)? {
+            None => continue,
+            Some(text) if text.trim() == "max" => u64::MAX,
+            Some(text) => files::number(&file, &text)?,
+        };
+        if protection == 0 {
+            continue;
+        }
+        let usage = child.join("memory.current");
+        let in_use_bytes = match found.text(files, &usage)? {
+            Some(text) => files::number(&usage, &text)?,
+            None => 0,
+        };
+        let cache = super::page_cache(files, &child, CACHE)?;
+        let kept = cache
+            .saturating_add(protection)
+            .saturating_sub(in_use_bytes);
+        sum = sum.saturating_add(kept.min(cache));
+    }
+    Ok(sum)
 }
 
 /// Returns true if a directory is the root of the hierarchy, which alone has neither of these files.

@@ -84,3 +84,30 @@ pub(crate) fn merges_equal_pages() -> bool {
     // SAFETY: the option takes no pointers.
     unsafe { libc::prctl(PR_GET_MEMORY_MERGE, 0, 0, 0, 0) == 1 }
 }
+
+/// Returns the NUMA nodes that the memory policy of this thread binds it to, see set_mempolicy(2).
+/// Returns `None` if it is bound to none.
+pub(crate) fn bound_nodes() -> Option<Vec<usize>> {
+    /// The most nodes that a kernel is built for.
+    const NODES: usize = 1024;
+    const BITS: usize = usize::BITS as usize;
+    const MPOL_BIND: libc::c_int = 2;
+    /// The flags above the mode.
+    const FLAGS: libc::c_int = !0 << 13;
+    let mut mode: libc::c_int = 0;
+    let mut mask = [0_usize; NODES / BITS];
+    // SAFETY: the kernel writes one integer, and as many bits as it is told that there are.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_get_mempolicy,
+            &raw mut mode,
+            mask.as_mut_ptr(),
+            NODES,
+            0_usize,
+            0_usize,
+        )
+    };
+    let bound = result == 0 && mode & !FLAGS == MPOL_BIND;
+    let nodes = || (0..NODES).filter(|node| mask[node / BITS] >> (node % BITS) & 1 == 1);
+    bound.then(|| nodes().collect())
+}
