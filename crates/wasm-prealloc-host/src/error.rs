@@ -34,6 +34,66 @@ pub enum Error {
         nearest: Option<Box<Reading>>,
     },
 
+    /// A limit that this process cannot see refused: a child process that committed the same amount
+    /// of memory first was killed.
+    #[error(
+        "memory not secured: a limit that cannot be read from here is too low: a child process \
+         that tried the commit was killed after {} of {} ({why}); raise the memory limit of the \
+         parent cgroups (the pod, the slice or the service around this process), or secure less",
+        Bytes(*.committed_bytes), Bytes(*.needed_bytes)
+    )]
+    HiddenLimit {
+        /// The part that the child committed. It was given back.
+        committed_bytes: u64,
+        /// The part that the child was to commit, with the margin.
+        needed_bytes: u64,
+        /// The reason why the limit cannot be read.
+        why: String,
+    },
+
+    /// A limit may be hidden, and no child process can try the commit first.
+    #[error(
+        "memory not secured: limits may be hidden ({why}), and the child process that has to try \
+         the commit first fails ({call}); allow this process one child more (pids.max, ulimit -u) \
+         and write access to /proc/self, make its cgroups readable, or take pages that an operator \
+         sets aside (backing hugetlb-2m)"
+    )]
+    TrialUnavailable {
+        /// The system call that failed.
+        call: &'static str,
+        /// The reason why a limit cannot be read.
+        why: String,
+        /// The reason of the failure.
+        source: io::Error,
+    },
+
+    /// The commit came almost to a halt, and was given up.
+    #[error(
+        "memory not secured: the commit came almost to a halt after {} of {}, with {} in the last \
+         {:.0} s; a cgroup above this process is over its memory.high, or at its limit without an \
+         OOM killer (memory.oom_control); raise memory.high and the limit of this process's cgroup \
+         and of its parents, or secure less",
+        Bytes(*.committed_bytes), Bytes(*.needed_bytes), Bytes(*.recent_bytes),
+        .waited.as_secs_f64()
+    )]
+    Stalled {
+        /// The part that was committed. It was given back.
+        committed_bytes: u64,
+        /// The part that was to be committed.
+        needed_bytes: u64,
+        /// The part that was committed in `waited`.
+        recent_bytes: u64,
+        /// The time that the commit was watched for.
+        waited: Duration,
+    },
+
+    /// [`secure_in_place`](crate::secure_in_place) cannot secure memory of this kind.
+    #[error("memory cannot be secured in place: {why}")]
+    Mapping {
+        /// The kind, and the remedy.
+        why: &'static str,
+    },
+
     /// The module's memory can grow, or has another size than is required. Sizes are wasm pages
     /// of 64 KiB.
     #[error(
@@ -260,6 +320,10 @@ impl Error {
         match self {
             Error::Shortfall(_) => "shortfall",
             Error::CgroupRefused { .. } => "cgroup-refused",
+            Error::HiddenLimit { .. } => "hidden-limit",
+            Error::TrialUnavailable { .. } => "trial-unavailable",
+            Error::Stalled { .. } => "stalled",
+            Error::Mapping { .. } => "mapping",
             Error::NotPinned { .. } => "not-pinned",
             Error::ImportedMemory { .. } => "imported-memory",
             Error::UnsupportedMemory { .. } => "unsupported-memory",

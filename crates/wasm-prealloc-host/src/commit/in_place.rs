@@ -1,16 +1,18 @@
 //! Commits memory that an engine mapped itself.
 
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use crate::commit::backing::Backing;
 use crate::commit::lock::CommitLock;
 use crate::commit::locking::Locking;
-use crate::commit::populate;
+use crate::commit::populate::{Part, Populate};
 use crate::commit::report::{Method, Secured};
 use crate::commit::requirements::{LockMemory, Requirements};
 use crate::commit::residency::Reader;
-use crate::commit::secure::whole_milliseconds;
+use crate::commit::secure::{keep, whole_milliseconds};
+use crate::commit::trial::Trial;
 use crate::error::Error;
 use crate::limits::explain::explain;
 use crate::limits::headroom::{Headroom, Need};
@@ -75,6 +77,17 @@ pub unsafe fn secure_in_place(
         return Ok(secured(Method::Populated, 0, 0, waited));
     };
 
+    let range = base.addr().get()..base.addr().get() + whole_bytes;
+    let mappings = sys::mappings(range).map_err(|source| Error::Unreadable {
+        path: "/proc/self/maps".into(),
+        source,
+    })?;
+    if mappings.iter().any(|mapping| mapping.shared) {
+        return Err(Error::Mapping {
+            why: "it is shared (MAP_SHARED), so other processes can change it and take it away; \
+                  map it with MAP_PRIVATE",
+        });
+    }
     let lock = CommitLock::acquire(&requirements.lock, &mut || {})?;
     waited = whole_milliseconds(lock.waited());
     let reader = Reader::open();
@@ -86,22 +99,51 @@ pub unsafe fn secure_in_place(
     let headroom = Headroom::read()?;
     headroom.check(&need)?;
     let locking = Locking::decide(requirements.lock_memory, &headroom, whole_bytes as u64);
+    let trial = Trial::new(&headroom);
     let commit = || {
+        // Page faults of memory that was only read can take huge pages, so everything is tried.
+        trial.of_base_pages(missing, requirements.margin_bytes, &mut |_, _| {})?;
+        // A page at either end can hold other data, which a child may use.
+        let inner = range_inside(start as usize, bytes, page);
+        if let Some(first) = NonNull::new(start.with_addr(inner.start))
+            && !inner.is_empty()
+        {
+            // SAFETY: the range lies in the caller's.
+            unsafe { keep(first, inner.len()) }?;
+        }
+        let mut parts: Vec<Part> = (mappings.iter())
+            .map(|mapping| {
+                let offset = mapping.range.start - base.addr().get();
+                // A collapse of a file's pages would change the page cache, and not this memory.
+                let huge = !mapping.file;
+                // SAFETY: the pages contain a part of the caller's range, so they are mapped and
+                // writable. They are private, and `huge` is false unless they are anonymous.
+                unsafe { Part::new(base.add(offset), mapping.range.len(), huge) }
+            })
+            .collect();
         // Huge pages would cost a copy where all is resident, and residency is all that is required.
-        let how = match missing == 0 && requirements.backing == Backing::Auto {
-            true => Method::Populated,
-            // SAFETY: the pages contain a part of the caller's range, so they are mapped and
-            // writable.
-            false => unsafe {
-                populate::populate(base, whole_bytes, requirements, &reader, &mut |_| {})
-            }?,
-        };
+        if missing > 0 || requirements.backing != Backing::Auto {
+            let progress = &mut |_, _| {};
+            let tried = Trial::of_visible_limits();
+            Populate::new(requirements, &reader, &tried, progress).run(&mut parts)?;
+        }
         // SAFETY: the pages are the caller's.
         let locked_bytes = unsafe { locking.lock([(base, whole_bytes)].into_iter()) }?;
         let resident_bytes = reader.check(start, bytes)?;
+        let how = parts
+            .iter()
+            .map(Part::method)
+            .max()
+            .unwrap_or(Method::Populated);
         Ok(secured(how, resident_bytes, locked_bytes, waited))
     };
     commit().map_err(|failure| explain(failure, &need))
+}
+
+/// Returns the whole pages that lie completely in a range.
+fn range_inside(start: usize, bytes: usize, page: usize) -> Range<usize> {
+    let (first, end) = (start.next_multiple_of(page), start + bytes);
+    first..(end - end % page).max(first)
 }
 
 #[cfg(test)]

@@ -11,3 +11,4 @@ pub(crate) mod report;
 pub(crate) mod requirements;
 pub(crate) mod residency;
 pub(crate) mod secure;
+pub(crate) mod trial;

@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::commit::backing::Backing;
 use crate::commit::region::HUGE_PAGE_BYTES;
-use crate::commit::report::Method;
+use crate::commit::report::{Method, Stage};
 use crate::commit::requirements::Requirements;
 use crate::commit::residency::Reader;
+use crate::commit::trial::{Amount, Pace, Trial};
 use crate::error::Error;
 use crate::limits::headroom::{Headroom, Need};
 use crate::sys::{self, Advice};
@@ -21,110 +22,280 @@ use crate::sys::{self, Advice};
 /// The size that is populated between two headroom checks, in bytes.
 const CHUNK_BYTES: usize = 64 << 20;
 
+/// The size that one call populates. The pace is measured between two calls.
+const STEP_BYTES: usize = 2 << 20;
+
 /// The number of retries for a huge page that the kernel fails to provide with EAGAIN or EINTR.
 const RETRIES: u32 = 8;
 
 const COLLAPSE: &str = "madvise(MADV_COLLAPSE)";
 const POPULATE_WRITE: &str = "madvise(MADV_POPULATE_WRITE)";
 
-/// Receives the number of bytes from the base on that are populated. It must not allocate much.
-pub(crate) type Progress<'a> = &'a mut dyn FnMut(usize);
+/// Receives the stage, and the number of bytes that it has committed. It must not allocate much.
+pub(crate) type Progress<'a> = &'a mut dyn FnMut(Stage, u64);
 
-/// Populates a range by the required backing, other than the machine's pool of huge pages.
-///
-/// # Safety
-/// `bytes` from `base` on are whole pages, mapped and writable.
-pub(crate) unsafe fn populate(
+/// A range to be populated, and the outcome.
+#[derive(Debug)]
+pub(crate) struct Part {
     base: NonNull<u8>,
     bytes: usize,
-    requirements: &Requirements,
-    reader: &Reader,
-    progress: Progress<'_>,
-) -> Result<Method, Error> {
-    let head = base.align_offset(HUGE_PAGE_BYTES).min(bytes);
-    let mut collapsed = 0;
-    if requirements.backing != Backing::Base && head < bytes {
-        let progress = &mut |done| progress(head + done);
-        // SAFETY: the range lies in the caller's, and starts at a multiple of a huge page.
-        collapsed = unsafe { collapse(base.add(head), bytes - head, progress) }?;
-    }
-    let rest = bytes - head - collapsed;
-    if requirements.backing == Backing::Transparent && rest >= HUGE_PAGE_BYTES {
-        return Err(Error::NoHugePages {
-            collapsed_bytes: collapsed as u64,
-            needed_bytes: bytes as u64,
-        });
-    }
-    let mut method = Method::Populated;
-    for range in [0..head, head + collapsed..bytes] {
-        if !range.is_empty() {
-            let margin = requirements.margin_bytes;
-            // SAFETY: the range lies in the caller's, and both ends are multiples of a page.
-            method = unsafe { in_chunks(base, range, margin, reader, progress) }?;
-        }
-    }
-    // Base pages before and after the huge pages do not change the method.
-    Ok(match rest < HUGE_PAGE_BYTES && collapsed > 0 {
-        true => Method::Collapsed,
-        false => method,
-    })
+    /// The size up to the first huge page.
+    head: usize,
+    /// The size of the huge pages that can be collapsed, from the head on. 0 for base pages.
+    whole: usize,
+    /// The size of those that were collapsed.
+    collapsed: usize,
+    method: Method,
 }
 
-/// Populates whole huge pages from `base` on, and returns the number of bytes that are done. The
-/// rest, if the kernel has no huge pages for it or as a tail, is left for [`in_chunks`].
-///
-/// # Safety
-/// `bytes` from `base` on are mapped and writable, and `base` is aligned to a huge page.
-unsafe fn collapse(
-    base: NonNull<u8>,
-    bytes: usize,
-    progress: Progress<'_>,
-) -> Result<usize, Error> {
-    let whole = bytes - bytes % HUGE_PAGE_BYTES;
-    if whole == 0 || !sys::has_transparent_huge_pages(HUGE_PAGE_BYTES) {
-        return Ok(0);
-    }
-    // A collapse at a cgroup's limit is refused, but a page fault there causes a kill. So all page
-    // faults come first, and take base pages: faults that took huge pages would use up the group's
-    // room before the first call that the kernel can refuse.
-    // SAFETY: the caller's range.
-    if unsafe { sys::advise(base, whole, Advice::BasePages) }.is_err() {
-        return Ok(0);
-    }
-    // SAFETY: the caller's range.
-    unsafe { touch(base, bytes, HUGE_PAGE_BYTES) };
-    // SAFETY: the caller's range.
-    if unsafe { sys::advise(base, whole, Advice::HugePages) }.is_err() {
-        return Ok(0);
-    }
-    for offset in (0..whole).step_by(HUGE_PAGE_BYTES) {
-        if offset > 0 && offset % CHUNK_BYTES == 0 {
-            progress(offset);
+impl Part {
+    /// # Safety
+    /// `bytes` from `base` on are whole pages, mapped and writable, until the part is dropped. They
+    /// are private and anonymous, or `huge` is false.
+    pub(crate) unsafe fn new(base: NonNull<u8>, bytes: usize, huge: bool) -> Part {
+        let head = base.align_offset(HUGE_PAGE_BYTES).min(bytes);
+        let rest = bytes - head;
+        Part {
+            base,
+            bytes,
+            head,
+            whole: if huge {
+                rest - rest % HUGE_PAGE_BYTES
+            } else {
+                0
+            },
+            collapsed: 0,
+            method: Method::Populated,
         }
-        let mut retries = 0;
-        // SAFETY: the offset lies in the caller's range.
-        let advise = || unsafe { sys::advise(base.add(offset), HUGE_PAGE_BYTES, Advice::Collapse) };
-        while let Err(source) = advise() {
-            match source.kind() {
-                // The caller adds the need and the nearest limit.
-                ErrorKind::ResourceBusy => {
-                    return Err(Error::CgroupRefused {
-                        committed_bytes: offset as u64,
-                        needed_bytes: bytes as u64,
-                        nearest: None,
-                    });
+    }
+
+    /// Returns the method. Base pages before and after the huge pages do not change it.
+    pub(crate) fn method(&self) -> Method {
+        match self.collapsed > 0 && self.bytes - self.head - self.collapsed < HUGE_PAGE_BYTES {
+            true => Method::Collapsed,
+            false => self.method,
+        }
+    }
+
+    /// The ranges before and after the huge pages.
+    fn edges(&self) -> [Range<usize>; 2] {
+        [0..self.head, self.head + self.whole..self.bytes]
+    }
+
+    /// The range that was not collapsed.
+    fn not_collapsed(&self) -> Range<usize> {
+        self.head + self.collapsed..self.head + self.whole
+    }
+
+    /// Gives advice on the huge pages. Returns false if the kernel has none.
+    fn advise(&self, advice: Advice) -> bool {
+        // SAFETY: the range lies in the part, see `new`.
+        self.whole > 0
+            && unsafe { sys::advise(self.base.add(self.head), self.whole, advice) }.is_ok()
+    }
+}
+
+/// Populates ranges by the required backing, other than the machine's pool of huge pages.
+pub(crate) struct Populate<'a> {
+    pub(crate) requirements: &'a Requirements,
+    pub(crate) reader: &'a Reader,
+    pub(crate) trial: &'a Trial,
+    pub(crate) progress: Progress<'a>,
+    /// The number of bytes that were populated.
+    done: u64,
+    pace: Pace,
+}
+
+impl<'a> Populate<'a> {
+    pub(crate) fn new(
+        requirements: &'a Requirements,
+        reader: &'a Reader,
+        trial: &'a Trial,
+        progress: Progress<'a>,
+    ) -> Populate<'a> {
+        Populate {
+            requirements,
+            reader,
+            trial,
+            progress,
+            done: 0,
+            pace: Pace::new(),
+        }
+    }
+
+    /// Populates all parts. Where a limit may be hidden, a trial precedes all page faults.
+    ///
+    /// In that case a shortage of huge pages is [`Error::NoHugePages`] for every backing: at a
+    /// limit the kernel would prefer this process to the child of a further trial, because the child
+    /// does not have the huge pages. The caller has to start anew with base pages.
+    pub(crate) fn run(&mut self, parts: &mut [Part]) -> Result<(), Error> {
+        let huge = may_have_huge_pages(self.requirements.backing);
+        for part in &mut *parts {
+            // A collapse at a cgroup's limit is refused, but a page fault there causes a kill. So
+            // all page faults come first, those of all parts, and take base pages: faults that took
+            // huge pages would use up the group's room before the first call that the kernel can
+            // refuse.
+            if !(huge && part.advise(Advice::BasePages)) {
+                part.whole = 0;
+            }
+        }
+        let whole = |parts: &[Part]| parts.iter().map(|part| part.whole).sum::<usize>();
+        let total = parts.iter().map(|part| part.bytes as u64).sum();
+        if whole(parts) > 0 {
+            self.collapse_all(parts, total)?;
+        }
+        let collapsed: usize = parts.iter().map(|part| part.collapsed).sum();
+        let required = self.requirements.backing == Backing::Transparent
+            || (self.trial.is_needed() && collapsed > 0);
+        let is_short = |part: &Part| part.bytes - part.head - part.collapsed >= HUGE_PAGE_BYTES;
+        if required && parts.iter().any(is_short) {
+            return Err(Error::NoHugePages {
+                collapsed_bytes: collapsed as u64,
+                needed_bytes: total,
+            });
+        }
+        if collapsed == 0 && huge {
+            // The kernel has no huge pages, against the first answer.
+            self.trial
+                .of_base_pages(total, self.requirements.margin_bytes, self.progress)?;
+        }
+        self.base_pages(parts, |part| match part.whole {
+            0 => 0..part.bytes,
+            _ => part.not_collapsed(),
+        })
+    }
+
+    /// Populates as many huge pages as the kernel has, and the base pages around them.
+    fn collapse_all(&mut self, parts: &mut [Part], total: u64) -> Result<(), Error> {
+        let huge = || parts.iter().filter(|part| part.whole > 0);
+        let edges = huge().flat_map(|part| part.edges().map(|range| range.len()));
+        let amount = Amount {
+            spread_bytes: huge().map(|part| part.whole).sum(),
+            whole_bytes: edges.sum(),
+        };
+        self.trial.run(amount, self.progress)?;
+        for part in huge() {
+            // SAFETY: the range lies in the part, see `Part::new`.
+            unsafe { touch(part.base.add(part.head), part.whole, HUGE_PAGE_BYTES) };
+        }
+        for part in &mut *parts {
+            if part.whole > 0 {
+                for range in part.edges() {
+                    self.in_chunks(part, range, amount.whole_bytes as u64)?;
                 }
-                kind if is_temporary(kind) && retries < RETRIES => retries += 1,
-                // No huge pages on this kernel or for this process, or memory is too fragmented.
-                ErrorKind::InvalidInput
-                | ErrorKind::OutOfMemory
-                | ErrorKind::WouldBlock
-                | ErrorKind::Interrupted => return Ok(offset),
-                _ => return Err(Error::system(COLLAPSE, HUGE_PAGE_BYTES)(source)),
+            }
+        }
+        for part in &mut *parts {
+            if part.advise(Advice::HugePages) {
+                self.collapse(part, total)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Collapses the huge pages of a part, until the kernel has no more. `needed_bytes` is the size
+    /// of all parts.
+    fn collapse(&mut self, part: &mut Part, needed_bytes: u64) -> Result<(), Error> {
+        let start = part.head;
+        while part.collapsed < part.whole {
+            let mut retries = 0;
+            let at = start + part.collapsed;
+            // SAFETY: the huge page lies in the part, see `Part::new`.
+            let advise =
+                || unsafe { sys::advise(part.base.add(at), HUGE_PAGE_BYTES, Advice::Collapse) };
+            while let Err(source) = advise() {
+                match source.kind() {
+                    // The caller adds the need and the nearest limit.
+                    ErrorKind::ResourceBusy => {
+                        return Err(Error::CgroupRefused {
+                            committed_bytes: self.done,
+                            needed_bytes,
+                            nearest: None,
+                        });
+                    }
+                    kind if is_temporary(kind) && retries < RETRIES => retries += 1,
+                    // No huge pages on this kernel or for this process, or memory is too
+                    // fragmented.
+                    ErrorKind::InvalidInput
+                    | ErrorKind::OutOfMemory
+                    | ErrorKind::WouldBlock
+                    | ErrorKind::Interrupted => return Ok(()),
+                    _ => return Err(Error::system(COLLAPSE, HUGE_PAGE_BYTES)(source)),
+                }
+            }
+            part.collapsed += HUGE_PAGE_BYTES;
+            self.done += HUGE_PAGE_BYTES as u64;
+            self.pace.check(self.done, needed_bytes)?;
+            if part.collapsed.is_multiple_of(CHUNK_BYTES) {
+                (self.progress)(Stage::Committing, self.done);
+            }
+        }
+        Ok(())
+    }
+
+    /// Populates what is left in base pages.
+    fn base_pages(
+        &mut self,
+        parts: &mut [Part],
+        range: impl Fn(&Part) -> Range<usize>,
+    ) -> Result<(), Error> {
+        let mut missing_bytes = 0;
+        for part in &*parts {
+            missing_bytes += self.missing(part, range(part))?;
+        }
+        for part in parts {
+            let range = range(part);
+            missing_bytes -= self.in_chunks(part, range, missing_bytes)?;
+        }
+        Ok(())
+    }
+
+    fn missing(&self, part: &Part, range: Range<usize>) -> Result<u64, Error> {
+        match range.is_empty() {
+            true => Ok(0),
+            false => {
+                let start = part.base.as_ptr().wrapping_add(range.start);
+                self.reader.missing(start, range.len())
             }
         }
     }
-    Ok(whole)
+
+    /// Populates a range of a part in chunks. Page faults cannot be refused, so each chunk is
+    /// preceded by a check that all the rest fits, `missing_bytes` in this range and after it.
+    /// Returns the number of bytes that were missing in this range.
+    fn in_chunks(
+        &mut self,
+        part: &mut Part,
+        range: Range<usize>,
+        missing_bytes: u64,
+    ) -> Result<u64, Error> {
+        let mut populated_bytes = 0;
+        for at in range.clone().step_by(CHUNK_BYTES) {
+            let end = range.end.min(at + CHUNK_BYTES);
+            let missing_here = self.missing(part, at..end)?;
+            if missing_here > 0 {
+                let remaining_bytes = missing_bytes.saturating_sub(populated_bytes);
+                let need = Need::populate(remaining_bytes, self.requirements.margin_bytes);
+                Headroom::check_physical(&need)?;
+            }
+            for step in (at..end).step_by(STEP_BYTES) {
+                let bytes = STEP_BYTES.min(end - step);
+                // SAFETY: the step lies in the part, see `Part::new`.
+                part.method =
+                    unsafe { populate_or_touch(part.base.add(step), bytes, part.method) }?;
+                self.done += bytes as u64;
+                self.pace.check(self.done, self.done + missing_bytes)?;
+            }
+            populated_bytes += missing_here;
+            (self.progress)(Stage::Committing, self.done);
+        }
+        Ok(populated_bytes)
+    }
+}
+
+/// Returns true if the kernel may have huge pages for this backing. The advice decides.
+pub(crate) fn may_have_huge_pages(backing: Backing) -> bool {
+    backing != Backing::Base && sys::has_transparent_huge_pages(HUGE_PAGE_BYTES)
 }
 
 /// Collapses split huge pages again, those that lie completely in the range, until the kernel has
@@ -143,49 +314,27 @@ pub(crate) unsafe fn recollapse(start: NonNull<u8>, bytes: usize) {
     }
 }
 
-/// Populates a part of a range in chunks. Page faults cannot be refused, so each chunk is preceded
-/// by a check that all the rest fits.
+/// Populates a range by a method, or by the next one if the kernel does not have it. Returns the
+/// method.
 ///
 /// # Safety
-/// The part is mapped and writable, and its ends are multiples of the operating system's page.
-unsafe fn in_chunks(
-    base: NonNull<u8>,
-    part: Range<usize>,
-    margin_bytes: u64,
-    reader: &Reader,
-    progress: Progress<'_>,
+/// The range is mapped and writable, and both ends are multiples of the operating system's page.
+unsafe fn populate_or_touch(
+    start: NonNull<u8>,
+    bytes: usize,
+    method: Method,
 ) -> Result<Method, Error> {
-    let missing = |from: usize, to: usize| -> Result<u64, Error> {
-        reader.missing(base.as_ptr().wrapping_add(from), to - from)
-    };
-    // Writes before an attempt to collapse may have made a part of it resident already.
-    let mut remaining_bytes = missing(part.start, part.end)?;
-    let mut method = Method::Populated;
-    for at in part.clone().step_by(CHUNK_BYTES) {
-        if at > part.start {
-            progress(at);
+    if method == Method::Populated {
+        // SAFETY: the caller's range.
+        match unsafe { populate_write(start, bytes) } {
+            Ok(()) => return Ok(method),
+            Err(error) if is_unsupported(error.kind()) => {}
+            Err(source) => return Err(Error::system(POPULATE_WRITE, bytes)(source)),
         }
-        let end = part.end.min(at + CHUNK_BYTES);
-        let missing_bytes = missing(at, end)?;
-        if missing_bytes > 0 {
-            let need = Need::populate(remaining_bytes, margin_bytes);
-            Headroom::check_physical(&need)?;
-        }
-        if method == Method::Populated {
-            // SAFETY: the chunk lies in the caller's range.
-            match unsafe { populate_write(base.add(at), end - at) } {
-                Ok(()) => {}
-                Err(error) if is_unsupported(error.kind()) => method = Method::Touched,
-                Err(source) => return Err(Error::system(POPULATE_WRITE, end - at)(source)),
-            }
-        }
-        if method == Method::Touched {
-            // SAFETY: the chunk lies in the caller's range.
-            unsafe { touch(base.add(at), end - at, sys::page_bytes()) };
-        }
-        remaining_bytes = remaining_bytes.saturating_sub(missing_bytes);
     }
-    Ok(method)
+    // SAFETY: the caller's range.
+    unsafe { touch(start, bytes, sys::page_bytes()) };
+    Ok(Method::Touched)
 }
 
 /// Populates huge pages of the machine's pool. A page fault there can end in SIGBUS, so they are
@@ -197,7 +346,7 @@ pub(crate) unsafe fn pool_pages(
     base: NonNull<u8>,
     bytes: usize,
     page_bytes: usize,
-    progress: Progress<'_>,
+    progress: &mut dyn FnMut(usize),
 ) -> Result<(), Error> {
     let chunk_bytes = CHUNK_BYTES.max(page_bytes);
     for at in (0..bytes).step_by(chunk_bytes) {
@@ -231,7 +380,7 @@ fn is_temporary(kind: ErrorKind) -> bool {
 }
 
 /// EINVAL, which an older kernel returns for new advice, or a system without the call.
-fn is_unsupported(kind: ErrorKind) -> bool {
+pub(crate) fn is_unsupported(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::InvalidInput | ErrorKind::Unsupported)
 }
 
@@ -271,21 +420,33 @@ mod tests {
         assert_eq!(Reader::open().count(base, bytes).unwrap(), bytes as u64);
     }
 
+    /// Populates ranges in base pages, and returns the reported progress.
+    fn populate(parts: &mut [Part], from: usize) -> Vec<u64> {
+        let mut reported = Vec::new();
+        let requirements = Requirements {
+            margin_bytes: 0,
+            ..Requirements::default()
+        };
+        let reader = Reader::open();
+        let trial = Trial::of_visible_limits();
+        let mut progress = |_, done| reported.push(done);
+        let mut populate = Populate::new(&requirements, &reader, &trial, &mut progress);
+        populate.base_pages(parts, |part| from..part.bytes).unwrap();
+        reported
+    }
+
     #[test]
     fn chunks_populate_the_rest_and_no_more() {
         let bytes = CHUNK_BYTES + (3 << 20);
         let region = Region::writable(bytes);
-        let reader = Reader::open();
         let from = 1 << 20;
-        let mut reported = Vec::new();
-        let mut progress = |done| reported.push(done);
         // SAFETY: the range is writable and this test's own.
-        let populated = unsafe { in_chunks(region.base(), from..bytes, 0, &reader, &mut progress) };
-        let method = populated.unwrap();
-        assert_eq!(method, Method::Populated);
-        assert_eq!(reported, [from + CHUNK_BYTES]);
+        let mut parts = [unsafe { Part::new(region.base(), bytes, false) }];
+        let reported = populate(&mut parts, from);
+        assert_eq!(parts[0].method(), Method::Populated);
+        assert_eq!(reported, [CHUNK_BYTES as u64, (bytes - from) as u64]);
         assert_eq!(
-            reader.count(region.base().as_ptr(), bytes).unwrap(),
+            Reader::open().count(region.base().as_ptr(), bytes).unwrap(),
             (bytes - from) as u64
         );
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::limits::limit::Bytes;
 
 /// The method that committed a region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Method {
     /// Transparent huge pages throughout, `madvise(MADV_COLLAPSE)`.

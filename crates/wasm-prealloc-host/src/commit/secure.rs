@@ -1,15 +1,18 @@
 //! Commits regions: lock, headroom check, reserve, populate, residency check. After a failure all
 //! of them are unmapped before anything else happens.
 
+use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
+use crate::commit::backing::Backing;
 use crate::commit::lock::CommitLock;
 use crate::commit::locking::Locking;
-use crate::commit::populate;
+use crate::commit::populate::{self, Part, Populate};
 use crate::commit::region::{HUGE_PAGE_BYTES, Layout, Region};
 use crate::commit::report::{Method, Progress, Secured, Stage};
 use crate::commit::requirements::{LockMemory, Requirements, WASM_PAGE_BYTES};
 use crate::commit::residency::{Reader, Residency, residency};
+use crate::commit::trial::Trial;
 use crate::error::Error;
 use crate::limits::explain::explain;
 use crate::limits::headroom::{Headroom, Need};
@@ -90,50 +93,52 @@ pub(crate) fn secure_many(
     let span = tracing::info_span!("secure", regions = count, pages = requirements.pages);
     let _entered = span.enter();
 
-    // Before the first commit: afterwards, at a limit, there may be no memory left for it.
-    let reader = Reader::open();
     let total_bytes = (bytes as u64).saturating_mul(count as u64);
-    let waiting = Progress {
-        stage: Stage::WaitingForLock,
-        committed_bytes: 0,
-        total_bytes,
+    let mut report = |stage, committed_bytes: u64| {
+        progress(Progress {
+            stage,
+            committed_bytes: committed_bytes.min(total_bytes),
+            total_bytes,
+        });
     };
-    let lock = CommitLock::acquire(&requirements.lock, &mut || progress(waiting))?;
+    let waiting = &mut || report(Stage::WaitingForLock, 0);
+    let lock = CommitLock::acquire(&requirements.lock, waiting)?;
     let waited = whole_milliseconds(lock.waited());
+    let start = Instant::now();
     let headroom = Headroom::read()?;
     headroom.check(&need)?;
-    let locking = Locking::decide(requirements.lock_memory, &headroom, total_bytes);
+    let mut commit = Commit {
+        requirements: requirements.clone(),
+        bytes,
+        // Opened before the first commit: afterwards, at a limit, there may be no memory left.
+        reader: Reader::open(),
+        trial: Trial::new(&headroom),
+        locking: Locking::decide(requirements.lock_memory, &headroom, total_bytes),
+    };
     // After the check, which refuses a number of regions that no list has room for.
     let mut regions = Vec::with_capacity(count);
-    for done in 0..count {
-        let before = (bytes as u64).saturating_mul(done as u64);
-        let mut progress = |within: usize| {
-            progress(Progress {
-                stage: Stage::Committing,
-                committed_bytes: before + within as u64,
-                total_bytes,
-            });
-        };
-        match commit(requirements, bytes, layout, &reader, &mut progress) {
-            Ok(region) => {
-                progress(bytes);
-                regions.push(region);
-            }
-            Err(failure) => return Err(given_up(regions, failure, &need)),
-        }
+    let mut outcome = commit.run(&mut regions, layout, count, &mut report);
+    if let (Err(Error::NoHugePages { .. }), Backing::Auto) = (&outcome, requirements.backing) {
+        regions.clear();
+        commit.requirements.backing = Backing::Base;
+        outcome = commit.run(&mut regions, layout, count, &mut report);
     }
-    let ranges = regions.iter().map(|region| (region.region.base(), bytes));
-    // SAFETY: the ranges are the regions' own.
-    let locked_bytes = match unsafe { locking.lock(ranges) } {
+    let locked_bytes = match outcome {
         Ok(locked_bytes) => locked_bytes,
-        Err(failure) => return Err(given_up(regions, failure, &need)),
+        Err(failure) => {
+            // At a limit every further page can cause a kill, and the message of the error takes
+            // memory too.
+            drop(regions);
+            let error = explain(failure, &need);
+            tracing::warn!(%error, "memory was not secured");
+            return Err(error);
+        }
     };
+    let elapsed = start.elapsed();
     for region in &mut regions {
+        region.secured.elapsed = elapsed;
         region.secured.waited = waited;
-        region.secured.locked_bytes = match locked_bytes {
-            0 => 0,
-            _ => bytes as u64,
-        };
+        region.secured.locked_bytes = locked_bytes.min(bytes as u64);
     }
     for region in &regions {
         tracing::info!(
@@ -145,16 +150,6 @@ pub(crate) fn secure_many(
         );
     }
     Ok(regions)
-}
-
-/// Unmaps the regions, and finds the limit that explains a failure.
-fn given_up(regions: Vec<SecuredRegion>, failure: Error, need: &Need) -> Error {
-    // At a limit every further page can cause a kill, and the message of the error takes memory
-    // too.
-    drop(regions);
-    let error = explain(failure, need);
-    tracing::warn!(%error, "memory was not secured");
-    error
 }
 
 /// Cuts the time of an attempt that did not wait to zero.
@@ -199,46 +194,186 @@ pub(crate) fn need_of_many(
     Ok(need)
 }
 
-/// Commits one region. After a failure it is unmapped.
-fn commit(
-    requirements: &Requirements,
+/// A commit of regions, with everything that was opened and decided before it.
+struct Commit {
+    requirements: Requirements,
+    /// The size of each region.
     bytes: usize,
-    layout: Layout,
-    reader: &Reader,
-    progress: populate::Progress<'_>,
-) -> Result<SecuredRegion, Error> {
-    let start = Instant::now();
-    let mapping_bytes = layout.mapping_bytes().unwrap_or(usize::MAX);
-    let mut region = Region::reserve(layout).map_err(Error::system("mmap", mapping_bytes))?;
-    let base = region.base();
-    let how = if let Some(log2) = requirements.backing.pool_page_log2() {
-        region
-            .map_huge_pages(bytes, log2)
-            .map_err(Error::system("mmap(MAP_HUGETLB)", bytes))?;
-        // SAFETY: the range was just mapped as pages of the pool.
-        unsafe { populate::pool_pages(base, bytes, 1 << log2, progress) }?;
-        Method::HugePool
-    } else {
-        region
-            .make_writable(bytes)
-            .map_err(Error::system("mprotect", bytes))?;
-        // SAFETY: the range was just made writable.
-        unsafe { populate::populate(base, bytes, requirements, reader, progress) }?
-    };
-    // A write after a fork would copy pages, which takes memory that is not secured. A kernel
-    // without this advice is accepted.
-    // SAFETY: the range is the region's own.
-    let _ = unsafe { sys::advise(base, bytes, Advice::KeepFromChildren) };
-    let resident_bytes = reader.check(base.as_ptr(), bytes)?;
-    Ok(SecuredRegion {
-        region,
-        bytes,
-        secured: Secured {
-            how,
-            elapsed: start.elapsed(),
-            resident_bytes,
-            locked_bytes: 0,
-            waited: Duration::ZERO,
-        },
-    })
+    reader: Reader,
+    trial: Trial,
+    locking: Locking,
+}
+
+impl Commit {
+    /// Maps and commits `count` regions, and returns the number of bytes that are locked. After a
+    /// failure those in the list have to be unmapped.
+    fn run(
+        &self,
+        regions: &mut Vec<SecuredRegion>,
+        layout: Layout,
+        count: usize,
+        progress: populate::Progress<'_>,
+    ) -> Result<u64, Error> {
+        // One more for the margin.
+        let mut parts = Vec::with_capacity(count + 1);
+        let margin = self.before_mapping(count, progress)?;
+        for _ in 0..count {
+            let region = self.map(layout)?;
+            // SAFETY: the range is the region's own, which outlives the part, and was just made
+            // writable.
+            parts.push(unsafe { Part::new(region.base(), self.bytes, true) });
+            regions.push(SecuredRegion {
+                region,
+                bytes: self.bytes,
+                secured: Secured {
+                    how: Method::HugePool,
+                    elapsed: Duration::ZERO,
+                    resident_bytes: self.bytes as u64,
+                    locked_bytes: 0,
+                    waited: Duration::ZERO,
+                },
+            });
+        }
+        if let Some(margin) = &margin {
+            let bytes = self.margin_in_huge_pages();
+            // SAFETY: the range is the region's own, which outlives the part, and is writable.
+            parts.push(unsafe { Part::new(margin.base(), bytes, true) });
+        }
+        match self.requirements.backing.pool_page_log2() {
+            Some(log2) => self.populate_pool_pages(regions, 1 << log2, progress)?,
+            None => {
+                let mut populate =
+                    Populate::new(&self.requirements, &self.reader, &self.trial, progress);
+                populate.run(&mut parts)?;
+            }
+        }
+        let ranges = regions
+            .iter()
+            .map(|region| (region.region.base(), self.bytes));
+        // SAFETY: the ranges are the regions' own.
+        let locked_bytes = unsafe { self.locking.lock(ranges) }?;
+        for (region, part) in regions.iter_mut().zip(&mut parts) {
+            if self.requirements.backing.pool_page_log2().is_none() {
+                region.secured.how = part.method();
+            }
+            self.reader
+                .check(region.region.base().as_ptr(), self.bytes)?;
+        }
+        Ok(locked_bytes)
+    }
+
+    /// Maps one region that is writable. Nothing of it is resident.
+    fn map(&self, layout: Layout) -> Result<Region, Error> {
+        let bytes = self.bytes;
+        let mapping_bytes = layout.mapping_bytes().unwrap_or(usize::MAX);
+        let mut region = Region::reserve(layout).map_err(Error::system("mmap", mapping_bytes))?;
+        match self.requirements.backing.pool_page_log2() {
+            Some(log2) => region
+                .map_huge_pages(bytes, log2)
+                .map_err(Error::system("mmap(MAP_HUGETLB)", bytes))?,
+            None => region
+                .make_writable(bytes)
+                .map_err(Error::system("mprotect", bytes))?,
+        }
+        // SAFETY: the range is the region's own.
+        unsafe { keep(region.base(), bytes) }?;
+        Ok(region)
+    }
+
+    fn populate_pool_pages(
+        &self,
+        regions: &[SecuredRegion],
+        page_bytes: usize,
+        progress: populate::Progress<'_>,
+    ) -> Result<(), Error> {
+        let mut done = 0;
+        for region in regions {
+            let base = region.region.base();
+            // SAFETY: the range was mapped as pages of the pool.
+            unsafe {
+                let progress =
+                    &mut |within: usize| progress(Stage::Committing, done + within as u64);
+                populate::pool_pages(base, self.bytes, page_bytes, progress)
+            }?;
+            done += self.bytes as u64;
+            progress(Stage::Committing, done);
+        }
+        Ok(())
+    }
+
+    /// Where a limit may be hidden, proves that there is room before anything is mapped: in base
+    /// pages by a trial, and in huge pages by a part of its own for the margin, which the kernel
+    /// can refuse.
+    fn before_mapping(
+        &self,
+        count: usize,
+        progress: populate::Progress<'_>,
+    ) -> Result<Option<Region>, Error> {
+        let Requirements {
+            backing,
+            margin_bytes,
+            ..
+        } = self.requirements;
+        if !self.trial.is_needed() {
+            return Ok(None);
+        }
+        if backing.pool_page_log2().is_some() {
+            return self
+                .trial
+                .of_base_pages(0, margin_bytes, progress)
+                .map(|()| None);
+        }
+        let huge = self.bytes >= HUGE_PAGE_BYTES && populate::may_have_huge_pages(backing);
+        if !huge {
+            let bytes = (self.bytes as u64).saturating_mul(count as u64);
+            return self
+                .trial
+                .of_base_pages(bytes, margin_bytes, progress)
+                .map(|()| None);
+        }
+        let bytes = self.margin_in_huge_pages();
+        let layout = Layout {
+            reservation_bytes: bytes,
+            guard_bytes: 0,
+            alignment_bytes: HUGE_PAGE_BYTES,
+        };
+        let map = || {
+            let mut region = Region::reserve(layout)?;
+            region.make_writable(bytes)?;
+            Ok(region)
+        };
+        let region = map().map_err(Error::system("mmap of the margin", bytes))?;
+        // SAFETY: the range is the region's own.
+        unsafe { keep(region.base(), bytes) }?;
+        Ok((bytes > 0).then_some(region))
+    }
+
+    fn margin_in_huge_pages(&self) -> usize {
+        let bytes = usize::try_from(self.requirements.margin_bytes).unwrap_or(usize::MAX >> 1);
+        bytes.next_multiple_of(HUGE_PAGE_BYTES)
+    }
+}
+
+/// Keeps a range that is to be committed from same-page merging, from children and from core dumps.
+/// A system without the advice is accepted: it does none of it, or does not offer to be asked.
+///
+/// To be called before populating: a fork in between would share the pages.
+///
+/// # Safety
+/// The range is mapped, and belongs to the caller.
+pub(crate) unsafe fn keep(start: NonNull<u8>, bytes: usize) -> Result<(), Error> {
+    for (advice, call) in [
+        (Advice::KeepFromMerging, "madvise(MADV_UNMERGEABLE)"),
+        (Advice::KeepFromChildren, "madvise(MADV_DONTFORK)"),
+        (Advice::KeepFromDumps, "madvise(MADV_DONTDUMP)"),
+    ] {
+        // SAFETY: the caller's promise.
+        match unsafe { sys::advise(start, bytes, advice) } {
+            Ok(()) => {}
+            // A kernel that was built without same-page merging returns EINVAL.
+            Err(error) if populate::is_unsupported(error.kind()) => {}
+            Err(source) => return Err(Error::system(call, bytes)(source)),
+        }
+    }
+    Ok(())
 }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
 
 use crate::commit::backing::Backing;
 use crate::commit::lock::LockOptions;
@@ -177,7 +176,6 @@ impl PreparedPool {
         if policy == Policy::CommitMaximum {
             check_growth(requirements.backing, &Headroom::read()?)?;
         }
-        let start = Instant::now();
         let slots = self.builder.slots.unwrap_or(1);
         let progress: &mut dyn FnMut(Progress) = match &mut self.builder.progress {
             Some(progress) => progress,
@@ -190,7 +188,6 @@ impl PreparedPool {
         let locked = regions.iter().map(|region| region.secured().locked_bytes);
         let locked_bytes = locked.sum();
         let secured = regions.first().map(|region| Secured {
-            elapsed: start.elapsed().saturating_sub(region.secured().waited),
             resident_bytes,
             locked_bytes,
             ..*region.secured()

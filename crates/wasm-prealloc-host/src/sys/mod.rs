@@ -4,6 +4,8 @@
 //! Every function exists on every operating system. If a system lacks the facility, the function in
 //! `unsupported` returns an error.
 
+use std::ops::Range;
+
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(unix)]
@@ -26,6 +28,16 @@ pub(crate) use unsupported::*;
 #[cfg(windows)]
 pub(crate) use windows::*;
 
+/// A part of a range, and the kind of its mapping.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    pub(crate) range: Range<usize>,
+    /// Writes are visible to other processes or to a file (`MAP_SHARED`).
+    pub(crate) shared: bool,
+    /// The contents come from a file.
+    pub(crate) file: bool,
+}
+
 /// Advice of madvise(2) that this crate gives. None of it changes what the memory holds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Advice {
@@ -37,6 +49,10 @@ pub(crate) enum Advice {
     Collapse,
     /// `MADV_POPULATE_WRITE`: makes every page resident and writable now.
     Populate,
+    /// `MADV_UNMERGEABLE`: same-page merging (KSM) leaves the range alone.
+    KeepFromMerging,
     /// `MADV_DONTFORK`: children that fork(2) makes do not have the range.
     KeepFromChildren,
+    /// `MADV_DONTDUMP`: core dumps do not contain the range.
+    KeepFromDumps,
 }

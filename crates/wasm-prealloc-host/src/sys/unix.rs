@@ -60,6 +60,7 @@ pub(crate) unsafe fn release(start: NonNull<u8>, bytes: usize) {
 ///
 /// # Safety
 /// The range lies in a reservation that the caller owns and is resident.
+#[cfg(not(target_os = "linux"))]
 pub(crate) unsafe fn lock_memory(start: NonNull<u8>, bytes: usize) -> io::Result<()> {
     // SAFETY: the caller's promise; locking changes no contents.
     result(unsafe { libc::mlock(start.as_ptr().cast(), bytes) })

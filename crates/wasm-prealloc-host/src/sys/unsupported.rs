@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-use super::Advice;
+use super::{Advice, Mapping};
 
 pub(crate) const HAS_LIMIT_FILES: bool = false;
 pub(crate) const HAS_HUGE_PAGES: bool = false;
@@ -34,6 +34,42 @@ pub(crate) fn has_transparent_huge_pages(_bytes: usize) -> bool {
 /// It does nothing.
 pub(crate) unsafe fn map_huge_pages(_start: NonNull<u8>, _bytes: usize, _: u32) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Mappings cannot be read: the whole range counts as anonymous memory.
+pub(crate) fn mappings(range: Range<usize>) -> io::Result<Vec<Mapping>> {
+    Ok(vec![Mapping {
+        range,
+        shared: false,
+        file: false,
+    }])
+}
+
+/// The outcome of a [`Child`].
+#[derive(Debug)]
+#[allow(dead_code, reason = "no child is ever made")]
+pub(crate) enum Outcome {
+    Committed,
+    Killed,
+    Failed(&'static str, io::Error),
+}
+
+/// No limit is hidden on systems without limits, so no child is ever made.
+#[derive(Debug)]
+pub(crate) enum Child {}
+
+impl Child {
+    pub(crate) fn start(_spread_bytes: usize, _whole_bytes: usize) -> io::Result<Child> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(crate) fn committed_bytes(&self) -> u64 {
+        match *self {}
+    }
+
+    pub(crate) fn outcome(&mut self) -> io::Result<Option<Outcome>> {
+        match *self {}
+    }
 }
 
 /// Page tables cannot be read: no value of this type exists.
