@@ -75,3 +75,53 @@ fn without_commit_nothing_is_committed() {
     assert!(output.stdout.is_empty());
     expect_parts(&stderr, &[limit_file]);
 }
+
+#[test]
+fn what_weakens_the_memory_is_told_apart_from_what_prevents_it() {
+    let _lock = memory_lock().unwrap();
+    let Some(group) = MemoryGroup::create_or_skip(512 * MIB) else {
+        return;
+    };
+    let small = ["--commit", "--pages", "1024", "--lock-memory=off"];
+    let answer = json(&group, &small, 0);
+    assert_eq!(answer["locks_memory"], false);
+    assert_eq!(answer["secured"]["locked_bytes"], 0);
+    let kinds = |answer: &Value| -> Vec<String> {
+        let conditions = answer["conditions"].as_array().unwrap();
+        let kinds = conditions.iter().map(|condition| {
+            for field in ["message", "remedy"] {
+                let text = condition[field].as_str().unwrap();
+                // Flags, and no items of the library.
+                assert!(!text.is_empty() && !text.contains("::"), "{text}");
+            }
+            condition["kind"].as_str().unwrap().to_owned()
+        });
+        kinds.collect()
+    };
+    let tracks_writes = answer["tracks_writes"].as_bool().unwrap();
+    let untracked = "no-write-tracking".to_owned();
+    assert_eq!(kinds(&answer).contains(&untracked), !tracks_writes);
+    let complete = answer["visibility"]["complete"].as_bool().unwrap();
+    assert_eq!(
+        kinds(&answer).contains(&"hidden-limits".to_owned()),
+        !complete
+    );
+    let reset = &answer["reset"];
+    let method = if tracks_writes { "watermark" } else { "full" };
+    assert_eq!(reset["method"], method);
+    assert_eq!(reset["written_bytes"], MIB);
+    assert!(reset["seconds"].as_f64().unwrap() > 0.0);
+
+    // Up to the enforced size: write tracking does not matter.
+    let enforced = [&small[..], &["--policy", "commit-maximum"]].concat();
+    let answer = json(&group, &enforced, 0);
+    assert_eq!(answer["reset"]["method"], "high-water");
+    assert!(!kinds(&answer).contains(&untracked));
+    // A lock of its own is not the one that every user can lock.
+    let lock = tempfile::tempdir().unwrap();
+    let lock = lock.path().join("lock");
+    let named = ["--pages", "16", "--lock", lock.to_str().unwrap()];
+    let answer = json(&group, &named, 0);
+    assert!(!kinds(&answer).contains(&"shared-lock".to_owned()));
+    assert!(!lock.exists(), "without --commit nothing is locked");
+}

@@ -46,6 +46,8 @@ pub(crate) struct SecuredReport {
     resident_bytes: u64,
     method: String,
     seconds: f64,
+    waited_seconds: f64,
+    locked_bytes: u64,
     pub(crate) message: String,
 }
 
@@ -59,6 +61,8 @@ impl SecuredReport {
             resident_bytes: secured.resident_bytes,
             method: secured.how.to_string(),
             seconds: secured.elapsed.as_secs_f64(),
+            waited_seconds: secured.waited.as_secs_f64(),
+            locked_bytes: secured.locked_bytes,
             message: secured.to_string(),
         })
     }

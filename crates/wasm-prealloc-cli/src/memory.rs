@@ -8,8 +8,8 @@ use anyhow::anyhow;
 use clap::builder::PossibleValue;
 use indicatif::{ProgressBar, ProgressStyle};
 use wasm_prealloc_host::{
-    ApiItem, Backing, DEFAULT_MARGIN_BYTES, Error, LockMemory, LockOptions, MemoryPoolBuilder,
-    Policy, Progress, Stage,
+    ApiItem, Backing, Condition, DEFAULT_MARGIN_BYTES, Error, LockMemory, LockOptions,
+    MemoryPoolBuilder, Policy, Progress, Stage,
 };
 
 use crate::names::names;
@@ -74,6 +74,20 @@ impl MemoryOpts {
         let mut display = Display::new(self.lock_options().path);
         let builder = self.apply(builder);
         builder.on_progress(move |progress| display.update(progress))
+    }
+
+    /// Returns true if a condition weakens the memory that these flags describe.
+    pub(crate) fn concerns(&self, condition: &Condition, locks_memory: bool) -> bool {
+        let is_transparent = matches!(self.backing, Backing::Auto | Backing::Transparent);
+        match condition {
+            Condition::Swap { .. } => !locks_memory,
+            Condition::UnderusedHugePages { .. } => is_transparent && !locks_memory,
+            Condition::NoHugePages { .. } => is_transparent,
+            Condition::SharedLock { .. } => self.lock.is_none(),
+            Condition::NoWriteTracking { .. } => self.policy == Policy::Declared,
+            // The others concern the process or its group.
+            _ => true,
+        }
     }
 
     fn lock_options(&self) -> LockOptions {
@@ -199,28 +213,34 @@ impl Display {
 
 /// Returns the message of an error, in which flags are named instead of the library's API.
 pub(crate) fn with_flags(error: Error) -> anyhow::Error {
+    let pages = match &error {
+        Error::SlotTooSmall { maximum, .. } => *maximum,
+        _ => None,
+    };
     let message = error.to_string();
-    let renamed = in_flags(&message, &error);
+    let renamed = with_pages(&message, pages);
     match renamed == message {
         true => error.into(),
         false => anyhow!(renamed),
     }
 }
 
+/// Returns a message of the library, in which flags are named instead of its API.
+pub(crate) fn in_flags(message: &str) -> String {
+    with_pages(message, None)
+}
+
 /// Replaces the names of the library's API by flags. The match over [`ApiItem`] has no `_` arm, so
-/// that an item of a new message cannot be forgotten.
-fn in_flags(message: &str, error: &Error) -> String {
+/// that an item of a new message cannot be forgotten. `pages` is the number of pages to choose.
+fn with_pages(message: &str, pages: Option<u64>) -> String {
     ApiItem::rename(message, |item| {
         Some(match item {
             ApiItem::BackingAuto => "--backing auto".to_owned(),
             ApiItem::PolicyDeclared => "--policy declared".to_owned(),
             ApiItem::PolicyCommitMaximum => "--policy commit-maximum".to_owned(),
-            ApiItem::Pages => match error {
-                Error::SlotTooSmall {
-                    maximum: Some(maximum),
-                    ..
-                } => format!("--pages {maximum}"),
-                _ => "--pages N".to_owned(),
+            ApiItem::Pages => match pages {
+                Some(pages) => format!("--pages {pages}"),
+                None => "--pages N".to_owned(),
             },
             ApiItem::Slots => "--slots N".to_owned(),
             ApiItem::LockMemoryAuto => "--lock-memory=auto".to_owned(),

@@ -1,5 +1,5 @@
 //! `wasm-prealloc preflight`: checks whether this machine can secure the memory that a host needs,
-//! and names the limit that prevents it.
+//! names the limit that prevents it, and the conditions that weaken secured memory.
 
 use std::io::Write as _;
 use std::num::NonZeroUsize;
@@ -9,7 +9,9 @@ use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use wasm_prealloc::MAX_PAGES;
-use wasm_prealloc_host::{Headroom, MemoryPool, MemoryPoolBuilder, Need, Reading};
+use wasm_prealloc_host::{
+    Condition, Conditions, Headroom, MemoryPool, MemoryPoolBuilder, Need, Reading,
+};
 
 use crate::io::print_json;
 use crate::json::{Failure, SCHEMA, SecuredReport};
@@ -58,8 +60,38 @@ struct Answer {
     pages: u64,
     instances: usize,
     limits: Vec<Row>,
+    visibility: Option<VisibilityReport>,
+    /// `None` if the limits cannot be read.
+    locks_memory: Option<bool>,
+    tracks_writes: bool,
+    conditions: Vec<ConditionReport>,
     secured: Option<SecuredReport>,
+    reset: Option<ResetReport>,
     error: Option<Failure>,
+}
+
+/// The part of the cgroup limits that could be read.
+#[derive(Debug, Serialize)]
+struct VisibilityReport {
+    complete: bool,
+    message: String,
+}
+
+/// A condition that weakens secured memory, or makes securing or a reset slow.
+#[derive(Debug, Serialize)]
+struct ConditionReport {
+    kind: &'static str,
+    message: String,
+    remedy: String,
+}
+
+/// The time of a reset, measured here.
+#[derive(Debug, Serialize)]
+struct ResetReport {
+    written_bytes: u64,
+    /// The method, as [`Statistics`] counts it.
+    method: &'static str,
+    seconds: f64,
 }
 
 /// A limit, and the part of the need that counts against it. All numbers have the unit `unit`.
@@ -108,7 +140,12 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
         pages: opts.pages,
         instances: opts.instances.get(),
         limits: Vec::new(),
+        visibility: None,
+        locks_memory: None,
+        tracks_writes: false,
+        conditions: Vec::new(),
         secured: None,
+        reset: None,
         error: None,
     };
     let need = match builder.need() {
@@ -139,12 +176,66 @@ fn check(
     let headroom = Headroom::read()?;
     let readings = headroom.readings.iter();
     answer.limits = readings.map(|reading| Row::new(reading, need)).collect();
+    answer.visibility = Some(VisibilityReport {
+        complete: headroom.visibility.is_complete(),
+        message: headroom.visibility.to_string(),
+    });
+    let locks_memory = builder.locks_memory(&headroom);
+    answer.locks_memory = Some(locks_memory);
+    let conditions = Conditions::read().list;
+    answer.tracks_writes = !conditions
+        .iter()
+        .any(|condition| matches!(condition, Condition::NoWriteTracking { .. }));
+    let conditions = conditions.iter();
+    let applying = conditions.filter(|condition| opts.memory.concerns(condition, locks_memory));
+    answer.conditions = applying.map(report_condition).collect();
     builder.check(&headroom)?;
     if opts.commit {
         let pool = builder.secure()?;
         answer.secured = SecuredReport::new(&pool);
+        answer.reset = measure_reset(&pool)?;
     }
     Ok(())
+}
+
+fn report_condition(condition: &Condition) -> ConditionReport {
+    ConditionReport {
+        kind: condition.kind(),
+        message: memory::in_flags(&condition.to_string()),
+        remedy: memory::in_flags(&condition.remedy()),
+    }
+}
+
+/// Measures what a reset costs after a block that wrote 1 MiB: the median of several. Returns `None`
+/// for a pool that does not count its resets by one of the known methods.
+fn measure_reset(pool: &MemoryPool) -> Result<Option<ResetReport>, wasm_prealloc_host::Error> {
+    const ROUNDS: usize = 5;
+    const WRITTEN_BYTES: usize = 1 << 20;
+    let pages = pool.pages();
+    let mut times = Vec::with_capacity(ROUNDS);
+    let mut written_bytes = 0;
+    for _ in 0..ROUNDS {
+        let mut memory = pool.lend(pages, Some(pages))?;
+        let bytes = memory.bytes_mut();
+        written_bytes = bytes.len().min(WRITTEN_BYTES);
+        bytes[..written_bytes].fill(1);
+        let before = pool.statistics().reset_time;
+        drop(memory);
+        times.push(pool.statistics().reset_time - before);
+    }
+    times.sort_unstable();
+    let counts = pool.statistics();
+    let method = [
+        (counts.watermark_resets, "watermark"),
+        (counts.high_water_resets, "high-water"),
+        (counts.full_resets, "full"),
+    ];
+    let method = method.iter().find(|(count, _)| *count > 0);
+    Ok(method.map(|(_, method)| ResetReport {
+        written_bytes: written_bytes as u64,
+        method,
+        seconds: times[ROUNDS / 2].as_secs_f64(),
+    }))
 }
 
 fn report(opts: &Opts, json: bool, answer: &Answer) -> Result<u8> {
@@ -163,7 +254,25 @@ fn report(opts: &Opts, json: bool, answer: &Answer) -> Result<u8> {
 fn print(answer: &Answer) -> std::io::Result<()> {
     let mut stdout = std::io::stdout().lock();
     if !answer.limits.is_empty() {
-        writeln!(stdout, "{}", table(&answer.limits))?;
+        writeln!(stdout, "{}\n", table(&answer.limits))?;
+    }
+    if let Some(visibility) = &answer.visibility {
+        writeln!(stdout, "{}", visibility.message)?;
+    }
+    if let Some(locks_memory) = answer.locks_memory {
+        let not = if locks_memory { "" } else { "not " };
+        writeln!(stdout, "the memory will {not}be locked")?;
+    }
+    if answer.tracks_writes {
+        writeln!(stdout, "writes can be tracked")?;
+    }
+    for condition in &answer.conditions {
+        let ConditionReport {
+            kind,
+            message,
+            remedy,
+        } = condition;
+        writeln!(stdout, "warning ({kind}): {message}; {remedy}")?;
     }
     if answer.error.is_some() {
         return Ok(());
@@ -178,6 +287,16 @@ fn print(answer: &Answer) -> std::io::Result<()> {
             stdout,
             "{instances} x {pages} pages were secured and released: {}",
             secured.message
+        ),
+    }?;
+    match &answer.reset {
+        None => Ok(()),
+        Some(reset) => writeln!(
+            stdout,
+            "a reset after {} bytes were written took {:.3} ms ({})",
+            reset.written_bytes,
+            reset.seconds * 1000.0,
+            reset.method
         ),
     }
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::commit::backing::Backing;
 use crate::commit::lock::LockOptions;
+use crate::commit::locking::Locking;
 use crate::commit::report::{Progress, Secured};
-use crate::commit::requirements::{LockMemory, Requirements};
+use crate::commit::requirements::{LockMemory, Requirements, WASM_PAGE_BYTES};
 use crate::commit::secure::{layout, need_of_many, secure_many};
 use crate::error::Error;
 use crate::limits::headroom::{Headroom, Need};
@@ -132,6 +133,15 @@ impl MemoryPoolBuilder {
             check_growth(self.requirements.backing, headroom)?;
         }
         headroom.check(&need)
+    }
+
+    /// Returns true if securing will lock the memory under limits that were read before. The system
+    /// can still refuse to.
+    pub fn locks_memory(&self, headroom: &Headroom) -> bool {
+        let slots = self.slots.unwrap_or(1) as u64;
+        let bytes = self.requirements.pages.saturating_mul(WASM_PAGE_BYTES);
+        let bytes = bytes.saturating_mul(slots);
+        Locking::decide(self.requirements.lock_memory, headroom, bytes) != Locking::None
     }
 
     /// Secures all slots.
