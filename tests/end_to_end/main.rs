@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod advice;
 mod any_engine;
 mod chain;
 mod differential;

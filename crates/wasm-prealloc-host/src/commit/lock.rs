@@ -74,24 +74,35 @@ impl CommitLock {
         waiting: &mut dyn FnMut(),
     ) -> Result<CommitLock, Error> {
         let path = &options.path;
-        let start = Instant::now();
-        let own = acquire_one(path, options.timeout, waiting)?;
-        let shared = match sys::is_private_lock(path) {
-            true => acquire_shared(options.timeout / SHARED_PART, waiting),
-            false => None,
-        };
+        let (own, mut waited) = acquire_one(path, options.timeout, waiting)?;
+        let mut shared = None;
+        if sys::is_private_lock(path) {
+            let start = Instant::now();
+            match acquire_one(
+                sys::SHARED_LOCK.as_ref(),
+                options.timeout / SHARED_PART,
+                waiting,
+            ) {
+                Ok((file, more)) => {
+                    shared = Some(file);
+                    waited += more;
+                }
+                // A process that holds it longer than a commit takes is not waited for.
+                Err(error) => {
+                    tracing::warn!(%error, "committing without this lock");
+                    waited += start.elapsed();
+                }
+            }
+        }
         Ok(CommitLock {
             files: [Some(own), shared],
-            waited: start.elapsed(),
+            waited,
         })
     }
 
-    /// Returns the time that the lock was waited for.
+    /// Returns the time that the lock was waited for: zero if it was free.
     pub(crate) fn waited(&self) -> Duration {
-        match self.waited < POLL {
-            true => Duration::ZERO,
-            false => self.waited,
-        }
+        self.waited
     }
 }
 
@@ -106,7 +117,12 @@ impl Drop for CommitLock {
     }
 }
 
-fn acquire_one(path: &Path, timeout: Duration, waiting: &mut dyn FnMut()) -> Result<File, Error> {
+/// Locks one path. Returns the time that another process held it.
+fn acquire_one(
+    path: &Path,
+    timeout: Duration,
+    waiting: &mut dyn FnMut(),
+) -> Result<(File, Duration), Error> {
     let refused = |source| Error::Lock {
         path: path.to_owned(),
         source,
@@ -116,7 +132,8 @@ fn acquire_one(path: &Path, timeout: Duration, waiting: &mut dyn FnMut()) -> Res
     let mut reported = None;
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(file),
+            Ok(()) if reported.is_none() => return Ok((file, Duration::ZERO)),
+            Ok(()) => return Ok((file, start.elapsed())),
             Err(TryLockError::Error(source)) => return Err(refused(source)),
             Err(TryLockError::WouldBlock) => {}
         }
@@ -133,15 +150,6 @@ fn acquire_one(path: &Path, timeout: Duration, waiting: &mut dyn FnMut()) -> Res
         }
         thread::sleep(POLL.min(timeout - waited));
     }
-}
-
-/// Waits for hosts that lock the path that every user can lock. A process that holds it longer than
-/// a commit takes is not waited for.
-fn acquire_shared(timeout: Duration, waiting: &mut dyn FnMut()) -> Option<File> {
-    let path = Path::new(sys::SHARED_LOCK);
-    acquire_one(path, timeout, waiting)
-        .inspect_err(|error| tracing::warn!(%error, "committing without this lock"))
-        .ok()
 }
 
 #[cfg(test)]

@@ -129,24 +129,22 @@ fn no_huge_pages(files: &Files) -> Option<Condition> {
     let enabled = folder.join("enabled");
     let because = |why: String, remedy: String| Some(Condition::NoHugePages { why, remedy });
     let other_kernel = || "use a kernel with transparent huge pages of 2 MiB".to_owned();
+    // Such a kernel also reports that they are disabled for the process.
+    if !files.is_directory(folder) && files.is_directory(Path::new("/sys/kernel/mm")) {
+        return because("the kernel was built without them".into(), other_kernel());
+    }
     if line(files, "/proc/self/status", "THP_enabled:").as_deref() == Some("0") {
         return because(
             "PR_SET_THP_DISABLE is set".into(),
             "run the process without PR_SET_THP_DISABLE, which it inherited".into(),
         );
     }
-    match text(files, &enabled) {
-        Some(mode) if mode.contains("[never]") => {
-            let enabled = enabled.display();
-            return because(
-                format!("{enabled} is never"),
-                format!("echo madvise > {enabled}"),
-            );
-        }
-        None if !files.is_directory(folder) && files.is_directory(Path::new("/sys/kernel/mm")) => {
-            return because("the kernel was built without them".into(), other_kernel());
-        }
-        _ => {}
+    if text(files, &enabled).is_some_and(|mode| mode.contains("[never]")) {
+        let enabled = enabled.display();
+        return because(
+            format!("{enabled} is never"),
+            format!("echo madvise > {enabled}"),
+        );
     }
     let file = folder.join("hpage_pmd_size");
     match number(files, &file) {
