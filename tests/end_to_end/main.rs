@@ -8,6 +8,7 @@ mod any_engine;
 mod chain;
 mod differential;
 mod growth;
+mod in_place;
 mod interleavings;
 mod legacy_exceptions;
 mod limits;

@@ -94,6 +94,12 @@ pub fn any_engine() -> Result<PathBuf> {
     example("any_engine")
 }
 
+/// Builds the host that secures memory which is mapped already if it is not up to date. Returns its
+/// path.
+pub fn in_place() -> Result<PathBuf> {
+    example("in_place")
+}
+
 /// Builds the host that only secures memory if it is not up to date. Returns its path.
 pub fn commit() -> Result<PathBuf> {
     program(CargoBuild::new().bin("commit"))

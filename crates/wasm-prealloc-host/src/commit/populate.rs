@@ -145,19 +145,14 @@ impl<'a> Populate<'a> {
             self.collapse_all(parts, total)?;
         }
         let collapsed: usize = parts.iter().map(|part| part.collapsed).sum();
-        let required = self.requirements.backing == Backing::Transparent
-            || (self.trial.is_needed() && collapsed > 0);
+        let required =
+            self.requirements.backing == Backing::Transparent || (self.trial.is_needed() && huge);
         let is_short = |part: &Part| part.bytes - part.head - part.collapsed >= HUGE_PAGE_BYTES;
         if required && parts.iter().any(is_short) {
             return Err(Error::NoHugePages {
                 collapsed_bytes: collapsed as u64,
                 needed_bytes: total,
             });
-        }
-        if collapsed == 0 && huge {
-            // The kernel has no huge pages, against the first answer.
-            self.trial
-                .of_base_pages(total, self.requirements.margin_bytes, self.progress)?;
         }
         self.base_pages(parts, |part| match part.whole {
             0 => 0..part.bytes,
