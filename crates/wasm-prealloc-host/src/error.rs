@@ -305,7 +305,11 @@ pub enum Error {
     },
 
     /// A file of `/proc` or of a cgroup is missing, or cannot be read or parsed.
-    #[error("cannot read {}; without it the memory that is available is unknown", .path.display())]
+    #[error(
+        "cannot read {}; without it the memory that is available is unknown; let this process read \
+         it (no ProcSubset=pid, and all of /proc and /sys)",
+        .path.display()
+    )]
     Unreadable {
         /// The file.
         path: PathBuf,

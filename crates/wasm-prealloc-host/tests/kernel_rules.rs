@@ -228,6 +228,34 @@ fn addresses_are_those_of_the_processor() {
     assert!(shortfall.advice().contains("fewer memories"), "{shortfall}");
 }
 
+/// Kubernetes limits the huge pages of a pod in this way.
+#[test]
+fn limits_of_cgroups_on_huge_pages_are_read() {
+    let folder = copy("v2-ancestor");
+    let group = folder.path().join("sys/fs/cgroup/system.slice");
+    for (name, text) in [
+        ("hugetlb.2MB.max", "2147483648"),
+        ("hugetlb.2MB.current", "4194304"),
+        ("hugetlb.2MB.rsvd.max", "max"),
+        ("hugetlb.2MB.rsvd.current", "0"),
+        ("hugetlb.1GB.max", "0"),
+        ("hugetlb.1GB.current", "0"),
+    ] {
+        std::fs::write(group.join(name), format!("{text}\n")).unwrap();
+    }
+    let headroom = read(folder.path());
+    let need = |bytes| Need::commit(bytes, bytes, 0).in_huge_pages(2 * MIB, bytes, 0);
+    headroom.check(&need(2044 * MIB)).unwrap();
+    let shortfall = headroom.shortfall(&need(2046 * MIB)).unwrap();
+    assert_eq!(shortfall.limit.kind(), "huge-pages-cgroup");
+    let message = shortfall.to_string();
+    assert!(
+        message.contains("system.slice/hugetlb.2MB.max (limit"),
+        "{message}"
+    );
+    assert_eq!(shortfall.sufficient_bytes(), 2050 * MIB);
+}
+
 /// Nothing is mapped, so this takes no time.
 #[test]
 #[cfg(target_os = "linux")]

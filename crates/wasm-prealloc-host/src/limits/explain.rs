@@ -10,8 +10,13 @@ use crate::limits::headroom::{Headroom, Need};
 pub(crate) fn explain(mut error: Error, need: &Need) -> Error {
     let caused_by_limit = match &error {
         Error::CgroupRefused { .. } => true,
-        // A limit is the usual cause of ENOMEM.
-        Error::System { source, .. } => source.kind() == ErrorKind::OutOfMemory,
+        // A limit is the usual cause of ENOMEM, and of EFAULT for huge pages of the machine's pool:
+        // a cgroup refuses them when they are used.
+        Error::System { source, .. } => {
+            let of_pool = need.huge_pool_bytes > 0;
+            source.kind() == ErrorKind::OutOfMemory
+                || (of_pool && source.raw_os_error() == Some(libc::EFAULT))
+        }
         _ => false,
     };
     if !caused_by_limit {

@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 
 use crate::error::Error;
-use crate::limits::cgroup::Cgroups;
+use crate::limits::cgroup::{self, Cgroups};
 use crate::limits::files::Files;
 use crate::limits::limit::{Limit, Reading};
 use crate::limits::machine;
@@ -51,9 +51,12 @@ impl Headroom {
     /// # Errors
     /// As for [`Headroom::read`].
     pub fn read_from(files: &Files) -> Result<Headroom, Error> {
-        let mut headroom = Headroom::read_physical(files)?;
+        let cgroups = Cgroups::read(files)?;
+        let huge_pages = cgroup::huge_pages(files, &cgroups)?;
+        let mut headroom = Headroom::physical(files, cgroups)?;
         headroom.readings.extend(process::readings(files)?);
         headroom.readings.extend(machine::huge_pools(files)?);
+        headroom.readings.extend(huge_pages);
         Ok(headroom)
     }
 
@@ -64,19 +67,22 @@ impl Headroom {
     /// As for [`Headroom::read`] and [`Headroom::check`].
     pub(crate) fn check_physical(need: &Need) -> Result<(), Error> {
         match sys::HAS_LIMIT_FILES {
-            true => Headroom::read_physical(&Files::default())?.check(need),
+            true => {
+                let files = Files::default();
+                Headroom::physical(&files, Cgroups::read(&files)?)?.check(need)
+            }
             false => Ok(()),
         }
     }
 
     /// Reads the limits on physical memory.
-    fn read_physical(files: &Files) -> Result<Headroom, Error> {
+    fn physical(files: &Files, cgroups: Cgroups) -> Result<Headroom, Error> {
         let Cgroups {
             mut readings,
             visibility,
             protected_bytes,
             ..
-        } = Cgroups::read(files)?;
+        } = cgroups;
         readings.extend(machine::memory(files, protected_bytes)?);
         Ok(Headroom {
             readings,

@@ -56,6 +56,14 @@ pub enum Limit {
         /// The directory that describes the pool.
         pool: PathBuf,
     },
+    /// A limit on huge pages of one size, of this process's cgroup (version 2) or of one of its
+    /// ancestors.
+    HugePagesCgroup {
+        /// The size of one page, in bytes.
+        page_bytes: u64,
+        /// The file that holds the limit.
+        file: PathBuf,
+    },
     /// The memory that the process may keep from being swapped out: `RLIMIT_MEMLOCK`, see
     /// setrlimit(2).
     LockedMemory,
@@ -86,6 +94,7 @@ impl Limit {
             Limit::DataSegment => "data-segment",
             Limit::Overcommit => "overcommit",
             Limit::HugePages { .. } => "huge-pages",
+            Limit::HugePagesCgroup { .. } => "huge-pages-cgroup",
             Limit::LockedMemory => "locked-memory",
             Limit::Numa { .. } => "numa",
             Limit::Mappings => "mappings",
@@ -128,6 +137,7 @@ impl fmt::Display for Limit {
             Limit::HugePages { pool, .. } => {
                 write!(f, "the pool of huge pages {}", pool.display())
             }
+            Limit::HugePagesCgroup { file, .. } => write!(f, "cgroup v2 {}", file.display()),
             Limit::LockedMemory => {
                 f.write_str("the locked memory limit (RLIMIT_MEMLOCK, ulimit -l)")
             }

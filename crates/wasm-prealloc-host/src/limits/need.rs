@@ -21,7 +21,8 @@ pub struct Need {
     pub address_space_bytes: u64,
     /// Under the data segment limit and strict overcommit: the memory that becomes writable.
     pub data_bytes: u64,
-    /// Under the machine's pool of huge pages of [`huge_page_bytes`](Need::huge_page_bytes).
+    /// Under the machine's pool of huge pages of [`huge_page_bytes`](Need::huge_page_bytes), and
+    /// under the cgroups' limits on them.
     pub huge_pool_bytes: u64,
     /// The size of a huge page of that pool, or 0 if none are needed.
     pub huge_page_bytes: u64,
@@ -101,10 +102,12 @@ impl Need {
             | Limit::Numa { .. } => self.physical_bytes,
             Limit::AddressSpace | Limit::Addresses => self.address_space_bytes,
             Limit::DataSegment | Limit::Overcommit => self.data_bytes,
-            Limit::HugePages { page_bytes, .. } if *page_bytes == self.huge_page_bytes => {
-                self.huge_pool_bytes
+            Limit::HugePages { page_bytes, .. } | Limit::HugePagesCgroup { page_bytes, .. } => {
+                match *page_bytes == self.huge_page_bytes {
+                    true => self.huge_pool_bytes,
+                    false => 0,
+                }
             }
-            Limit::HugePages { .. } => 0,
             Limit::LockedMemory => self.locked_bytes,
             Limit::Mappings if self.mappings == 0 => 0,
             Limit::Mappings => self.mappings.saturating_add(OTHER_MAPPINGS),

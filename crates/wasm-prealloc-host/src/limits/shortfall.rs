@@ -62,7 +62,9 @@ impl Shortfall {
             .saturating_add(self.needed_bytes)
             .saturating_add(self.drift_bytes);
         let unit = match &self.limit {
-            Limit::HugePages { page_bytes, .. } => (*page_bytes).max(1),
+            Limit::HugePages { page_bytes, .. } | Limit::HugePagesCgroup { page_bytes, .. } => {
+                (*page_bytes).max(1)
+            }
             Limit::Mappings => 1,
             _ => MIB,
         };
@@ -79,7 +81,9 @@ impl Shortfall {
             Bytes(missing.div_ceil(MIB).saturating_mul(MIB))
         };
         match &self.limit {
-            Limit::Cgroup { .. } => format!("raise this limit to at least {enough}"),
+            Limit::Cgroup { .. } | Limit::HugePagesCgroup { .. } => {
+                format!("raise this limit to at least {enough}")
+            }
             Limit::CgroupHidden { .. } => format!(
                 "raise the memory limit of the parent group (the pod or the service around this \
                  container) to at least {enough}"

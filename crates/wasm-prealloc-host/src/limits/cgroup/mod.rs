@@ -28,6 +28,14 @@ pub(crate) struct Cgroups {
     pub(crate) groups: Vec<PathBuf>,
 }
 
+/// Reads the limits of version 2 on huge pages.
+pub(crate) fn huge_pages(files: &Files, cgroups: &Cgroups) -> Result<Vec<Reading>, Error> {
+    match cgroups.version {
+        Some(CgroupVersion::V2) => v2::huge_pages(files, &cgroups.groups),
+        _ => Ok(Vec::new()),
+    }
+}
+
 impl Cgroups {
     pub(crate) fn unknown(why: impl Into<String>) -> Cgroups {
         Cgroups {

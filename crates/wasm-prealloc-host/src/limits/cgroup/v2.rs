@@ -60,6 +60,38 @@ pub(crate) fn read(files: &Files, groups: &[PathBuf], found: &mut Cgroups) -> Re
     Ok(())
 }
 
+/// Reads the limits of `groups` on huge pages. A mapping counts against the second of each when it is
+/// made, and against the first when its pages are used.
+pub(crate) fn huge_pages(files: &Files, groups: &[PathBuf]) -> Result<Vec<Reading>, Error> {
+    const SIZES: [(&str, u64); 2] = [("2MB", 2 << 20), ("1GB", 1 << 30)];
+    let mut readings = Vec::new();
+    for group in groups {
+        for (name, page_bytes) in SIZES {
+            for kind in ["", ".rsvd"] {
+                let prefix = format!("hugetlb.{name}{kind}");
+                let file = group.join(format!("{prefix}.max"));
+                let usage = group.join(format!("{prefix}.current"));
+                let read = |path: &Path| match files.read_optional(path) {
+                    Err(error) if files::is_malformed(&error) => Err(error),
+                    // The kernel refuses huge pages at a limit that cannot be read, without a kill.
+                    result => Ok(result.ok().flatten()),
+                };
+                let (Some(limit), Some(used)) = (read(&file)?, read(&usage)?) else {
+                    continue;
+                };
+                if limit.trim() == "max" {
+                    continue;
+                }
+                let (limit_bytes, in_use_bytes) =
+                    (files::number(&file, &limit)?, files::number(&usage, &used)?);
+                let limit = Limit::HugePagesCgroup { page_bytes, file };
+                readings.push(Reading::new(limit, limit_bytes, in_use_bytes, 0));
+            }
+        }
+    }
+    Ok(readings)
+}
+
 /// Returns the page cache below a group that the kernel does not reclaim at the group's limit,
 /// because `memory.min` of a group below it protects it.
 ///

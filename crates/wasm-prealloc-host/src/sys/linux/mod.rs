@@ -136,3 +136,31 @@ pub(crate) fn bound_nodes() -> Option<Vec<usize>> {
     let nodes = || (0..NODES).filter(|node| mask[node / BITS] >> (node % BITS) & 1 == 1);
     bound.then(|| nodes().collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nodes_that_a_thread_is_bound_to_are_read() {
+        // A memory policy belongs to its thread.
+        let bound = std::thread::spawn(|| {
+            assert_eq!(bound_nodes(), None);
+            let (bind, mask) = (2_usize, [1_usize]);
+            // SAFETY: the kernel reads the mask's first bits.
+            let set = unsafe {
+                libc::syscall(
+                    libc::SYS_set_mempolicy,
+                    bind,
+                    mask.as_ptr(),
+                    usize::BITS as usize,
+                )
+            };
+            (set == 0).then(bound_nodes)
+        });
+        match bound.join().unwrap() {
+            Some(nodes) => assert_eq!(nodes, Some(vec![0])),
+            None => println!("skipped: memory policies cannot be set here"),
+        }
+    }
+}
