@@ -42,7 +42,7 @@ impl<'a> Tracked<'a> {
     /// # Errors
     /// The kernel does not support write tracking.
     pub fn new(memory: &'a mut [u8]) -> io::Result<Self> {
-        let tracker = Tracker::open()?;
+        let tracker = Tracker::open().map_err(io::Error::other)?;
         let tracked = Self { memory, tracker };
         // SAFETY: the range is whole pages of memory that is mutably borrowed, and `drop` ends the
         // tracking before the borrow ends.

@@ -290,6 +290,20 @@ pub enum Error {
         reserved: usize,
     },
 
+    /// The pool was made by a parent of this process, and its memory is not in this process.
+    #[error(
+        "the pool belongs to the process that made it, and its memory is not in a child process \
+         that fork(2) made; make a pool in the child"
+    )]
+    Forked,
+
+    /// The list of the pool's slots does not fit in memory.
+    #[error("a pool of {slots} slots cannot exist: the list of them does not fit in memory")]
+    TooManySlots {
+        /// The required number of slots.
+        slots: usize,
+    },
+
     /// The pool was prepared, and its memory is not secured yet.
     #[error("the pool's memory is not secured yet; call `PreparedPool::secure` first")]
     NotSecuredYet,
@@ -344,6 +358,8 @@ impl Error {
             Error::NoSlot { .. } => "no-slot",
             Error::TooManyMemories { .. } => "too-many-memories",
             Error::NotReserved { .. } => "not-reserved",
+            Error::Forked => "forked",
+            Error::TooManySlots { .. } => "too-many-slots",
             Error::NotSecuredYet => "not-secured-yet",
             Error::Engine { .. } => "engine",
             Error::Unreadable { .. } => "unreadable",

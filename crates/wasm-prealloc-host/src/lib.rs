@@ -87,9 +87,10 @@ pub use name::UnknownName;
 pub use pool::builder::{MemoryPoolBuilder, PreparedPool};
 pub use pool::lent::LentMemory;
 pub use pool::memory_pool::{MemoryPool, WeakPool};
-pub use pool::policy::{Policy, Tracking, WhenExhausted};
+pub use pool::policy::{Policy, Reset, Tracking, WhenExhausted};
 pub use pool::reservation::Reservation;
 pub use pool::statistics::Statistics;
+pub use pool::tracking::{TrackingError, TrackingInterface, write_tracking};
 
 /// Compiles the README's program with the documentation tests.
 #[cfg(all(doctest, feature = "wasmtime"))]

@@ -115,8 +115,10 @@ pub(crate) fn secure_many(
         trial: Trial::new(&headroom),
         locking: Locking::decide(requirements.lock_memory, &headroom, total_bytes),
     };
-    // After the check, which refuses a number of regions that no list has room for.
-    let mut regions = Vec::with_capacity(count);
+    // After the check, which refuses most numbers of regions that no list has room for.
+    let mut regions = Vec::new();
+    let listed = regions.try_reserve_exact(count);
+    listed.map_err(|_| Error::TooManySlots { slots: count })?;
     let mut outcome = commit.run(&mut regions, layout, count, &mut report);
     if let (Err(Error::NoHugePages { .. }), Backing::Auto) = (&outcome, requirements.backing) {
         regions.clear();

@@ -13,7 +13,8 @@ use crate::error::Error;
 use crate::limits::headroom::{Headroom, Need};
 use crate::limits::limit::Limit;
 use crate::pool::memory_pool::MemoryPool;
-use crate::pool::policy::{Policy, Tracking, WhenExhausted};
+use crate::pool::policy::{Policy, Reset, Tracking, WhenExhausted};
+use crate::pool::shared::Options;
 use crate::pool::slot::{GUARD_BYTES, RESERVATION_BYTES, Slot};
 use crate::sys::Tracker;
 
@@ -33,6 +34,7 @@ pub struct MemoryPoolBuilder {
     policy: Policy,
     when_exhausted: WhenExhausted,
     tracking: Tracking,
+    reset: Reset,
     progress: Option<Box<dyn FnMut(Progress) + Send>>,
 }
 
@@ -44,6 +46,7 @@ impl fmt::Debug for MemoryPoolBuilder {
             .field("policy", &self.policy)
             .field("when_exhausted", &self.when_exhausted)
             .field("tracking", &self.tracking)
+            .field("reset", &self.reset)
             .finish_non_exhaustive()
     }
 }
@@ -105,6 +108,12 @@ impl MemoryPoolBuilder {
         self
     }
 
+    /// Sets the thread that zeroes memories when they come back.
+    pub fn reset(mut self, reset: Reset) -> Self {
+        self.reset = reset;
+        self
+    }
+
     /// Sets a function that receives the progress of securing, at least every 64 MiB. It can run
     /// near a limit, and must not need much memory.
     pub fn on_progress(mut self, progress: impl FnMut(Progress) + Send + 'static) -> Self {
@@ -155,10 +164,15 @@ impl MemoryPoolBuilder {
     /// Makes a pool without its memory. An engine can be configured with it, so that modules can be
     /// compiled and verified before 4 GiB are committed for them.
     pub fn prepare(self) -> PreparedPool {
-        let pages = self.requirements.pages;
-        let slots = self.slots.unwrap_or(1);
+        let options = Options {
+            pages: self.requirements.pages,
+            slots: self.slots.unwrap_or(1),
+            policy: self.policy,
+            when_exhausted: self.when_exhausted,
+            reset: self.reset,
+        };
         PreparedPool {
-            pool: MemoryPool::without_memory(pages, slots, self.policy, self.when_exhausted),
+            pool: MemoryPool::without_memory(options),
             builder: self,
         }
     }
@@ -177,7 +191,8 @@ impl PreparedPool {
     ///
     /// # Errors
     /// [`Error::Shortfall`] names the limit that leaves too little. [`Error::Backing`] and
-    /// [`Error::GrowthNotAssured`] are returned if the options exclude each other here. The other
+    /// [`Error::GrowthNotAssured`] are returned if the options exclude each other here,
+    /// [`Error::TooManySlots`] if not even the list of the slots fits in memory. The other
     /// variants say why memory could not be requested, or was refused although every limit allows
     /// it. Nothing stays mapped.
     pub fn secure(mut self) -> Result<MemoryPool, Error> {
@@ -186,13 +201,16 @@ impl PreparedPool {
         if policy == Policy::CommitMaximum {
             check_growth(requirements.backing, &Headroom::read()?)?;
         }
-        let slots = self.builder.slots.unwrap_or(1);
+        let count = self.builder.slots.unwrap_or(1);
+        let mut slots = Vec::new();
+        let listed = slots.try_reserve_exact(count);
+        listed.map_err(|_| Error::TooManySlots { slots: count })?;
         let progress: &mut dyn FnMut(Progress) = match &mut self.builder.progress {
             Some(progress) => progress,
             None => &mut |_| {},
         };
         let layout = layout(requirements, RESERVATION_BYTES, GUARD_BYTES)?;
-        let regions = secure_many(requirements, layout, slots, progress)?;
+        let regions = secure_many(requirements, layout, count, progress)?;
         let resident = regions.iter().map(|region| region.secured().resident_bytes);
         let resident_bytes = resident.sum();
         let locked = regions.iter().map(|region| region.secured().locked_bytes);
@@ -204,14 +222,20 @@ impl PreparedPool {
         });
         let tracker = match (policy, self.builder.tracking) {
             (Policy::Declared, Tracking::Auto) => Tracker::open()
-                .inspect_err(|error| tracing::warn!(%error, "writes cannot be tracked"))
+                .inspect_err(|error| tracing::warn!(%error, "each reset zeroes the whole slot"))
                 .ok()
                 .map(Arc::new),
             _ => None,
         };
-        let regions = regions.into_iter();
-        let slots = regions.map(|region| Slot::new(region, tracker.as_ref()));
-        self.pool.fill(slots.collect(), secured);
+        let tracking = tracker.as_ref().map(|tracker| tracker.interface());
+        for region in regions {
+            let (slot, started) = Slot::new(region, tracker.as_ref());
+            if let Err(error) = started {
+                tracing::warn!(%error, "write tracking failed; the next reset tries again");
+            }
+            slots.push(slot);
+        }
+        self.pool.shared().fill(slots, secured, tracking);
         Ok(self.pool)
     }
 }

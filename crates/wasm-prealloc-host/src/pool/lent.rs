@@ -7,7 +7,10 @@ use crate::error::Error;
 use crate::pool::shared::Shared;
 use crate::pool::slot::Slot;
 
-/// A memory of a pool, lent until it is dropped. It is zeroed in the thread that drops it.
+/// A memory of a pool, lent until it is dropped. Then it is zeroed, in the thread that the pool's
+/// [`Reset`](crate::Reset) names.
+///
+/// A child that fork(2) makes does not have the memory. Dropping this value there does nothing.
 #[derive(Debug)]
 pub struct LentMemory {
     /// `None` only in `drop`.
@@ -104,7 +107,7 @@ impl LentMemory {
 impl Drop for LentMemory {
     fn drop(&mut self) {
         if let Some(slot) = self.slot.take() {
-            self.shared.take_back(slot, self.bytes);
+            self.shared.take_back(slot);
         }
     }
 }

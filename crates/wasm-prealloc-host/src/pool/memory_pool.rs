@@ -3,12 +3,13 @@
 use std::sync::{Arc, Weak};
 
 use crate::commit::report::Secured;
+use crate::commit::residency::Residency;
 use crate::error::Error;
 use crate::pool::lent::LentMemory;
-use crate::pool::policy::{Policy, WhenExhausted};
-use crate::pool::shared::Shared;
-use crate::pool::slot::Slot;
+use crate::pool::policy::Policy;
+use crate::pool::shared::{Options, Shared};
 use crate::pool::statistics::Statistics;
+use crate::pool::tracking::TrackingInterface;
 
 /// Memories that are committed in advance, lent to one instance at a time, and zeroed when they
 /// come back. Clones share the pool; its memory is unmapped with the last clone and the last loan.
@@ -30,21 +31,11 @@ pub struct MemoryPool {
 }
 
 impl MemoryPool {
-    /// Makes a pool without memory; see [`fill`](MemoryPool::fill).
-    pub(crate) fn without_memory(
-        pages: u64,
-        slots: usize,
-        policy: Policy,
-        when_exhausted: WhenExhausted,
-    ) -> MemoryPool {
+    /// Makes a pool without memory; see [`Shared::fill`].
+    pub(crate) fn without_memory(options: Options) -> MemoryPool {
         MemoryPool {
-            shared: Arc::new(Shared::new(pages, slots, policy, when_exhausted)),
+            shared: Arc::new(Shared::new(options)),
         }
-    }
-
-    /// Gives the pool its slots.
-    pub(crate) fn fill(&self, slots: Vec<Slot>, secured: Option<Secured>) {
-        self.shared.fill(slots, secured);
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -63,17 +54,17 @@ impl MemoryPool {
 
     /// Returns the size of each slot, in wasm pages of 64 KiB.
     pub fn pages(&self) -> u64 {
-        self.shared.pages
+        self.shared.options().pages
     }
 
     /// Returns the number of slots that the pool was made with.
     pub fn slots(&self) -> usize {
-        self.shared.slots
+        self.shared.options().slots
     }
 
     /// Returns the policy: the modules that are served, and the memory that they see.
     pub fn policy(&self) -> Policy {
-        self.shared.policy
+        self.shared.options().policy
     }
 
     /// Returns the outcome of the commit: bytes and time of all slots together. `None` for a pool
@@ -87,6 +78,33 @@ impl MemoryPool {
         self.shared.statistics()
     }
 
+    /// Returns the kernel interface that tracks the writes of instances. `None` if the policy needs
+    /// no tracking, it was turned off, or it cannot be had here: then
+    /// [`write_tracking`](crate::write_tracking) returns the reason.
+    pub fn tracking(&self) -> Option<TrackingInterface> {
+        self.shared.tracking()
+    }
+
+    /// Counts the resident memory of all slots again, lent or not. Instances keep running. A host
+    /// can call it at intervals: swap, or a limit that was lowered, can take memory away after it
+    /// was secured.
+    ///
+    /// # Errors
+    /// [`Error::NotResident`] if a part is not resident any more, [`Error::NotSecuredYet`], and
+    /// [`Error::Unreadable`] if the page tables cannot be read.
+    ///
+    /// ```
+    /// use wasm_prealloc_host::MemoryPool;
+    ///
+    /// let pool = MemoryPool::builder().slots(2).pages(16).secure()?;
+    /// let memory = pool.lend(16, Some(16))?;
+    /// assert_eq!(pool.check()?.resident_bytes, 2 << 20);
+    /// # Ok::<(), wasm_prealloc_host::Error>(())
+    /// ```
+    pub fn check(&self) -> Result<Residency, Error> {
+        self.shared.check()
+    }
+
     /// Lends a memory to a module that declares these limits, in wasm pages of 64 KiB. A memory
     /// without a maximum counts as having one of 65,536.
     ///
@@ -98,7 +116,7 @@ impl MemoryPool {
     /// policy, [`Error::NoSlot`] if every slot is lent.
     pub fn lend(&self, minimum: u64, maximum: Option<u64>) -> Result<LentMemory, Error> {
         let shared = &self.shared;
-        let limit = shared.policy.limit_pages(minimum, maximum, shared.pages)?;
+        let limit = shared.options().limit_pages(minimum, maximum)?;
         let slot = shared.take(1, Vec::pop)?.ok_or(Error::NotSecuredYet)?;
         LentMemory::new(slot, shared, minimum, limit)
     }

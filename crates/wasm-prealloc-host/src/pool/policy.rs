@@ -79,11 +79,13 @@ impl FromStr for Policy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum WhenExhausted {
-    /// Returns [`Error::NoSlot`] at once.
+    /// Returns [`Error::NoSlot`] at once, unless enough slots are free or being reset. It waits for
+    /// resets, because they end.
     #[default]
     Fail,
-    /// Blocks the thread until a slot comes back, and returns [`Error::NoSlot`] after this time. In
-    /// an asynchronous host that blocks the executor's thread.
+    /// Blocks the thread until enough slots come back, and returns [`Error::NoSlot`] after this
+    /// time. Requests are served in the order in which they came. In an asynchronous host this
+    /// blocks the executor's thread.
     Wait(Duration),
 }
 
@@ -96,4 +98,44 @@ pub enum Tracking {
     Auto,
     /// No tracking: every reset zeroes everything.
     Off,
+}
+
+/// The thread that zeroes a memory when it comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Reset {
+    /// The thread that drops the memory.
+    #[default]
+    Inline,
+    /// A thread of the pool. With one slot more than blocks that run at the same time, the next
+    /// block does not wait for a reset. If the system refuses the thread, resets are inline;
+    /// [`Statistics::background`](crate::Statistics::background) tells.
+    Background,
+}
+
+impl Reset {
+    /// Every value.
+    pub const ALL: [Reset; 2] = [Reset::Inline, Reset::Background];
+
+    /// Returns the name, which [`FromStr`] parses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reset::Inline => "inline",
+            Reset::Background => "background",
+        }
+    }
+}
+
+impl fmt::Display for Reset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Reset {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Reset, UnknownName> {
+        name::parse(&Reset::ALL, name)
+    }
 }

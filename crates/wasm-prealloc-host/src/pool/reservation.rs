@@ -72,7 +72,7 @@ impl Reservation {
     /// [`Error::NotReserved`] if every slot is lent; else as for [`MemoryPool::lend`].
     pub fn lend(&mut self, minimum: u64, maximum: Option<u64>) -> Result<LentMemory, Error> {
         let shared = &self.shared;
-        let limit = shared.policy.limit_pages(minimum, maximum, shared.pages)?;
+        let limit = shared.options().limit_pages(minimum, maximum)?;
         let reserved = self.reserved;
         let slot = self.slots.pop().ok_or(Error::NotReserved { reserved })?;
         LentMemory::new(slot, shared, minimum, limit)
@@ -82,7 +82,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if !self.slots.is_empty() {
-            self.shared.give_back(&mut self.slots);
+            self.shared.give_back(std::mem::take(&mut self.slots));
         }
     }
 }

@@ -1,16 +1,19 @@
 //! One memory of a pool: its accessible size, and its reset to zero.
 //!
-//! The watermark is in `reset`; slots are lent in the pool.
+//! The watermark is in `watermark`; slots are lent in `shared`.
 
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::commit::report::Method;
+use crate::commit::requirements::WASM_PAGE_BYTES;
 use crate::commit::secure::SecuredRegion;
 use crate::pool::policy::Policy;
-use crate::pool::reset::{self, ResetMethod, Watermark};
-use crate::sys::Tracker;
+use crate::pool::reset::{ResetMethod, Work};
+use crate::pool::watermark::Watermark;
+use crate::sys::{self, Advice, Tracker};
 
 /// The address space that each slot has from its base on. It covers every 32-bit address, so with a
 /// guard after it engines need no bounds checks.
@@ -22,62 +25,123 @@ pub(crate) const GUARD_BYTES: usize = 32 << 20;
 #[derive(Debug)]
 pub(crate) struct Slot {
     region: SecuredRegion,
-    /// The number of bytes from the base on that are accessible now.
+    /// The number of bytes from the base on that are accessible now: whole wasm pages.
     accessible: usize,
+    /// True if the first wasm page is a mapping of its own; see
+    /// [`make_accessible`](Slot::make_accessible).
+    first_apart: bool,
     watermark: Option<Watermark>,
 }
 
 impl Slot {
-    pub(crate) fn new(region: SecuredRegion, tracker: Option<&Arc<Tracker>>) -> Slot {
+    /// Returns the slot, and the failure of tracking it if there was one. Such a slot is zeroed as
+    /// a whole until it can be tracked.
+    pub(crate) fn new(
+        region: SecuredRegion,
+        tracker: Option<&Arc<Tracker>>,
+    ) -> (Slot, io::Result<()>) {
         let (base, bytes) = (region.region().base(), region.len());
         let huge = region.secured().how == Method::Collapsed;
-        let watermark = tracker.and_then(|tracker| {
-            // SAFETY: the range is the region's own, which lives as long as the slot.
-            unsafe { Watermark::new(Arc::clone(tracker), base, bytes, huge) }
-                .inspect_err(|error| tracing::warn!(%error, "a slot cannot be tracked"))
-                .ok()
-        });
-        Slot {
+        let (watermark, started) = match tracker {
+            Some(tracker) => {
+                let tracker = Arc::clone(tracker);
+                // SAFETY: the range is the region's own, which lives as long as the slot.
+                let (watermark, started) = unsafe { Watermark::new(tracker, base, bytes, huge) };
+                (Some(watermark), started)
+            }
+            None => (None, Ok(())),
+        };
+        let slot = Slot {
             accessible: bytes,
+            first_apart: false,
             watermark,
             region,
-        }
+        };
+        (slot, started)
     }
 
     pub(crate) fn base(&self) -> NonNull<u8> {
         self.region.region().base()
     }
 
-    /// Makes exactly `bytes` from the base on accessible.
+    /// Returns the committed range, as addresses.
+    pub(crate) fn committed(&self) -> Range<usize> {
+        let start = self.base().addr().get();
+        start..start + self.region.len()
+    }
+
+    /// Makes the first `bytes` accessible, rounded up to a wasm page.
+    ///
+    /// The kernel limits the number of mappings (`vm.max_map_count`), and growth must not fail. So
+    /// all that growth needs is mapped when the memory is lent. A memory that has accessible pages
+    /// grows by moving the boundary between its two mappings. A memory of 0 bytes has no boundary:
+    /// its first wasm page is made a mapping of its own by advice that has no effect on private
+    /// memory and that keeps the kernel from merging the two. Protecting a whole mapping needs no
+    /// further one, and afterwards there is a boundary to move.
     pub(crate) fn make_accessible(&mut self, bytes: usize) -> io::Result<()> {
-        let region = self.region.region();
-        let (from, to) = (self.accessible.min(bytes), self.accessible.max(bytes));
-        // SAFETY: a lent slot only becomes smaller at the start of a loan, when it is not in use.
-        unsafe { region.protect(from..to, bytes > self.accessible) }?;
-        self.accessible = bytes;
+        let page = sys::page_bytes().max(WASM_PAGE_BYTES as usize);
+        let target = bytes.next_multiple_of(page).min(self.region.len());
+        if target > self.accessible {
+            return self.grow(target);
+        }
+        if target < self.accessible {
+            // SAFETY: a slot only becomes smaller at the start of a loan, when it is not in use.
+            unsafe { self.region.region().protect(target..self.accessible, false) }?;
+            self.accessible = target;
+        }
+        // With a slot of one page there is nothing to be apart from.
+        if target == 0 && !self.first_apart && self.first_page() < self.region.len() {
+            self.advise_first(Advice::Apart)?;
+            self.first_apart = true;
+        }
         Ok(())
     }
 
-    /// Zeroes a slot of which the first `dirty_bytes` were accessible. Returns the method, and the
-    /// number of bytes that were zeroed.
-    pub(crate) fn reset(
-        &mut self,
-        policy: Policy,
-        dirty_bytes: usize,
-    ) -> io::Result<(ResetMethod, u64)> {
+    fn grow(&mut self, target: usize) -> io::Result<()> {
+        let region = self.region.region();
+        if self.first_apart {
+            let first = self.first_page();
+            // SAFETY: nothing becomes inaccessible.
+            unsafe { region.protect(0..first, true) }?;
+            self.accessible = first;
+            self.advise_first(Advice::Normal)?;
+            self.first_apart = false;
+        }
+        if target > self.accessible {
+            // SAFETY: as above.
+            unsafe { self.region.region().protect(self.accessible..target, true) }?;
+            self.accessible = target;
+        }
+        Ok(())
+    }
+
+    fn first_page(&self) -> usize {
+        self.region.len().min(WASM_PAGE_BYTES as usize)
+    }
+
+    fn advise_first(&self, advice: Advice) -> io::Result<()> {
+        // SAFETY: the range is the region's own.
+        match unsafe { sys::advise(self.base(), self.first_page(), advice) } {
+            // Other systems do not limit the number of mappings.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    /// Zeroes a slot that is no longer in use.
+    pub(crate) fn reset(&mut self, policy: Policy) -> Work {
         let (base, bytes) = (self.base(), self.region.len());
         let (method, range) = match (policy, &mut self.watermark) {
-            (Policy::CommitMaximum, _) => (ResetMethod::HighWater, 0..dirty_bytes),
+            (Policy::CommitMaximum, _) => (ResetMethod::HighWater, 0..self.accessible),
             (Policy::Declared, Some(watermark)) => {
                 // SAFETY: all of the slot is accessible and no longer in use.
-                let zeroed = unsafe { watermark.reset(base, bytes) }?;
-                return Ok((ResetMethod::Watermark, zeroed));
+                return unsafe { watermark.reset(base, bytes) };
             }
             (Policy::Declared, None) => (ResetMethod::Everything, 0..bytes),
         };
-        let zeroed = range.len() as u64;
+        let mut work = Work::new(method);
         // SAFETY: the range was accessible during the loan, and is no longer in use.
-        unsafe { reset::zero(base, range) };
-        Ok((method, zeroed))
+        unsafe { work.zero(base, range) };
+        work
     }
 }

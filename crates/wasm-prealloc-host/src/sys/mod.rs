@@ -55,4 +55,9 @@ pub(crate) enum Advice {
     KeepFromChildren,
     /// `MADV_DONTDUMP`: core dumps do not contain the range.
     KeepFromDumps,
+    /// `MADV_RANDOM`: no readahead, which private memory does not have. The range is not merged
+    /// with mappings around it.
+    Apart,
+    /// `MADV_NORMAL`: undoes [`Advice::Apart`].
+    Normal,
 }

@@ -6,11 +6,17 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 use super::{Advice, Mapping};
+use crate::pool::tracking::{TrackingError, TrackingInterface};
 
 pub(crate) const HAS_LIMIT_FILES: bool = false;
 pub(crate) const HAS_HUGE_PAGES: bool = false;
 pub(crate) const HAS_PAGE_TABLES: bool = false;
 pub(crate) const PAGEMAP: &str = "";
+
+/// Returns a number that the process keeps and that none of its children has.
+pub(crate) fn process_mark() -> u64 {
+    std::process::id().into()
+}
 
 /// # Safety
 /// It does nothing.
@@ -95,8 +101,12 @@ impl PageTables {
 pub(crate) enum Tracker {}
 
 impl Tracker {
-    pub(crate) fn open() -> io::Result<Tracker> {
-        Err(io::ErrorKind::Unsupported.into())
+    pub(crate) fn open() -> Result<Tracker, TrackingError> {
+        Err(TrackingError::NotLinux)
+    }
+
+    pub(crate) fn interface(&self) -> TrackingInterface {
+        match *self {}
     }
 
     /// # Safety
@@ -108,6 +118,10 @@ impl Tracker {
     /// # Safety
     /// It cannot be called.
     pub(crate) unsafe fn unwatch(&self, _range: Range<usize>) -> io::Result<()> {
+        match *self {}
+    }
+
+    pub(crate) fn expose(&self, _range: Range<usize>) -> io::Result<()> {
         match *self {}
     }
 

@@ -3,6 +3,7 @@
 
 mod child;
 mod mappings;
+mod fork;
 mod page_tables;
 mod track;
 
@@ -11,6 +12,7 @@ use std::ptr::NonNull;
 
 pub(crate) use child::{Child, Outcome};
 pub(crate) use mappings::mappings;
+pub(crate) use fork::process_mark;
 pub(crate) use page_tables::{PAGEMAP, PageTables};
 pub(crate) use track::Tracker;
 
@@ -40,6 +42,8 @@ pub(crate) unsafe fn advise(start: NonNull<u8>, bytes: usize, advice: Advice) ->
         Advice::KeepFromMerging => libc::MADV_UNMERGEABLE,
         Advice::KeepFromChildren => libc::MADV_DONTFORK,
         Advice::KeepFromDumps => libc::MADV_DONTDUMP,
+        Advice::Apart => libc::MADV_RANDOM,
+        Advice::Normal => libc::MADV_NORMAL,
     };
     // SAFETY: the caller's promise; no advice that is given here changes contents.
     unix::result(unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) })

@@ -1,8 +1,9 @@
 //! Write tracking: finds the pages that a process wrote, at no cost for pages that it did not
 //! write. `PAGEMAP_SCAN` reads ranges that a userfaultfd(2) write-protects asynchronously.
 //!
-//! Since Linux 6.7. Where the kernel or a sandbox denies it, [`Tracker::open`] fails. What is done
-//! with the answer is in `pool::reset`.
+//! Since Linux 6.7. The userfaultfd comes from the system call, or from `/dev/userfaultfd` (Linux
+//! 6.1) where a sandbox denies the system call. What is done with the answer is in
+//! `pool::watermark`.
 //!
 //! Sources: `Documentation/admin-guide/mm/pagemap.rst` and `.../userfaultfd.rst` of the kernel.
 
@@ -10,16 +11,26 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 use linux_raw_sys::general::{
     PAGE_IS_WRITTEN, PM_SCAN_CHECK_WPASYNC, PM_SCAN_WP_MATCHING, UFFD_API, UFFD_FEATURE_WP_ASYNC,
     UFFD_FEATURE_WP_HUGETLBFS_SHMEM, UFFD_FEATURE_WP_UNPOPULATED, UFFD_USER_MODE_ONLY,
     UFFDIO_REGISTER_MODE_WP, page_region, pm_scan_arg, uffdio_api, uffdio_range, uffdio_register,
+    uffdio_writeprotect,
 };
-use linux_raw_sys::ioctl::{UFFDIO_API, UFFDIO_REGISTER, UFFDIO_UNREGISTER};
+use linux_raw_sys::ioctl::{UFFDIO_API, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WRITEPROTECT};
+
+use crate::pool::tracking::{TrackingError, TrackingInterface};
+
+/// The device that makes userfaultfds for those who can open it.
+const DEVICE: &str = "/dev/userfaultfd";
 
 /// The request of `linux/fs.h` that reads a [`pm_scan_arg`].
 pub(super) const PAGEMAP_SCAN: libc::Ioctl = libc::_IOWR::<pm_scan_arg>(b'f' as u32, 16);
+
+/// The request of `linux/userfaultfd.h` that makes a userfaultfd from [`DEVICE`].
+const USERFAULTFD_IOC_NEW: libc::Ioctl = libc::_IO(0xAA, 0x00);
 
 /// The number of ranges that one scan can return.
 const RANGES_AT_ONCE: usize = 512;
@@ -35,20 +46,24 @@ const NO_RANGE: page_region = page_region {
 pub(crate) struct Tracker {
     userfault: OwnedFd,
     pagemap: File,
+    interface: TrackingInterface,
 }
 
 impl Tracker {
     /// Opens both interfaces.
-    pub(crate) fn open() -> io::Result<Tracker> {
-        let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | UFFD_USER_MODE_ONLY.cast_signed();
-        // SAFETY: the call takes flags and returns a descriptor or -1.
-        let descriptor = unsafe { libc::syscall(libc::SYS_userfaultfd, flags) };
-        let descriptor = RawFd::try_from(descriptor).map_err(io::Error::other)?;
-        if descriptor < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor is new, and only this value owns it.
-        let userfault = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    pub(crate) fn open() -> Result<Tracker, TrackingError> {
+        let (userfault, interface) = match userfault_by_call() {
+            Ok(userfault) => (userfault, TrackingInterface::SystemCall),
+            Err(system_call) => match userfault_by_device() {
+                Ok(userfault) => (userfault, TrackingInterface::Device),
+                Err(device) => {
+                    return Err(TrackingError::Denied {
+                        system_call,
+                        device,
+                    });
+                }
+            },
+        };
         let features =
             UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_HUGETLBFS_SHMEM;
         let mut api = uffdio_api {
@@ -57,14 +72,28 @@ impl Tracker {
             ioctls: 0,
         };
         // SAFETY: the request takes this structure.
-        unsafe { ioctl(&userfault, UFFDIO_API as _, &mut api) }?;
+        unsafe { ioctl(&userfault, UFFDIO_API as _, &mut api) }
+            .map_err(TrackingError::Unsupported)?;
         let tracker = Tracker {
             userfault,
-            pagemap: File::open("/proc/self/pagemap")?,
+            pagemap: File::open("/proc/self/pagemap").map_err(TrackingError::Pagemap)?,
+            interface,
         };
         // An old kernel opens both and does not know the request. An empty range scans nothing.
-        tracker.scan(0..0, 0, &mut [])?;
+        let scanned = tracker.scan(0..0, 0, &mut []);
+        scanned.map_err(TrackingError::Unsupported)?;
         Ok(tracker)
+    }
+
+    /// Returns the interface that the userfaultfd came from.
+    pub(crate) fn interface(&self) -> TrackingInterface {
+        self.interface
+    }
+
+    /// Returns the userfaultfd, for tests that let its calls fail.
+    #[cfg(test)]
+    pub(crate) fn userfault_for_tests(&self) -> &OwnedFd {
+        &self.userfault
     }
 
     /// Starts to track a range: nothing in it counts as written.
@@ -98,6 +127,19 @@ impl Tracker {
         let mut range = to_uffdio(&range);
         // SAFETY: the request takes this structure; for the rest see `watch`.
         unsafe { ioctl(&self.userfault, UFFDIO_UNREGISTER as _, &mut range) }?;
+        Ok(())
+    }
+
+    /// Makes everything in a tracked range count as written, without page faults, until
+    /// [`forget`](Tracker::forget).
+    pub(crate) fn expose(&self, range: Range<usize>) -> io::Result<()> {
+        let mut protect = uffdio_writeprotect {
+            range: to_uffdio(&range),
+            mode: 0,
+        };
+        // SAFETY: the request takes this structure. It allows writes to pages that this
+        // userfaultfd protected.
+        unsafe { ioctl(&self.userfault, UFFDIO_WRITEPROTECT as _, &mut protect) }?;
         Ok(())
     }
 
@@ -174,6 +216,42 @@ impl Tracker {
         let count = unsafe { ioctl(&self.pagemap, PAGEMAP_SCAN, &mut arg) }?;
         Ok((arg.walk_end as usize, count))
     }
+}
+
+/// Makes a userfaultfd by the system call.
+fn userfault_by_call() -> io::Result<OwnedFd> {
+    // SAFETY: the call takes flags and returns a descriptor or -1.
+    let descriptor = unsafe { libc::syscall(libc::SYS_userfaultfd, userfault_flags()) };
+    let descriptor = RawFd::try_from(descriptor).map_err(io::Error::other)?;
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new, and only this value owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Makes a userfaultfd by the device.
+fn userfault_by_device() -> io::Result<OwnedFd> {
+    let mut options = File::options();
+    let device = options
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC)
+        .open(DEVICE)?;
+    // SAFETY: the request takes flags and returns a descriptor or -1.
+    let descriptor =
+        unsafe { libc::ioctl(device.as_raw_fd(), USERFAULTFD_IOC_NEW, userfault_flags()) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new, and only this value owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Faults in user mode only: what unprivileged processes are allowed. Asynchronous protection
+/// handles writes by the kernel itself without it.
+fn userfault_flags() -> libc::c_int {
+    libc::O_CLOEXEC | libc::O_NONBLOCK | UFFD_USER_MODE_ONLY.cast_signed()
 }
 
 fn to_uffdio(range: &Range<usize>) -> uffdio_range {
