@@ -2,8 +2,8 @@
 //! refused, and write tracking.
 
 mod child;
-mod mappings;
 mod fork;
+mod mappings;
 mod page_tables;
 mod track;
 
@@ -11,8 +11,8 @@ use std::io;
 use std::ptr::NonNull;
 
 pub(crate) use child::{Child, Outcome};
-pub(crate) use mappings::mappings;
 pub(crate) use fork::process_mark;
+pub(crate) use mappings::mappings;
 pub(crate) use page_tables::{PAGEMAP, PageTables};
 pub(crate) use track::Tracker;
 
