@@ -101,6 +101,8 @@ pub(crate) fn secure_many(
             total_bytes,
         });
     };
+    // Other committers do not change the limits of this process, so no lock is needed to refuse.
+    Headroom::check_process(&need)?;
     let waiting = &mut || report(Stage::WaitingForLock, 0);
     let lock = CommitLock::acquire(&requirements.lock, waiting)?;
     let waited = whole_milliseconds(lock.waited());

@@ -33,9 +33,10 @@ impl Headroom {
     /// there are no readings.
     ///
     /// # Errors
-    /// [`Error::Unreadable`] if a file of `/proc` is missing or cannot be read, or a file cannot be
-    /// parsed. A cgroup that cannot be found or read is not an error: it is reported as
-    /// [`Visibility`].
+    /// [`Error::Unreadable`] if `meminfo`, `self/status` or `self/limits` of `/proc` cannot be read,
+    /// or if any file is not in the expected format. A cgroup that cannot be found, or a file of a
+    /// cgroup that cannot be read, is not an error: it is reported as [`Visibility`]. Page cache
+    /// whose size cannot be read counts as unavailable.
     pub fn read() -> Result<Headroom, Error> {
         match sys::HAS_LIMIT_FILES {
             true => Headroom::read_from(&Files::default()),
@@ -54,10 +55,27 @@ impl Headroom {
         let cgroups = Cgroups::read(files)?;
         let huge_pages = cgroup::huge_pages(files, &cgroups)?;
         let mut headroom = Headroom::physical(files, cgroups)?;
-        headroom.readings.extend(process::readings(files)?);
+        headroom.readings.extend(process::own(files)?);
+        headroom.readings.extend(process::overcommit(files)?);
         headroom.readings.extend(machine::huge_pools(files)?);
         headroom.readings.extend(huge_pages);
         Ok(headroom)
+    }
+
+    /// Checks that `need` fits the limits of the process itself now.
+    ///
+    /// # Errors
+    /// As for [`Headroom::read`] and [`Headroom::check`].
+    pub(crate) fn check_process(need: &Need) -> Result<(), Error> {
+        let readings = match sys::HAS_LIMIT_FILES {
+            true => process::own(&Files::default())?,
+            false => Vec::new(),
+        };
+        let headroom = Headroom {
+            readings,
+            visibility: Visibility::Complete,
+        };
+        headroom.check(need)
     }
 
     /// Checks that `need`, which is physical memory only, fits now. Between the chunks of a commit

@@ -171,6 +171,9 @@ pub struct Reading {
     pub drift_bytes: u64,
     /// The kernel's reserve that grows with the size of the process.
     pub(crate) user_reserve: Option<UserReserve>,
+    /// True for a cgroup that also counts huge pages of the machine's pool, see
+    /// `memory_hugetlb_accounting` of the kernel's `cgroup-v2.rst`.
+    pub(crate) counts_huge_pages: bool,
 }
 
 /// The part that strict overcommit keeps from a process, for a user who wants to end it: a 32nd of
@@ -203,6 +206,7 @@ impl Reading {
             available_bytes: limit_bytes.saturating_sub(in_use_bytes - reclaimable_bytes),
             drift_bytes: 0,
             user_reserve: None,
+            counts_huge_pages: false,
         }
     }
 

@@ -83,13 +83,15 @@ impl Need {
 
     /// Returns the part of the need that counts against a limit as it was read, in the limit's
     /// [unit](Limit::unit). Strict overcommit keeps a part from each process that depends on the
-    /// size of the process.
+    /// size of the process, and some systems count huge pages of the machine's pool in cgroups.
     pub fn against(&self, reading: &Reading) -> u64 {
         let needed = self.under(&reading.limit);
-        match (&reading.user_reserve, needed) {
-            (None, _) | (_, 0) => needed,
-            (Some(reserve), _) => needed.saturating_add(reserve.after(self.address_space_bytes)),
-        }
+        let more = match (&reading.user_reserve, needed) {
+            (Some(reserve), 1..) => reserve.after(self.address_space_bytes),
+            _ if reading.counts_huge_pages => self.huge_pool_bytes,
+            _ => 0,
+        };
+        needed.saturating_add(more)
     }
 
     /// Returns the part of the need that counts against `limit`, in the limit's

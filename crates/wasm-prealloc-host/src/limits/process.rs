@@ -13,8 +13,8 @@ const DRIFT_BYTES: u64 = 4 << 20;
 const THREAD_ADDRESS_BYTES: u64 = 72 << 20;
 const THREAD_DATA_BYTES: u64 = 3 << 20;
 
-/// Reads the limits of this process.
-pub(crate) fn readings(files: &Files) -> Result<Vec<Reading>, Error> {
+/// Reads the limits that no other process uses up.
+pub(crate) fn own(files: &Files) -> Result<Vec<Reading>, Error> {
     let limits_path = Path::new("/proc/self/limits");
     let limits = files.read(limits_path)?;
     let status = Table::read(files, "/proc/self/status")?;
@@ -41,10 +41,9 @@ pub(crate) fn readings(files: &Files) -> Result<Vec<Reading>, Error> {
             readings.push(reading.drifting(drift_bytes));
         }
     }
-    readings.extend(overcommit(files, &status)?);
     // Sandboxes leave this line out of the files that they emulate, and limit nothing.
     if limits.contains("Max locked memory")
-        && !has_capability(&status, CAP_IPC_LOCK)
+        && !has_capability(files, &status, CAP_IPC_LOCK)
         && let Some(bytes) = soft_limit(limits_path, &limits, "Max locked memory")?
     {
         let used = status.bytes("VmLck")?;
@@ -57,11 +56,12 @@ pub(crate) fn readings(files: &Files) -> Result<Vec<Reading>, Error> {
 /// Reads strict overcommit accounting by the kernel's formula, `__vm_enough_memory` in `mm/util.c`:
 /// `CommitLimit`, without the administrator's reserve for a process without `CAP_SYS_ADMIN`, and
 /// without the user's reserve, must stay above `Committed_AS`.
-fn overcommit(files: &Files, status: &Table) -> Result<Option<Reading>, Error> {
+pub(crate) fn overcommit(files: &Files) -> Result<Option<Reading>, Error> {
     let mode = files.read_optional(Path::new("/proc/sys/vm/overcommit_memory"))?;
     if mode.is_none_or(|mode| mode.trim() != "2") {
         return Ok(None);
     }
+    let status = Table::read(files, "/proc/self/status")?;
     let meminfo = Table::read(files, "/proc/meminfo")?;
     let (limit, used) = (
         meminfo.bytes("CommitLimit")?,
@@ -75,7 +75,7 @@ fn overcommit(files: &Files, status: &Table) -> Result<Option<Reading>, Error> {
         let kib = text.map_or(Ok(0), |text| files::number(&path, &text))?;
         Ok(kib.saturating_mul(1024))
     };
-    let admin = match is_administrator(files, status) {
+    let admin = match has_capability(files, &status, CAP_SYS_ADMIN) {
         true => 0,
         false => reserve("admin_reserve_kbytes")?,
     };
@@ -110,8 +110,9 @@ fn of_mappings(files: &Files, status: &Table) -> Result<Vec<Reading>, Error> {
     }
     if let Some(limit) = address_bytes(&maps) {
         let reading = Reading::new(Limit::Addresses, limit, status.bytes("VmSize")?, 0);
-        // Gaps between mappings are not used completely.
-        readings.push(reading.keeping(limit / 1024));
+        // Gaps between mappings are not used completely, and a process with an unlimited stack gets
+        // no new mappings in the lowest third.
+        readings.push(reading.keeping(limit / 1024).drifting(limit / 3));
     }
     Ok(readings)
 }
@@ -131,21 +132,17 @@ fn address_bytes(maps: &str) -> Option<u64> {
 const CAP_IPC_LOCK: u32 = 14;
 const CAP_SYS_ADMIN: u32 = 21;
 
-fn has_capability(status: &Table, number: u32) -> bool {
-    let effective = status.value("CapEff");
-    let effective = effective.and_then(|digits| u64::from_str_radix(digits, 16).ok());
-    effective.is_some_and(|bits| bits >> number & 1 == 1)
-}
-
-/// Returns true if the process has `CAP_SYS_ADMIN` in the initial user namespace, whose map contains
-/// all users.
-fn is_administrator(files: &Files, status: &Table) -> bool {
+/// Returns true if the process has a capability in the initial user namespace, whose map contains
+/// all users. The capabilities of another namespace lift no limit of memory.
+fn has_capability(files: &Files, status: &Table, number: u32) -> bool {
     let map = files.read(Path::new("/proc/self/uid_map"));
     let is_initial = map.is_ok_and(|map| {
         let words: Vec<&str> = map.split_whitespace().collect();
         words == ["0", "0", "4294967295"]
     });
-    is_initial && has_capability(status, CAP_SYS_ADMIN)
+    let effective = status.value("CapEff");
+    let effective = effective.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+    is_initial && effective.is_some_and(|bits| bits >> number & 1 == 1)
 }
 
 /// Reads the soft limit in bytes of one line of `/proc/self/limits`; `None` if it is unlimited.

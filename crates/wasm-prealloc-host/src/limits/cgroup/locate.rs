@@ -12,6 +12,8 @@ pub(crate) struct Located {
     pub(crate) groups: Vec<PathBuf>,
     /// Unknown if the process's own group was not found.
     pub(crate) visibility: Visibility,
+    /// True if the groups count huge pages of the machine's pool, an option of the mount.
+    pub(crate) counts_huge_pages: bool,
 }
 
 /// A line of `/proc/self/mountinfo` that mounts a cgroup file system which can have the memory
@@ -21,6 +23,7 @@ struct Mount {
     /// The group of the hierarchy that is mounted at `point`.
     root: PathBuf,
     point: PathBuf,
+    counts_huge_pages: bool,
 }
 
 impl Mount {
@@ -40,6 +43,9 @@ impl Mount {
             version,
             root: unescape(root),
             point: unescape(point),
+            counts_huge_pages: options
+                .split(',')
+                .any(|option| option == "memory_hugetlb_accounting"),
         })
     }
 }
@@ -63,10 +69,8 @@ fn unescape(field: &str) -> PathBuf {
 pub(crate) fn locate(files: &Files, mounts: &str, version: CgroupVersion, group: &Path) -> Located {
     let mounts = mounts.lines().filter_map(Mount::parse);
     let mounts: Vec<Mount> = mounts.filter(|mount| mount.version == version).collect();
-    let unknown = |groups, why| Located {
-        groups,
-        visibility: Visibility::Unknown(why),
-    };
+    // All mounts of a hierarchy have the same options.
+    let counts_huge_pages = mounts.iter().any(|mount| mount.counts_huge_pages);
     // Of the mounts that contain the group, the one with the shortest root shows most ancestors. A
     // mount can be covered by another at the same place, as when a container's own group is mounted
     // over the whole hierarchy, or an empty directory over all of it. A covered mount cannot be
@@ -86,6 +90,7 @@ pub(crate) fn locate(files: &Files, mounts: &str, version: CgroupVersion, group:
         return Located {
             groups: visible.map(Path::to_owned).collect(),
             visibility: Visibility::Complete,
+            counts_huge_pages,
         };
     }
     let why = match mounts.is_empty() {
@@ -103,13 +108,14 @@ pub(crate) fn locate(files: &Files, mounts: &str, version: CgroupVersion, group:
     let binding = mounts.iter().rev().find(|mount| {
         (is_above(&mount.root) || !is_above(group)) && is_group(files, &mount.point, version)
     });
-    unknown(
-        binding
+    Located {
+        groups: binding
             .map(|mount| mount.point.clone())
             .into_iter()
             .collect(),
-        why,
-    )
+        visibility: Visibility::Unknown(why),
+        counts_huge_pages,
+    }
 }
 
 /// Returns true if a directory is one of a hierarchy with this interface.

@@ -76,6 +76,9 @@ impl Cgroups {
             CgroupVersion::V1 => v1::read(files, &located.groups, &mut found)?,
             CgroupVersion::V2 => v2::read(files, &located.groups, &mut found)?,
         }
+        for reading in &mut found.readings {
+            reading.counts_huge_pages = located.counts_huge_pages;
+        }
         found.groups = located.groups;
         Ok(found)
     }
