@@ -10,6 +10,7 @@ mod differential;
 mod growth;
 mod in_place;
 mod interleavings;
+mod kept;
 mod legacy_exceptions;
 mod limits;
 mod line_table;

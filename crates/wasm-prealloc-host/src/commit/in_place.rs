@@ -10,7 +10,7 @@ use crate::commit::locking::Locking;
 use crate::commit::populate::{Part, Populate};
 use crate::commit::report::{Method, Secured};
 use crate::commit::requirements::{LockMemory, Requirements};
-use crate::commit::residency::Reader;
+use crate::commit::residency::{Mapped, Reader};
 use crate::commit::secure::{keep, whole_milliseconds};
 use crate::commit::trial::Trial;
 use crate::error::Error;
@@ -25,6 +25,11 @@ use crate::sys;
 /// the lock, the backing and [`lock_memory`](Requirements::lock_memory) do. An engine that unmaps
 /// or resets its memories gives the pages back.
 ///
+/// The memory has to be private. Pages that were only read, that come from a file (a copy-on-write
+/// image), or that a child shares are replaced by pages of the process's own. Same-page merging
+/// leaves the memory alone afterwards, core dumps do not contain it, and a child that is forked
+/// later does not have the pages that lie completely in the range: a child that uses them crashes.
+///
 /// The lock is held and limits are checked as for [`SecuredRegion::secure`], so memory that does
 /// not fit is refused without a kill. After a failure, pages that are already resident stay so
 /// until the engine frees them: drop the instance at once.
@@ -33,7 +38,7 @@ use crate::sys;
 ///
 /// # Errors
 /// As for [`SecuredRegion::secure`]; [`Error::Backing`] for pages of the machine's pool, which
-/// cannot back memory that is already mapped.
+/// cannot back memory that is already mapped; [`Error::Mapping`] for shared memory.
 ///
 /// # Safety
 /// All of the range is mapped, readable and writable, and stays so during the call.
@@ -129,7 +134,7 @@ pub unsafe fn secure_in_place(
         }
         // SAFETY: the pages are the caller's.
         let locked_bytes = unsafe { locking.lock([(base, whole_bytes)].into_iter()) }?;
-        let resident_bytes = reader.check(start, bytes)?;
+        let resident_bytes = reader.check(start, bytes, Mapped::Unknown)?;
         let how = parts
             .iter()
             .map(Part::method)
@@ -149,6 +154,10 @@ fn range_inside(start: usize, bytes: usize, page: usize) -> Range<usize> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    #[cfg(target_os = "linux")]
+    use crate::commit::region::Region;
+    #[cfg(target_os = "linux")]
+    use crate::commit::residency::tests::in_every_way;
 
     /// A private, writable mapping of a file.
     #[cfg(target_os = "linux")]
@@ -227,5 +236,87 @@ pub(crate) mod tests {
         // SAFETY: the array outlives the call.
         let refused = unsafe { secure_in_place(memory.as_mut_ptr(), 8, requirements) };
         assert!(matches!(refused, Err(Error::Backing { .. })), "{refused:?}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn memory_that_was_only_read_is_committed_in_every_way() {
+        in_every_way(|reader| {
+            for backing in [Backing::Base, Backing::Auto] {
+                let bytes = 8 << 20;
+                let region = Region::writable(bytes);
+                let base = region.base();
+                for at in (0..bytes).step_by(sys::page_bytes()) {
+                    // SAFETY: the range is readable and this test's own.
+                    assert_eq!(unsafe { base.add(at).read_volatile() }, 0);
+                }
+                check_in_place(base, bytes, backing, 0, reader);
+            }
+        });
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_private_image_of_a_file_is_committed_in_every_way() {
+        in_every_way(|reader| {
+            for backing in [Backing::Base, Backing::Auto] {
+                let bytes = 4 << 20;
+                let file = PrivateFile::new(&vec![7; bytes]);
+                check_in_place(file.base(), bytes, backing, 7, reader);
+            }
+        });
+    }
+
+    /// Secures memory in place, and checks it by the page tables.
+    #[cfg(target_os = "linux")]
+    fn check_in_place(
+        base: NonNull<u8>,
+        bytes: usize,
+        backing: Backing,
+        contents: u8,
+        reader: &Reader,
+    ) {
+        let requirements = Requirements {
+            backing,
+            ..Requirements::default()
+        };
+        // SAFETY: the range is mapped and writable during the call.
+        let secured = unsafe { secure_in_place(base.as_ptr(), bytes, &requirements) }.unwrap();
+        assert_eq!(secured.resident_bytes, bytes as u64);
+        let mut own = 0;
+        let range = base.addr().get()..base.addr().get() + bytes;
+        let tables = sys::PageTables::open().unwrap();
+        tables.unshared(range, |pages| own += pages.len()).unwrap();
+        assert_eq!(own, bytes, "{backing} {reader:?}");
+        // SAFETY: the range is mapped, and nothing writes to it.
+        let memory = unsafe { std::slice::from_raw_parts(base.as_ptr(), bytes) };
+        assert!(memory.iter().all(|&byte| byte == contents));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn pages_that_a_child_shares_are_missing() {
+        let bytes = 2 << 20;
+        let region = Region::writable(bytes);
+        // SAFETY: the range is writable and this test's own.
+        unsafe { region.base().write_bytes(1, bytes) };
+        let reader = Reader::open();
+        assert_eq!(reader.missing(region.base().as_ptr(), bytes).unwrap(), 0);
+        // SAFETY: the child makes one system call until it is killed.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            loop {
+                // SAFETY: pause has no preconditions.
+                unsafe { libc::pause() };
+            }
+        }
+        let missing = reader.missing(region.base().as_ptr(), bytes).unwrap();
+        check_in_place(region.base(), bytes, Backing::Base, 1, &reader);
+        // SAFETY: the child was not waited for, so the number is still its own.
+        unsafe {
+            libc::kill(child, libc::SIGKILL);
+            libc::waitpid(child, std::ptr::null_mut(), 0);
+        }
+        assert_eq!(missing, bytes as u64);
     }
 }

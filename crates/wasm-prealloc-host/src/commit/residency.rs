@@ -57,6 +57,15 @@ pub fn resident_bytes(memory: &[u8]) -> io::Result<u64> {
     }
 }
 
+/// The kind of mappings in a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mapped {
+    /// This crate's own, without files.
+    Anonymous,
+    /// Perhaps of files.
+    Unknown,
+}
+
 /// A source of residency. It is opened before a commit, because at a limit the kernel may not have
 /// the memory for an open file.
 #[derive(Debug)]
@@ -72,6 +81,10 @@ pub(crate) enum Reader {
 
 impl Reader {
     pub(crate) fn open() -> Reader {
+        #[cfg(test)]
+        if let Some(open) = tests::FORCED.get() {
+            return open();
+        }
         match PageTables::open() {
             Ok(tables) => Reader::PageTables(tables),
             Err(error) if sys::HAS_PAGE_TABLES => Reader::Unreadable(error),
@@ -97,8 +110,12 @@ impl Reader {
         Ok((bytes as u64).saturating_sub(own))
     }
 
-    /// Counts the resident bytes of a range that was committed.
+    /// Counts the resident bytes of a range. Without page tables, it has to be committed.
     pub(crate) fn count(&self, start: *const u8, bytes: usize) -> io::Result<u64> {
+        self.count_of(start, bytes, Mapped::Unknown)
+    }
+
+    fn count_of(&self, start: *const u8, bytes: usize, mapped: Mapped) -> io::Result<u64> {
         let page = sys::page_bytes();
         let (start, end) = (start as usize, start as usize + bytes);
         let mut sum = 0;
@@ -107,7 +124,7 @@ impl Reader {
         };
         let whole = start - start % page..end.next_multiple_of(page);
         match self {
-            Reader::PageTables(tables) => tables.own(whole, add)?,
+            Reader::PageTables(tables) => tables.own(whole, mapped == Mapped::Anonymous, add)?,
             Reader::Unreadable(_) | Reader::Mincore => {
                 let mut states = [0_u8; PAGES_AT_ONCE];
                 for first in whole.clone().step_by(PAGES_AT_ONCE * page) {
@@ -128,12 +145,13 @@ impl Reader {
     pub(crate) fn count_all(
         &self,
         ranges: impl Iterator<Item = (*const u8, usize)>,
+        mapped: Mapped,
     ) -> Result<u64, Error> {
         let mut pauses = PAUSES.iter();
         let mut sum = 0;
         for (start, bytes) in ranges {
             sum += loop {
-                let counted = self.count(start, bytes);
+                let counted = self.count_of(start, bytes, mapped);
                 let resident = counted.map_err(Error::system("reading the page tables", bytes))?;
                 match pauses.as_slice() {
                     [_, ..] if resident < bytes as u64 => {}
@@ -146,16 +164,21 @@ impl Reader {
     }
 
     /// Checks that all of a range that was committed is resident, and returns its size.
-    pub(crate) fn check(&self, start: *const u8, bytes: usize) -> Result<u64, Error> {
-        let resident_bytes = self.count_all([(start, bytes)].into_iter())?;
+    pub(crate) fn check(
+        &self,
+        start: *const u8,
+        bytes: usize,
+        mapped: Mapped,
+    ) -> Result<u64, Error> {
+        let resident_bytes = self.count_all([(start, bytes)].into_iter(), mapped)?;
         all_of(bytes as u64, resident_bytes)
     }
 }
 
-/// Counts the residency of ranges that were committed and may be in use. The error of missing
-/// memory is [`Error::NotResident`].
+/// Counts the residency of ranges that this crate mapped and committed, and that may be in use. The
+/// error of missing memory is [`Error::NotResident`].
 ///
-/// For 4 GiB it takes about 10 ms in huge pages, and 80 ms in base pages. Page faults are not held
+/// For 4 GiB it takes 0.3 ms in huge pages, and 40 ms in base pages. Page faults are not held
 /// up, but changes of mappings are, for about 1 ms at a time.
 pub(crate) fn residency(
     ranges: impl Iterator<Item = (*const u8, usize)> + Clone,
@@ -172,7 +195,7 @@ pub(crate) fn residency(
         reader => reader,
     };
     let expected_bytes = ranges.clone().map(|(_, bytes)| bytes as u64).sum();
-    let resident_bytes = all_of(expected_bytes, reader.count_all(ranges)?)?;
+    let resident_bytes = all_of(expected_bytes, reader.count_all(ranges, Mapped::Anonymous)?)?;
     Ok(Residency {
         expected_bytes,
         resident_bytes,
@@ -191,4 +214,4 @@ fn all_of(expected_bytes: u64, resident_bytes: u64) -> Result<u64, Error> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,7 +11,7 @@ use crate::commit::populate::{self, Part, Populate};
 use crate::commit::region::{HUGE_PAGE_BYTES, Layout, Region};
 use crate::commit::report::{Method, Progress, Secured, Stage};
 use crate::commit::requirements::{LockMemory, Requirements, WASM_PAGE_BYTES};
-use crate::commit::residency::{Reader, Residency, residency};
+use crate::commit::residency::{Mapped, Reader, Residency, residency};
 use crate::commit::trial::Trial;
 use crate::error::Error;
 use crate::limits::explain::explain;
@@ -261,7 +261,7 @@ impl Commit {
                 region.secured.how = part.method();
             }
             self.reader
-                .check(region.region.base().as_ptr(), self.bytes)?;
+                .check(region.region.base().as_ptr(), self.bytes, Mapped::Anonymous)?;
         }
         Ok(locked_bytes)
     }

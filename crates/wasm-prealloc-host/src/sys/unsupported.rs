@@ -87,7 +87,12 @@ impl PageTables {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub(crate) fn own(&self, _: Range<usize>, _: impl FnMut(Range<usize>)) -> io::Result<()> {
+    pub(crate) fn own(
+        &self,
+        _: Range<usize>,
+        _anonymous: bool,
+        _: impl FnMut(Range<usize>),
+    ) -> io::Result<()> {
         match *self {}
     }
 

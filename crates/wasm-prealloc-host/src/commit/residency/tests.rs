@@ -1,5 +1,6 @@
 //! The same memory read in the three ways: by scans, by entries, and without page tables.
 
+use std::cell::Cell;
 use std::ptr::NonNull;
 
 use super::*;
@@ -7,6 +8,24 @@ use crate::commit::region::Region;
 use crate::sys::Advice;
 
 const MIB: usize = 1 << 20;
+
+thread_local! {
+    /// Takes the place of [`Reader::open`] in this thread.
+    pub(super) static FORCED: Cell<Option<fn() -> Reader>> = const { Cell::new(None) };
+}
+
+/// Runs a test in each of the three ways.
+#[cfg(target_os = "linux")]
+pub(crate) fn in_every_way(test: impl Fn(&Reader)) {
+    let entries = || Reader::PageTables(PageTables::of_entries().unwrap());
+    let unreadable = || Reader::Unreadable(io::ErrorKind::NotFound.into());
+    let ways: [Option<fn() -> Reader>; 3] = [None, Some(entries), Some(unreadable)];
+    for way in ways {
+        FORCED.set(way);
+        test(&Reader::open());
+        FORCED.set(None);
+    }
+}
 
 /// Returns the ways that this system has. A kernel with scans has all of them.
 fn readers() -> Vec<Reader> {
