@@ -185,6 +185,33 @@ fn the_process_may_use_one_of_two_nodes() {
 }
 
 #[test]
+fn the_pool_of_huge_pages_is_that_of_the_only_node() {
+    let folder = copy("numa");
+    let write = |path: &str, number: u64| {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, format!("{number}\n")).unwrap();
+    };
+    let machine = "sys/kernel/mm/hugepages/hugepages-2048kB";
+    let node = "sys/devices/system/node/node1/hugepages/hugepages-2048kB";
+    for (name, of_machine, of_node) in [
+        ("nr_hugepages", 1000, Some(100)),
+        ("free_hugepages", 900, Some(90)),
+        ("surplus_hugepages", 0, Some(0)),
+        ("resv_hugepages", 5, None),
+        ("nr_overcommit_hugepages", 0, None),
+    ] {
+        write(&format!("{machine}/{name}"), of_machine);
+        if let Some(number) = of_node {
+            write(&format!("{node}/{name}"), number);
+        }
+    }
+    let pool = find(&read(folder.path()), |limit| limit.kind() == "huge-pages");
+    assert_eq!(pool.available_bytes, 85 * 2 * MIB);
+    assert!(pool.limit.to_string().contains(node), "{pool}");
+}
+
+#[test]
 fn a_process_that_may_use_every_node_has_no_limit_of_nodes() {
     let folder = copy("numa");
     let status = folder.path().join("proc/self/status");

@@ -70,7 +70,7 @@ fn another_user_cannot_stop_a_host_with_the_default_lock() {
         return;
     };
     let _holder = Holder::start(holding, "/".as_ref());
-    lock.timeout = Duration::from_secs(6);
+    lock.timeout = Duration::from_secs(24);
     let waits = Arc::new(Mutex::new(0));
     let seen = Arc::clone(&waits);
     let start = Instant::now();
@@ -87,8 +87,8 @@ fn another_user_cannot_stop_a_host_with_the_default_lock() {
         .unwrap();
     // A twelfth of the timeout.
     let waited = pool.secured().unwrap().waited;
-    assert!(waited >= Duration::from_millis(500), "{waited:?}");
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(waited >= Duration::from_secs(2), "{waited:?}");
+    assert!(start.elapsed() < Duration::from_secs(24));
     assert!(*waits.lock().unwrap() >= 2);
 }
 

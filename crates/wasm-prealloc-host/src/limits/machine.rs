@@ -35,15 +35,12 @@ fn machine(meminfo: &Table, protected_bytes: u64) -> Result<Reading, Error> {
     Ok(reading.drifting(DRIFT_BYTES))
 }
 
-/// Reads the memory of the NUMA nodes that the process may use. Returns `None` if it may use all of
-/// them.
-fn nodes(files: &Files, protected_bytes: u64) -> Result<Option<Reading>, Error> {
-    let folder = Path::new("/sys/devices/system/node");
-    let Some(with_memory) = files
-        .read_optional(&folder.join("has_memory"))
-        .ok()
-        .flatten()
-    else {
+const NODES: &str = "/sys/devices/system/node";
+
+/// Returns the NUMA nodes that the process may use, or `None` if it may use all of them.
+fn allowed_nodes(files: &Files) -> Result<Option<Vec<usize>>, Error> {
+    let with_memory = files.read_optional(&Path::new(NODES).join("has_memory"));
+    let Some(with_memory) = with_memory.ok().flatten() else {
         return Ok(None);
     };
     let status = Table::read(files, "/proc/self/status")?;
@@ -57,9 +54,16 @@ fn nodes(files: &Files, protected_bytes: u64) -> Result<Option<Reading>, Error> 
         allowed.retain(|node| bound.contains(node));
     }
     allowed.retain(|node| all.contains(node));
-    if allowed.len() == all.len() || allowed.is_empty() {
+    Ok((!allowed.is_empty() && allowed.len() < all.len()).then_some(allowed))
+}
+
+/// Reads the memory of the NUMA nodes that the process may use. Returns `None` if it may use all of
+/// them.
+fn nodes(files: &Files, protected_bytes: u64) -> Result<Option<Reading>, Error> {
+    let Some(allowed) = allowed_nodes(files)? else {
         return Ok(None);
-    }
+    };
+    let folder = Path::new(NODES);
     let mut sums = [0_u64; 3];
     for node in &allowed {
         let meminfo = Table::read(files, folder.join(format!("node{node}/meminfo")))?;
@@ -140,32 +144,44 @@ fn zones(files: &Files, nodes: &[usize], total_bytes: u64) -> Zones {
 /// The sizes of huge pages that memory can be backed by.
 const HUGE_PAGES: [u64; 2] = [2 << 20, 1 << 30];
 
-/// Reads the machine's pools of huge pages.
+/// Reads the machine's pools of huge pages, or those of the only node that the process may use.
 pub(crate) fn huge_pools(files: &Files) -> Result<Vec<Reading>, Error> {
+    let machine = Path::new("/sys/kernel/mm/hugepages");
+    let folder = match allowed_nodes(files)?.as_deref() {
+        Some([node]) => Path::new(NODES).join(format!("node{node}/hugepages")),
+        _ => machine.to_owned(),
+    };
     let mut readings = Vec::new();
     for page_bytes in HUGE_PAGES {
         let name = format!("hugepages-{}kB", page_bytes >> 10);
-        let pool = Path::new("/sys/kernel/mm/hugepages").join(name);
+        let pool = folder.join(&name);
         if files.is_directory(&pool) {
-            readings.push(huge_pool(files, page_bytes, pool)?);
+            let machine = machine.join(&name);
+            readings.push(huge_pool(files, page_bytes, pool, &machine)?);
         }
     }
     Ok(readings)
 }
 
-fn huge_pool(files: &Files, page_bytes: u64, pool: PathBuf) -> Result<Reading, Error> {
-    let bytes = |name: &str| {
-        let path = pool.join(name);
+/// Reads one pool. Only the whole machine has numbers of reserved pages and of pages on demand.
+fn huge_pool(
+    files: &Files,
+    page_bytes: u64,
+    pool: PathBuf,
+    machine: &Path,
+) -> Result<Reading, Error> {
+    let bytes = |folder: &Path, name: &str| {
+        let path = folder.join(name);
         let pages = files::number(&path, &files.read(&path)?)?;
         Ok(pages.saturating_mul(page_bytes))
     };
-    let all = bytes("nr_hugepages")?;
+    let all = bytes(&pool, "nr_hugepages")?;
     // The kernel makes pages beyond the pool's own on demand, up to a number.
-    let limit_bytes = (all - bytes("surplus_hugepages")?.min(all))
-        .saturating_add(bytes("nr_overcommit_hugepages")?);
+    let limit_bytes = (all - bytes(&pool, "surplus_hugepages")?.min(all))
+        .saturating_add(bytes(machine, "nr_overcommit_hugepages")?);
     // A mapping reserves its pages when it is made, and uses them when they are touched.
-    let in_use_bytes =
-        (all - bytes("free_hugepages")?.min(all)).saturating_add(bytes("resv_hugepages")?);
+    let in_use_bytes = (all - bytes(&pool, "free_hugepages")?.min(all))
+        .saturating_add(bytes(machine, "resv_hugepages")?);
     let limit = Limit::HugePages { page_bytes, pool };
     Ok(Reading::new(limit, limit_bytes, in_use_bytes, 0))
 }
