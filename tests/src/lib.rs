@@ -1,6 +1,7 @@
 //! Support for the end-to-end tests and for `cargo xtask memory-test`: the guests and programs under
 //! test, memory cgroups to run them in, and the three experiments in such groups: the four [`cells`],
-//! hosts at many [`limits`], and a [`chain`] of blocks on many [`machines`].
+//! hosts at many [`limits`], and a [`chain`] of blocks on many [`machines`]. Scenarios in virtual
+//! machines are in [`vm`].
 //!
 //! This crate does not depend on an engine, so that `cargo xtask` builds quickly.
 
@@ -15,6 +16,7 @@ mod memory_lock;
 mod npm;
 mod programs;
 mod skip;
+pub mod vm;
 
 pub use indexer::{INDEXER, Indexer, Outcome, Setup};
 pub use memory_group::MemoryGroup;

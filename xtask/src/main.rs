@@ -7,6 +7,7 @@ mod docs;
 mod memory_test;
 mod sanitize;
 mod test;
+mod vm_test;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -45,6 +46,8 @@ enum Task {
     Test(test::Opts),
     /// Run guests in memory cgroups, without and with secured memory, and compare
     MemoryTest(memory_test::Opts),
+    /// Run hosts in virtual machines with cgroup v2, and compare with the right outcomes
+    VmTest(vm_test::Opts),
     /// Run the host crate's tests under sanitizers and Miri (needs nightly)
     Sanitize(sanitize::Opts),
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Task::Docs(opts) => docs::run(&opts),
         Task::Test(opts) => test::run(&opts),
         Task::MemoryTest(opts) => memory_test::run(&opts),
+        Task::VmTest(opts) => vm_test::run(&opts),
         Task::Sanitize(opts) => sanitize::run(&opts),
     };
     let code = match result {

@@ -115,7 +115,7 @@ fn cell_rows(indexer: &Indexer) -> Result<usize> {
 }
 
 /// Returns a table with titles that are separated by `|`.
-fn table(titles: &str) -> Table {
+pub(crate) fn table(titles: &str) -> Table {
     let mut table = Table::new();
     table.load_style(ASCII_MARKDOWN);
     table.set_header(titles.split('|'));

@@ -1,11 +1,13 @@
 //! A host without an engine: secures a pool of memories, reports the outcome, and gives them back.
 //! Tests and `cargo xtask memory-test` run it under limits.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use wasm_prealloc_host::{
-    Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, LockMemory, MemoryPool, Policy,
+    Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, Error, LockMemory, LockOptions, MemoryPool,
+    Policy,
 };
 
 /// Secure memory, or name on stderr the limit that leaves too little.
@@ -26,37 +28,32 @@ struct Opts {
     #[arg(long, default_value_t = DEFAULT_MARGIN_BYTES)]
     margin_bytes: u64,
     /// Keep the memory from being swapped out
+    #[arg(
+        long,
+        default_value_t,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "on"
+    )]
+    lock_memory: LockMemory,
+    /// The file that hosts lock to commit one after another
     #[arg(long)]
-    lock_memory: bool,
+    lock: Option<PathBuf>,
+    /// Lend a memory, write this many MiB, and lend it again: it must be zero
+    #[arg(long, value_name = "MIB")]
+    write: Option<usize>,
     /// Keep the memory until stdin ends
     #[arg(long)]
     hold: bool,
+    /// At the end, check again that the memory is resident
+    #[arg(long)]
+    check: bool,
 }
 
 fn main() -> ExitCode {
     let opts = Opts::parse();
-    let pool = MemoryPool::builder()
-        .pages(opts.pages)
-        .slots(opts.slots)
-        .backing(opts.backing)
-        .policy(opts.policy)
-        .margin_bytes(opts.margin_bytes)
-        .lock_memory(match opts.lock_memory {
-            true => LockMemory::On,
-            false => LockMemory::Auto,
-        })
-        .secure();
-    match pool {
-        Ok(pool) => {
-            if let Some(done) = pool.secured() {
-                eprintln!("secured: {done}");
-            }
-            if opts.hold {
-                // The end of stdin and an error both end the wait.
-                let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-            }
-            ExitCode::SUCCESS
-        }
+    match secure(&opts).and_then(|pool| used(&opts, &pool)) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             // The variant and its fields, for tests.
@@ -64,4 +61,55 @@ fn main() -> ExitCode {
             ExitCode::from(1)
         }
     }
+}
+
+/// Secures the memory and reports it.
+fn secure(opts: &Opts) -> Result<MemoryPool, Error> {
+    let mut lock = LockOptions::default();
+    if let Some(path) = &opts.lock {
+        lock.path.clone_from(path);
+    }
+    let pool = MemoryPool::builder()
+        .pages(opts.pages)
+        .slots(opts.slots)
+        .backing(opts.backing)
+        .policy(opts.policy)
+        .margin_bytes(opts.margin_bytes)
+        .lock_memory(opts.lock_memory)
+        .lock(lock)
+        .secure()?;
+    if let Some(done) = pool.secured() {
+        eprintln!("secured: {done}");
+    }
+    Ok(pool)
+}
+
+/// Uses and keeps the memory as the options say.
+fn used(opts: &Opts, pool: &MemoryPool) -> Result<(), Error> {
+    if let Some(mib) = opts.write {
+        write_and_reset(pool, mib << 20)?;
+    }
+    if opts.hold {
+        // The end of stdin and an error both end the wait.
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    }
+    if opts.check {
+        let residency = pool.check()?;
+        eprintln!("still resident: {} bytes", residency.resident_bytes);
+    }
+    Ok(())
+}
+
+/// Lends a memory twice, and reports the number of bytes that were not zero the second time.
+fn write_and_reset(pool: &MemoryPool, bytes: usize) -> Result<(), Error> {
+    let pages = pool.pages();
+    let mut first = pool.lend(pages, Some(pages))?;
+    first.bytes_mut()[..bytes].fill(0xa5);
+    drop(first);
+    let second = pool.lend(pages, Some(pages))?;
+    let left = second.bytes().iter().filter(|&&byte| byte != 0).count();
+    let statistics = pool.statistics();
+    eprintln!("{left} bytes were left of the first loan");
+    eprintln!("{statistics:?}");
+    Ok(())
 }
