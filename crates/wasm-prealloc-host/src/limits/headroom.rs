@@ -128,14 +128,16 @@ impl Headroom {
         }
     }
 
-    /// Returns a limit that explains why the kernel refused `need`: one that is exceeded, or else
-    /// one that could be, given the precision of its reading.
+    /// Returns a limit that explains why a system call failed with ENOMEM: one that is exceeded, or
+    /// else one that could be, given the precision of its reading. At limits on physical memory no
+    /// system call fails so.
     pub(crate) fn explanation(&self, need: &Need) -> Option<Shortfall> {
         let nearly = || {
             self.readings
                 .iter()
                 .map(|reading| Shortfall::new(reading, need.against(reading)))
-                .find(|shortfall| shortfall.needed_bytes > 0 && shortfall.is_nearly_exceeded())
+                .filter(|shortfall| shortfall.needed_bytes > 0 && !shortfall.limit.is_physical())
+                .find(Shortfall::is_nearly_exceeded)
         };
         self.shortfall(need).or_else(nearly)
     }
@@ -147,5 +149,30 @@ impl Headroom {
         readings
             .filter(|reading| matches!(reading.limit, Cgroup { .. } | CgroupHidden { .. }))
             .min_by_key(|reading| reading.available_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_within_the_precision_of_a_reading_is_explained_by_it() {
+        let of = |limit| Reading::new(limit, 100 << 20, 0, 0).drifting(8 << 20);
+        let headroom = Headroom {
+            readings: vec![of(Limit::Machine), of(Limit::Overcommit)],
+            visibility: Visibility::Complete,
+        };
+        let need = |mib: u64| Need::commit(mib << 20, 0, 0);
+        assert_eq!(headroom.shortfall(&need(95)), None);
+        let explained = headroom.explanation(&need(95)).unwrap();
+        assert_eq!(explained.limit, Limit::Overcommit);
+        let message = explained.to_string();
+        assert!(message.contains("the kernel refused"), "{message}");
+        assert!(
+            message.contains("at least 109051904 bytes (104 MiB)"),
+            "{message}"
+        );
+        assert_eq!(headroom.explanation(&need(50)), None);
     }
 }

@@ -102,6 +102,14 @@ impl Limit {
         }
     }
 
+    /// Returns true if the limit is on pages in use.
+    pub(crate) fn is_physical(&self) -> bool {
+        matches!(
+            self,
+            Limit::Cgroup { .. } | Limit::CgroupHidden { .. } | Limit::Machine | Limit::Numa { .. }
+        )
+    }
+
     /// The unit of the limit's numbers: `bytes`, or `mappings` for [`Limit::Mappings`].
     pub fn unit(&self) -> &'static str {
         match self {
