@@ -245,6 +245,21 @@ fn all_slots_count_against_a_limit_together() {
     assert!(since.elapsed() < Duration::from_secs(30));
 }
 
+#[test]
+fn more_slots_than_can_exist_are_refused_before_anything_is_mapped() {
+    let since = Instant::now();
+    for slots in [usize::MAX, usize::MAX / 200, 1 << 40, 1 << 30] {
+        let builder = MemoryPool::builder().slots(slots).pages(1);
+        match builder.secure() {
+            Err(Error::TooManySlots { slots: named }) => assert_eq!(named, slots),
+            // The list would fit, and the memory does not.
+            Err(Error::Shortfall(_)) if slots < 1 << 41 => {}
+            other => panic!("{slots}: {other:?}"),
+        }
+    }
+    assert!(since.elapsed() < Duration::from_secs(120));
+}
+
 /// Adds huge pages to the machine's pool during a test, and restores the pool afterwards.
 struct HugePages {
     file: String,
