@@ -1,6 +1,25 @@
 //! Zeroes a slot that comes back, and counts the work. The time depends on what was written, not on
 //! the size of the slot: up to the enforced size, up to an adaptive watermark with write tracking
 //! above it, or everything. Memory stays resident throughout.
+//!
+//! Without enforced sizes and without tracking, everything is zeroed: no cheaper way is sound.
+//! Measured on 2026-11-30 (Linux 6.18, one virtual processor, ms of CPU time for 4 GiB):
+//!
+//! | | base pages | huge pages |
+//! |---|---|---|
+//! | zero everything | 113 | 90 |
+//! | the same with non-temporal stores | 143 | 103 |
+//! | the same on two threads | 114 | 90 |
+//! | read everything, zero what is not zero | 274 | 251 |
+//! | read `/proc/self/pagemap`, which soft-dirty bits need at least | 65 | 4 |
+//! | protect everything and unprotect it (a handler of faults as the tracker) | 275 | 1 |
+//! | `MADV_DONTNEED` and populate, 2 MiB at a time (not resident in between) | 2099 | 456 |
+//!
+//! Soft-dirty bits (`/proc/self/clear_refs`) are cleared for the whole process, so a write of
+//! another instance between reading and clearing them would be lost, and many kernels are built
+//! without them. With base pages they would take more than half of the time of zeroing. The size
+//! that a guest counts itself is no bound: it may write above it. A pool without tracking has two
+//! ways out: `Policy::CommitMaximum`, and `Reset::Background` with a slot more.
 
 use std::io;
 use std::ops::Range;
