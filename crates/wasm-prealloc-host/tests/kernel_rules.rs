@@ -166,6 +166,44 @@ fn a_file_that_cannot_be_read_hides_its_limit_and_does_not_refuse() {
     headroom.check(&Need::populate(600 * MIB, 0)).unwrap_err();
 }
 
+/// At these settings the kernel refuses without a kill, so a host need not know them.
+#[test]
+fn settings_that_cannot_be_read_do_not_refuse() {
+    for (case, path, kind) in [
+        (
+            "strict-overcommit",
+            "proc/sys/vm/overcommit_memory",
+            "overcommit",
+        ),
+        (
+            "huge-pages",
+            "sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages",
+            "huge-pages",
+        ),
+        ("mappings", "proc/sys/vm/max_map_count", "mappings"),
+    ] {
+        let folder = copy(case);
+        let of_kind = |root: &Path| {
+            let readings = read(root).readings.into_iter();
+            readings
+                .filter(|reading| reading.limit.kind() == kind)
+                .count()
+        };
+        let before = of_kind(folder.path());
+        let path = folder.path().join(path);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(of_kind(folder.path()), before - 1, "{case}");
+    }
+    // Without the machine's memory a kill cannot be ruled out.
+    let folder = copy("v2-plain");
+    std::fs::remove_file(folder.path().join("proc/meminfo")).unwrap();
+    let error = Headroom::read_from(&Files::under(folder.path())).unwrap_err();
+    let message = error.to_string();
+    let parts = ["/proc/meminfo", "ProcSubset=pid"];
+    assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+}
+
 #[test]
 fn the_process_may_use_one_of_two_nodes() {
     let headroom = read(tree("numa"));

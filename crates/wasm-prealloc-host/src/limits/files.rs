@@ -43,6 +43,12 @@ impl Files {
         }
     }
 
+    /// Reads a setting at which the kernel itself refuses without a kill, so that it need not be
+    /// known. Returns `None` if it cannot be read.
+    pub(crate) fn read_if_possible(&self, path: &Path) -> Option<String> {
+        self.read_optional(path).ok().flatten()
+    }
+
     /// Returns the number of processors that are online, or a large number if it cannot be read.
     pub(crate) fn processors(&self) -> u64 {
         const MANY: u64 = 64;

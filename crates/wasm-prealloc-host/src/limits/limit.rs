@@ -46,8 +46,9 @@ pub enum Limit {
     AddressSpace,
     /// The process's writable private memory: `RLIMIT_DATA`, see setrlimit(2).
     DataSegment,
-    /// Strict overcommit accounting (`vm.overcommit_memory = 2`): `CommitLimit` and
-    /// `Committed_AS` of `/proc/meminfo`.
+    /// Strict overcommit accounting (`vm.overcommit_memory = 2`): `CommitLimit` and `Committed_AS` of
+    /// `/proc/meminfo`, without `vm.user_reserve_kbytes` and, for a process without `CAP_SYS_ADMIN`,
+    /// `vm.admin_reserve_kbytes`.
     Overcommit,
     /// The machine's pool of huge pages of one size, see `hugetlbpage.rst` of the kernel.
     HugePages {

@@ -39,8 +39,8 @@ const NODES: &str = "/sys/devices/system/node";
 
 /// Returns the NUMA nodes that the process may use, or `None` if it may use all of them.
 fn allowed_nodes(files: &Files) -> Result<Option<Vec<usize>>, Error> {
-    let with_memory = files.read_optional(&Path::new(NODES).join("has_memory"));
-    let Some(with_memory) = with_memory.ok().flatten() else {
+    let with_memory = files.read_if_possible(&Path::new(NODES).join("has_memory"));
+    let Some(with_memory) = with_memory else {
         return Ok(None);
     };
     let status = Table::read(files, "/proc/self/status")?;
@@ -157,7 +157,11 @@ pub(crate) fn huge_pools(files: &Files) -> Result<Vec<Reading>, Error> {
         let pool = folder.join(&name);
         if files.is_directory(&pool) {
             let machine = machine.join(&name);
-            readings.push(huge_pool(files, page_bytes, pool, &machine)?);
+            // The kernel refuses pages of a pool that cannot be read, without a kill.
+            match huge_pool(files, page_bytes, pool, &machine) {
+                Err(error) if !files::is_malformed(&error) => {}
+                reading => readings.push(reading?),
+            }
         }
     }
     Ok(readings)

@@ -57,7 +57,7 @@ pub(crate) fn own(files: &Files) -> Result<Vec<Reading>, Error> {
 /// `CommitLimit`, without the administrator's reserve for a process without `CAP_SYS_ADMIN`, and
 /// without the user's reserve, must stay above `Committed_AS`.
 pub(crate) fn overcommit(files: &Files) -> Result<Option<Reading>, Error> {
-    let mode = files.read_optional(Path::new("/proc/sys/vm/overcommit_memory"))?;
+    let mode = files.read_if_possible(Path::new("/proc/sys/vm/overcommit_memory"));
     if mode.is_none_or(|mode| mode.trim() != "2") {
         return Ok(None);
     }
@@ -71,7 +71,7 @@ pub(crate) fn overcommit(files: &Files) -> Result<Option<Reading>, Error> {
     let reserve = |name: &str| -> Result<u64, Error> {
         let path = Path::new("/proc/sys/vm").join(name);
         // A kernel without the setting keeps nothing.
-        let text = files.read_optional(&path)?;
+        let text = files.read_if_possible(&path);
         let kib = text.map_or(Ok(0), |text| files::number(&path, &text))?;
         Ok(kib.saturating_mul(1024))
     };
@@ -96,12 +96,12 @@ pub(crate) fn overcommit(files: &Files) -> Result<Option<Reading>, Error> {
 
 /// Reads the limit on mappings, and the addresses of a process.
 fn of_mappings(files: &Files, status: &Table) -> Result<Vec<Reading>, Error> {
-    let Ok(Some(maps)) = files.read_optional(Path::new("/proc/self/maps")) else {
+    let Some(maps) = files.read_if_possible(Path::new("/proc/self/maps")) else {
         return Ok(Vec::new());
     };
     let mut readings = Vec::new();
     let path = Path::new("/proc/sys/vm/max_map_count");
-    if let Ok(Some(most)) = files.read_optional(path) {
+    if let Some(most) = files.read_if_possible(path) {
         let most = files::number(path, &most)?;
         // The kernel's own mapping of old system calls is listed and not counted.
         let mappings = maps.lines().filter(|line| !line.ends_with("[vsyscall]"));

@@ -116,8 +116,8 @@ fn memory_group(groups: &str) -> Option<(CgroupVersion, &str)> {
 
 /// Returns true if the kernel was built without cgroups.
 fn has_no_cgroups(files: &Files) -> bool {
-    let known = files.read_optional(Path::new("/proc/filesystems"));
-    known.ok().flatten().is_some_and(|known| {
+    let known = files.read_if_possible(Path::new("/proc/filesystems"));
+    known.is_some_and(|known| {
         let mut names = known
             .lines()
             .filter_map(|line| line.split_whitespace().last());
@@ -127,8 +127,8 @@ fn has_no_cgroups(files: &Files) -> bool {
 
 /// Returns true if the memory controller was turned off when the kernel was booted.
 fn is_disabled(files: &Files) -> bool {
-    let controllers = files.read_optional(Path::new("/proc/cgroups"));
-    controllers.ok().flatten().is_some_and(|controllers| {
+    let controllers = files.read_if_possible(Path::new("/proc/cgroups"));
+    controllers.is_some_and(|controllers| {
         // Lines of name, hierarchy, number of groups, enabled.
         let fields = controllers.lines().map(str::split_whitespace);
         let mut memory = fields.filter(|fields| fields.clone().next() == Some("memory"));

@@ -71,12 +71,10 @@ pub(crate) fn huge_pages(files: &Files, groups: &[PathBuf]) -> Result<Vec<Readin
                 let prefix = format!("hugetlb.{name}{kind}");
                 let file = group.join(format!("{prefix}.max"));
                 let usage = group.join(format!("{prefix}.current"));
-                let read = |path: &Path| match files.read_optional(path) {
-                    Err(error) if files::is_malformed(&error) => Err(error),
-                    // The kernel refuses huge pages at a limit that cannot be read, without a kill.
-                    result => Ok(result.ok().flatten()),
-                };
-                let (Some(limit), Some(used)) = (read(&file)?, read(&usage)?) else {
+                let (Some(limit), Some(used)) = (
+                    files.read_if_possible(&file),
+                    files.read_if_possible(&usage),
+                ) else {
                     continue;
                 };
                 if limit.trim() == "max" {
