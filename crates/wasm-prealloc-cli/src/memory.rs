@@ -246,9 +246,16 @@ fn with_pages(message: &str, pages: Option<u64>) -> String {
             ApiItem::LockMemoryAuto => "--lock-memory=auto".to_owned(),
             ApiItem::LockPath => "--lock PATH".to_owned(),
             ApiItem::LockTimeout => "--lock-timeout SECONDS".to_owned(),
-            // `run` has one instance, which has all of its slots, so it never waits. It configures
-            // its engine and secures its pool itself, so an error that asks for it is a defect.
-            ApiItem::Wait | ApiItem::Secure | ApiItem::Configure => return None,
+            ApiItem::TableElements => "--table-elements N".to_owned(),
+            ApiItem::EngineHeapBytes => "--engine-heap-bytes N".to_owned(),
+            // `run` has one instance, which has all of its slots, so it never waits. It makes its
+            // engine, limits its store and secures its pool itself, so an error that asks for it is
+            // a defect.
+            ApiItem::Wait
+            | ApiItem::Secure
+            | ApiItem::Configure
+            | ApiItem::Engine
+            | ApiItem::Limiter => return None,
         })
     })
 }

@@ -5,8 +5,10 @@ use std::io::Write as _;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Serialize;
 use wasm_prealloc::{Analysis, Format, MAX_PAGES, Memory, VerifyError};
-use wasm_prealloc_host::{InstantiateError, MemoryPool, Policy, WasmtimePool};
-use wasmtime::{Config, Engine, ExternType, Instance, Linker, Module, Store, Val, ValType};
+use wasm_prealloc_host::{
+    DEFAULT_TABLE_ELEMENTS, InstantiateError, MemoryPool, Policy, StoreLimiter, WasmtimePool,
+};
+use wasmtime::{Config, Engine, ExternType, Instance, Linker, Module, Store, Trap, Val, ValType};
 use wasmtime_wasi::p1::{WasiP1Ctx, add_to_linker_sync};
 use wasmtime_wasi::{I32Exit, WasiCtxBuilder};
 
@@ -26,6 +28,10 @@ const EXAMPLES: &[&str] = &[
 const START: &str = "_start";
 /// The function that must be called first in a library.
 const INITIALIZE: &str = "_initialize";
+
+/// 16 MiB: about 700,000 exceptions with a few values each. The engine's collector frees none of
+/// them before the end.
+const DEFAULT_ENGINE_HEAP_BYTES: u64 = 16 << 20;
 
 const NOT_PINNED: &str = "not-pinned";
 const NOT_SECURED: &str = "not-secured";
@@ -55,6 +61,15 @@ pub(crate) struct Opts {
     /// The number of memories to commit [default: the number that the module has]
     #[arg(long, value_name = "N")]
     slots: Option<usize>,
+
+    /// The size of the engine's own heap, in bytes. It is committed for a module that uses
+    /// exceptions, `externref` or GC types, and not for others
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_ENGINE_HEAP_BYTES)]
+    engine_heap_bytes: u64,
+
+    /// The number of elements that the module's tables can have together. Growth beyond it returns -1
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_TABLE_ELEMENTS)]
+    table_elements: u64,
 
     /// Do not print what was secured
     #[arg(short, long)]
@@ -178,16 +193,20 @@ fn execute(
         true => opts.memory.apply(builder),
         false => opts.memory.apply_with_progress(builder),
     };
-    let prepared = builder.prepare();
-    let mut config = Config::new();
-    prepared.configure(&mut config);
-    let engine = Engine::new(&config).map_err(from_engine)?;
-    let module = Module::new(&engine, wasm).map_err(from_engine)?;
-    prepared
-        .verify(&module)
-        .map_err(|error| Failure::No(NOT_PINNED, memory::with_flags(error)))?;
-    let mut linker: Linker<WasiP1Ctx> = Linker::new(&engine);
-    add_to_linker_sync(&mut linker, |wasi| wasi).map_err(from_engine)?;
+    let mut prepared = builder
+        .engine_heap_bytes(opts.engine_heap_bytes)
+        .table_elements(opts.table_elements)
+        .prepare();
+    let engine = prepared.engine(&mut Config::new()).map_err(from_engine)?;
+    let module = compile(&engine, wasm)?;
+    let not_verified = |error| Failure::No(NOT_PINNED, memory::with_flags(error));
+    // The store below has the pool's limiter.
+    prepared.verify_limited(&module).map_err(not_verified)?;
+    if !prepared.needs_engine_heap(&module).map_err(not_verified)? {
+        prepared = prepared.without_engine_heap();
+    }
+    let mut linker: Linker<State> = Linker::new(&engine);
+    add_to_linker_sync(&mut linker, |state: &mut State| &mut state.wasi).map_err(from_engine)?;
     // Imports and arguments are checked before 4 GiB are committed.
     linker
         .instantiate_pre(&module)
@@ -206,7 +225,12 @@ fn execute(
     wasi.inherit_stdio()
         .arg(opts.module.name())
         .args(&opts.args);
-    let mut store = Store::new(&engine, wasi.build_p1());
+    let state = State {
+        wasi: wasi.build_p1(),
+        limiter: pool.limiter(),
+    };
+    let mut store = Store::new(&engine, state);
+    store.limiter(|state| &mut state.limiter);
     let instance = pool
         .instantiate(&linker, &mut store, &module)
         .map_err(|error| match error {
@@ -215,6 +239,20 @@ fn execute(
         })?;
     call.run(&mut store, instance)
         .map_err(|error| Failure::No(TRAPPED, error))
+}
+
+fn compile(engine: &Engine, wasm: &[u8]) -> Result<Module> {
+    let module = Module::new(engine, wasm).map_err(from_engine);
+    module.map_err(
+        |error| match format!("{error:#}").contains("legacy_exceptions") {
+            true => error.context(
+                "it uses legacy exceptions, which the engine does not run: compile it with `-mllvm \
+             -wasm-use-legacy-eh=false`, or translate it with Binaryen's `wasm-opt \
+             --translate-to-exnref`",
+            ),
+            false => error,
+        },
+    )
 }
 
 /// Returns the module's memories. With the policy `declared` they must be pinned.
@@ -241,6 +279,12 @@ fn memories(opts: &Opts, wasm: &[u8]) -> Result<Vec<Memory>, Failure> {
 /// slot.
 fn maximum_pages(memory: &Memory) -> u64 {
     memory.maximum.unwrap_or(MAX_PAGES).max(1)
+}
+
+/// The data of the module's store.
+struct State {
+    wasi: WasiP1Ctx,
+    limiter: StoreLimiter,
 }
 
 /// The function call that the command line asks for.
@@ -287,7 +331,7 @@ impl<'a> Call<'a> {
     }
 
     /// Calls the function, and returns its results as text.
-    fn run(&self, store: &mut Store<WasiP1Ctx>, instance: Instance) -> Result<Vec<String>> {
+    fn run(&self, store: &mut Store<State>, instance: Instance) -> Result<Vec<String>> {
         let mut results = vec![Val::I32(0); self.results];
         let mut call = |name: &str, args: &[Val], results: &mut [Val]| {
             let function = instance.get_func(&mut *store, name);
@@ -297,6 +341,10 @@ impl<'a> Call<'a> {
                 Err(error) => match error.downcast_ref() {
                     Some(I32Exit(0)) => Ok(()),
                     Some(I32Exit(status)) => bail!("it exited with status {status}"),
+                    None if error.downcast_ref() == Some(&Trap::AllocationTooLarge) => {
+                        let full = "the engine's own heap is full: raise `--engine-heap-bytes N`";
+                        Err(from_engine(error).context(full))
+                    }
                     None => Err(from_engine(error)),
                 },
             }

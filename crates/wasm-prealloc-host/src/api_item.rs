@@ -32,11 +32,19 @@ pub enum ApiItem {
     Secure,
     /// `WasmtimePool::configure`, of the feature `wasmtime`.
     Configure,
+    /// `WasmtimePool::engine`, of the feature `wasmtime`.
+    Engine,
+    /// `WasmtimePool::limiter`, of the feature `wasmtime`.
+    Limiter,
+    /// [`MemoryPoolBuilder::table_elements`](crate::MemoryPoolBuilder::table_elements).
+    TableElements,
+    /// [`MemoryPoolBuilder::engine_heap_bytes`](crate::MemoryPoolBuilder::engine_heap_bytes).
+    EngineHeapBytes,
 }
 
 impl ApiItem {
     /// Every item.
-    pub const ALL: [ApiItem; 11] = [
+    pub const ALL: [ApiItem; 15] = [
         ApiItem::BackingAuto,
         ApiItem::PolicyDeclared,
         ApiItem::PolicyCommitMaximum,
@@ -48,6 +56,10 @@ impl ApiItem {
         ApiItem::LockTimeout,
         ApiItem::Secure,
         ApiItem::Configure,
+        ApiItem::Engine,
+        ApiItem::Limiter,
+        ApiItem::TableElements,
+        ApiItem::EngineHeapBytes,
     ];
 
     /// Returns the name that messages use.
@@ -64,6 +76,10 @@ impl ApiItem {
             ApiItem::LockTimeout => "LockOptions::timeout",
             ApiItem::Secure => "PreparedPool::secure",
             ApiItem::Configure => "WasmtimePool::configure",
+            ApiItem::Engine => "WasmtimePool::engine",
+            ApiItem::Limiter => "WasmtimePool::limiter",
+            ApiItem::TableElements => "MemoryPoolBuilder::table_elements",
+            ApiItem::EngineHeapBytes => "MemoryPoolBuilder::engine_heap_bytes",
         }
     }
 

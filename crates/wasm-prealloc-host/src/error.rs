@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::commit::backing::Backing;
+use crate::error_text::{after, elements, engine_heaps, maximum_pages, nearest_now, retired_slots};
 use crate::limits::limit::{Bytes, Limit, Reading};
 use crate::limits::shortfall::Shortfall;
 
@@ -318,6 +319,63 @@ pub enum Error {
         what: &'static str,
     },
 
+    /// The pool did not make the engine, and a trial cannot show where the engine takes its memories
+    /// from.
+    #[error(
+        "this pool did not make the engine, and {why}, so the engine may take its memories from \
+         elsewhere; make the engine with `WasmtimePool::engine`"
+    )]
+    EngineUnproven {
+        /// The reason why there is no trial.
+        why: &'static str,
+    },
+
+    /// The pool was dropped, and an engine that takes its memories from it was not.
+    #[error(
+        "the pool that the engine takes its memories from was dropped; keep a `MemoryPool` for as \
+         long as modules are instantiated"
+    )]
+    PoolDropped,
+
+    /// The module's tables are larger than the memory that is counted for them.
+    #[error(
+        "the module's tables have {elements} elements, and memory is counted for {bound}; raise \
+         MemoryPoolBuilder::table_elements"
+    )]
+    TablesTooLarge {
+        /// The number of elements that the module's tables have at least.
+        elements: u64,
+        /// The number of elements that are counted for an instance.
+        bound: u64,
+    },
+
+    /// The module's tables can grow beyond the memory that is counted for them.
+    #[error(
+        "the module's tables can grow to {}, and memory is counted for {bound}; give every store of \
+         this module the limiter of the pool (WasmtimePool::limiter), declare smaller maximums in \
+         the module, or raise MemoryPoolBuilder::table_elements",
+        elements(.maximum)
+    )]
+    UnboundedTables {
+        /// The number of elements to which the tables can grow, if it is known.
+        maximum: Option<u64>,
+        /// The number of elements that are counted for an instance.
+        bound: u64,
+    },
+
+    /// The module needs the engine's own heap, for exceptions, `externref` or GC types, and there is
+    /// none for it.
+    #[error(
+        "the module needs the engine's own heap, for exceptions, externref or GC types, and {}",
+        engine_heaps(.heaps)
+    )]
+    NoEngineHeap {
+        /// The number of heaps of the pool. 0 if
+        /// [`MemoryPoolBuilder::engine_heap_bytes`](crate::MemoryPoolBuilder::engine_heap_bytes) is
+        /// 0.
+        heaps: usize,
+    },
+
     /// A file of `/proc` or of a cgroup is missing, or cannot be read or parsed.
     #[error(
         "cannot read {}; without it the memory that is available is unknown; let this process read \
@@ -362,6 +420,11 @@ impl Error {
             Error::TooManySlots { .. } => "too-many-slots",
             Error::NotSecuredYet => "not-secured-yet",
             Error::Engine { .. } => "engine",
+            Error::EngineUnproven { .. } => "engine-unproven",
+            Error::PoolDropped => "pool-dropped",
+            Error::TablesTooLarge { .. } => "tables-too-large",
+            Error::UnboundedTables { .. } => "unbounded-tables",
+            Error::NoEngineHeap { .. } => "no-engine-heap",
             Error::Unreadable { .. } => "unreadable",
         }
     }
@@ -373,34 +436,6 @@ impl Error {
             bytes: bytes as u64,
             source,
         }
-    }
-}
-
-fn maximum_pages(maximum: &Option<u64>) -> String {
-    match maximum {
-        Some(pages) => format!("a maximum of {pages} pages"),
-        None => "no maximum".to_owned(),
-    }
-}
-
-fn retired_slots(retired: &usize) -> String {
-    match retired {
-        0 => String::new(),
-        retired => format!(", {retired} cannot be lent again because a reset failed"),
-    }
-}
-
-fn after(waited: &Duration) -> String {
-    match waited.is_zero() {
-        true => String::new(),
-        false => format!(", and too few came back in {:.1} s", waited.as_secs_f64()),
-    }
-}
-
-fn nearest_now(reading: &Option<Box<Reading>>) -> String {
-    match reading {
-        Some(reading) => format!("the nearest visible limit now is {reading}"),
-        None => "no limit is visible from here".to_owned(),
     }
 }
 

@@ -12,15 +12,14 @@
 //! # #[cfg(feature = "wasmtime")]
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use wasm_prealloc_host::{MemoryPool, WasmtimePool, deterministic};
-//! use wasmtime::{Config, Engine, Linker, Module, Store};
+//! use wasmtime::{Config, Linker, Module, Store};
 //!
 //! // Two memories of 4 GiB become resident here, or the error names the limit to raise, and the
 //! // value that is enough.
 //! let pool = MemoryPool::builder().slots(2).pages(65_536).secure()?;
 //! let mut config = Config::new();
 //! deterministic(&mut config);
-//! pool.configure(&mut config);
-//! let engine = Engine::new(&config)?;
+//! let engine = pool.engine(&mut config)?;
 //! let module = Module::from_file(&engine, "guest.wasm")?;
 //! let mut store = Store::new(&engine, ());
 //! // The instance takes one of them. It comes back, and is zeroed, when the store is dropped.
@@ -58,6 +57,7 @@ pub mod bare;
 mod commit;
 mod engine;
 mod error;
+mod error_text;
 mod limits;
 mod name;
 mod pool;
@@ -75,6 +75,10 @@ pub use commit::residency::{Residency, resident_bytes};
 pub use commit::secure::SecuredRegion;
 #[cfg(feature = "wasmtime")]
 pub use engine::wasmtime::instantiate::{InstantiateError, WasmtimePool, deterministic};
+#[cfg(feature = "wasmtime")]
+pub use engine::wasmtime::limiter::StoreLimiter;
+#[cfg(feature = "wasmtime")]
+pub use engine::wasmtime::scope::{InstanceMemories, WithMemories};
 pub use error::Error;
 pub use limits::condition::Condition;
 pub use limits::conditions::Conditions;
@@ -85,6 +89,7 @@ pub use limits::shortfall::Shortfall;
 pub use limits::visibility::Visibility;
 pub use name::UnknownName;
 pub use pool::builder::{MemoryPoolBuilder, PreparedPool};
+pub use pool::engine_side::DEFAULT_TABLE_ELEMENTS;
 pub use pool::lent::LentMemory;
 pub use pool::memory_pool::{MemoryPool, WeakPool};
 pub use pool::policy::{Policy, Reset, Tracking, WhenExhausted};

@@ -9,14 +9,12 @@ mod support;
 
 use support::status_kib;
 use wasm_prealloc_host::{MemoryPool, WasmtimePool};
-use wasmtime::{Config, Engine, Linker, Module, Store};
+use wasmtime::{Config, Linker, Module, Store};
 
 #[test]
 fn a_thousand_instances_use_the_same_memory_without_page_faults() {
     let pool = MemoryPool::builder().secure().unwrap();
-    let mut config = Config::new();
-    pool.configure(&mut config);
-    let engine = Engine::new(&config).unwrap();
+    let engine = pool.engine(&mut Config::new()).unwrap();
     let linker = Linker::new(&engine);
     // 12 MiB at the bottom, and a page far above.
     let text = r#"(module

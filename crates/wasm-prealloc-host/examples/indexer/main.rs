@@ -245,11 +245,14 @@ impl Host {
     fn new(opts: &Opts) -> Result<Host, Failure> {
         let mut config = Config::new();
         let prepared = (!opts.unsecured).then(|| opts.memory.builder().prepare());
-        if let Some(prepared) = &prepared {
-            wasm_prealloc_host::deterministic(&mut config);
-            prepared.configure(&mut config);
+        let engine = match &prepared {
+            Some(prepared) => {
+                wasm_prealloc_host::deterministic(&mut config);
+                prepared.engine(&mut config)
+            }
+            None => Engine::new(&config),
         }
-        let engine = Engine::new(&config).map_err(from_engine)?;
+        .map_err(from_engine)?;
         let path = opts.module.as_deref().unwrap_or(Path::new(""));
         let module = load(&engine, path)?;
         if let Some(prepared) = &prepared {

@@ -81,6 +81,21 @@ impl Need {
         }
     }
 
+    /// Returns the need of both together. At most one of them is met by huge pages of the machine's
+    /// pool.
+    pub(crate) fn and(self, other: Need) -> Need {
+        Need {
+            physical_bytes: self.physical_bytes.saturating_add(other.physical_bytes),
+            address_space_bytes: (self.address_space_bytes)
+                .saturating_add(other.address_space_bytes),
+            data_bytes: self.data_bytes.saturating_add(other.data_bytes),
+            huge_pool_bytes: self.huge_pool_bytes.saturating_add(other.huge_pool_bytes),
+            huge_page_bytes: self.huge_page_bytes.max(other.huge_page_bytes),
+            locked_bytes: self.locked_bytes.saturating_add(other.locked_bytes),
+            mappings: self.mappings.saturating_add(other.mappings),
+        }
+    }
+
     /// Returns the part of the need that counts against a limit as it was read, in the limit's
     /// [unit](Limit::unit). Strict overcommit keeps a part from each process that depends on the
     /// size of the process, and some systems count huge pages of the machine's pool in cgroups.

@@ -12,6 +12,7 @@ use crate::commit::secure::{layout, need_of_many, secure_many};
 use crate::error::Error;
 use crate::limits::headroom::{Headroom, Need};
 use crate::limits::limit::Limit;
+use crate::pool::engine_side::EngineOptions;
 use crate::pool::memory_pool::MemoryPool;
 use crate::pool::policy::{Policy, Reset, Tracking, WhenExhausted};
 use crate::pool::shared::Options;
@@ -35,6 +36,7 @@ pub struct MemoryPoolBuilder {
     when_exhausted: WhenExhausted,
     tracking: Tracking,
     reset: Reset,
+    engine: EngineOptions,
     progress: Option<Box<dyn FnMut(Progress) + Send>>,
 }
 
@@ -47,6 +49,7 @@ impl fmt::Debug for MemoryPoolBuilder {
             .field("when_exhausted", &self.when_exhausted)
             .field("tracking", &self.tracking)
             .field("reset", &self.reset)
+            .field("engine", &self.engine)
             .finish_non_exhaustive()
     }
 }
@@ -114,6 +117,27 @@ impl MemoryPoolBuilder {
         self
     }
 
+    /// Sets the number of table elements that are counted for each slot, as 16 bytes each. The default
+    /// is 65,536, which is 1 MiB a slot. No module can make its tables larger; see
+    /// [`WasmtimePool::verify`](crate::WasmtimePool::verify).
+    ///
+    /// Tables are not committed: the engine allocates them as they grow. They are a part of the need,
+    /// beside the margin.
+    pub fn table_elements(mut self, elements: u64) -> Self {
+        self.engine.table_elements = elements;
+        self
+    }
+
+    /// Sets the size of the heap for exceptions, `externref` and GC types that a store has, in bytes,
+    /// rounded up to wasm pages of 64 KiB. The default is 0: modules that need it are refused. 16 MiB
+    /// suit a program that uses exceptions for errors.
+    ///
+    /// A heap for each slot is committed with the slots.
+    pub fn engine_heap_bytes(mut self, bytes: u64) -> Self {
+        self.engine.heap_bytes = bytes;
+        self
+    }
+
     /// Sets a function that receives the progress of securing, at least every 64 MiB. It can run
     /// near a limit, and must not need much memory.
     pub fn on_progress(mut self, progress: impl FnMut(Progress) + Send + 'static) -> Self {
@@ -127,8 +151,11 @@ impl MemoryPoolBuilder {
     /// # Errors
     /// [`Error::PageCount`] and [`Error::Backing`] if such a pool cannot exist.
     pub fn need(&self) -> Result<Need, Error> {
-        let layout = layout(&self.requirements, RESERVATION_BYTES, GUARD_BYTES)?;
-        need_of_many(&self.requirements, &layout, self.slots.unwrap_or(1))
+        let slots = self.slots.unwrap_or(1);
+        let requirements = self.engine.with_tables(slots, &self.requirements);
+        let layout = layout(&requirements, RESERVATION_BYTES, GUARD_BYTES)?;
+        let need = need_of_many(&requirements, &layout, slots)?;
+        self.engine.add_need(slots, &requirements, need)
     }
 
     /// Checks, with limits that were read before, all that securing checks before it commits memory.
@@ -138,9 +165,7 @@ impl MemoryPoolBuilder {
     /// [`Error::Backing`] and [`Error::GrowthNotAssured`] if such a pool cannot exist here.
     pub fn check(&self, headroom: &Headroom) -> Result<(), Error> {
         let need = self.need()?;
-        if self.policy == Policy::CommitMaximum {
-            check_growth(self.requirements.backing, headroom)?;
-        }
+        self.check_protection(headroom)?;
         headroom.check(&need)
     }
 
@@ -151,6 +176,16 @@ impl MemoryPoolBuilder {
         let bytes = self.requirements.pages.saturating_mul(WASM_PAGE_BYTES);
         let bytes = bytes.saturating_mul(slots);
         Locking::decide(self.requirements.lock_memory, headroom, bytes) != Locking::None
+    }
+
+    /// Checks that every memory that grows can be made accessible when it does.
+    fn check_protection(&self, headroom: &Headroom) -> Result<(), Error> {
+        match self.policy {
+            Policy::CommitMaximum => check_growth(self.requirements.backing, headroom),
+            // Those pages are never of the machine's pool.
+            _ if self.engine.heap_bytes > 0 => check_growth(Backing::Auto, headroom),
+            _ => Ok(()),
+        }
     }
 
     /// Secures all slots.
@@ -171,8 +206,9 @@ impl MemoryPoolBuilder {
             when_exhausted: self.when_exhausted,
             reset: self.reset,
         };
+        let engine = self.engine.prepare(&options);
         PreparedPool {
-            pool: MemoryPool::without_memory(options),
+            pool: MemoryPool::without_memory(options, engine),
             builder: self,
         }
     }
@@ -187,6 +223,13 @@ pub struct PreparedPool {
 }
 
 impl PreparedPool {
+    /// Leaves out the heap for exceptions, `externref` and GC types, for modules that do not
+    /// [need](crate::WasmtimePool::needs_engine_heap) it.
+    pub fn without_engine_heap(mut self) -> Self {
+        self.builder.engine.heap_bytes = 0;
+        self
+    }
+
     /// Secures all slots, or none of them.
     ///
     /// # Errors
@@ -196,12 +239,13 @@ impl PreparedPool {
     /// variants say why memory could not be requested, or was refused although every limit allows
     /// it. Nothing stays mapped.
     pub fn secure(mut self) -> Result<MemoryPool, Error> {
-        let requirements = &self.builder.requirements;
-        let policy = self.builder.policy;
-        if policy == Policy::CommitMaximum {
-            check_growth(requirements.backing, &Headroom::read()?)?;
-        }
         let count = self.builder.slots.unwrap_or(1);
+        let engine = self.builder.engine;
+        let requirements = &engine.with_tables(count, &self.builder.requirements);
+        let policy = self.builder.policy;
+        if policy == Policy::CommitMaximum || engine.heap_bytes > 0 {
+            self.builder.check_protection(&Headroom::read()?)?;
+        }
         let mut slots = Vec::new();
         let listed = slots.try_reserve_exact(count);
         listed.map_err(|_| Error::TooManySlots { slots: count })?;
@@ -209,12 +253,14 @@ impl PreparedPool {
             Some(progress) => progress,
             None => &mut |_| {},
         };
+        let with_heaps = engine.with_heaps(count, requirements)?;
         let layout = layout(requirements, RESERVATION_BYTES, GUARD_BYTES)?;
-        let regions = secure_many(requirements, layout, count, progress)?;
+        let regions = secure_many(&with_heaps, layout, count, progress)?;
+        let (heap_bytes, heap_locked_bytes) = engine.secure_heaps(&self.pool, requirements)?;
         let resident = regions.iter().map(|region| region.secured().resident_bytes);
-        let resident_bytes = resident.sum();
+        let resident_bytes = resident.sum::<u64>() + heap_bytes;
         let locked = regions.iter().map(|region| region.secured().locked_bytes);
-        let locked_bytes = locked.sum();
+        let locked_bytes = locked.sum::<u64>() + heap_locked_bytes;
         let secured = regions.first().map(|region| Secured {
             resident_bytes,
             locked_bytes,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use crate::commit::report::Secured;
 use crate::commit::residency::Residency;
 use crate::error::Error;
+use crate::pool::engine_side::EngineSide;
 use crate::pool::lent::LentMemory;
 use crate::pool::policy::Policy;
 use crate::pool::shared::{Options, Shared};
@@ -32,14 +33,25 @@ pub struct MemoryPool {
 
 impl MemoryPool {
     /// Makes a pool without memory; see [`Shared::fill`].
-    pub(crate) fn without_memory(options: Options) -> MemoryPool {
+    pub(crate) fn without_memory(options: Options, engine: EngineSide) -> MemoryPool {
         MemoryPool {
-            shared: Arc::new(Shared::new(options)),
+            shared: Arc::new(Shared::new(options, engine)),
         }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Returns the parts that an engine needs besides the slots.
+    pub(crate) fn engine_side(&self) -> &EngineSide {
+        &self.shared.engine
+    }
+
+    /// Returns a number that no other pool has as long as a handle of this one exists.
+    #[cfg(feature = "wasmtime")]
+    pub(crate) fn id(&self) -> usize {
+        Arc::as_ptr(&self.shared).addr()
     }
 
     /// Returns a handle that does not keep the pool's memory.
@@ -85,7 +97,7 @@ impl MemoryPool {
         self.shared.tracking()
     }
 
-    /// Counts the resident memory of all slots again, lent or not. Instances keep running. A host
+    /// Counts the resident memory of all slots again, lent or not, and of their engine heaps. Instances keep running. A host
     /// can call it at intervals: swap, or a limit that was lowered, can take memory away after it
     /// was secured.
     ///
@@ -102,7 +114,16 @@ impl MemoryPool {
     /// # Ok::<(), wasm_prealloc_host::Error>(())
     /// ```
     pub fn check(&self) -> Result<Residency, Error> {
-        self.shared.check()
+        let slots = self.shared.check()?;
+        let Some(heap) = &self.shared.engine.heap else {
+            return Ok(slots);
+        };
+        let heaps = heap.shared.check()?;
+        Ok(Residency {
+            expected_bytes: slots.expected_bytes + heaps.expected_bytes,
+            resident_bytes: slots.resident_bytes + heaps.resident_bytes,
+            elapsed: slots.elapsed + heaps.elapsed,
+        })
     }
 
     /// Lends a memory to a module that declares these limits, in wasm pages of 64 KiB. A memory
@@ -127,6 +148,12 @@ impl MemoryPool {
 pub struct WeakPool(Weak<Shared>);
 
 impl WeakPool {
+    /// Returns the number of the pool, see [`MemoryPool::id`].
+    #[cfg(feature = "wasmtime")]
+    pub(crate) fn id(&self) -> usize {
+        self.0.as_ptr().addr()
+    }
+
     /// Returns the pool, unless its last handle and its last loan are gone.
     pub fn upgrade(&self) -> Option<MemoryPool> {
         let shared = self.0.upgrade()?;

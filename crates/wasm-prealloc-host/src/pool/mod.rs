@@ -1,6 +1,7 @@
 //! Pools of committed memories: their options, securing them, lending them, and zeroing them.
 
 pub(crate) mod builder;
+pub(crate) mod engine_side;
 pub(crate) mod lent;
 pub(crate) mod memory_pool;
 pub(crate) mod policy;

@@ -14,6 +14,7 @@ use std::time::Instant;
 use crate::commit::report::Secured;
 use crate::commit::residency::{self, Residency};
 use crate::error::Error;
+use crate::pool::engine_side::EngineSide;
 use crate::pool::policy::{Policy, Reset, WhenExhausted};
 use crate::pool::queue::State;
 use crate::pool::reset::Work;
@@ -53,19 +54,22 @@ pub(crate) struct Core {
 #[derive(Debug)]
 pub(crate) struct Shared {
     core: Arc<Core>,
+    /// The parts that an engine needs besides the slots.
+    pub(crate) engine: EngineSide,
     resetter: OnceLock<JoinHandle<()>>,
     /// See [`is_here`](Shared::is_here).
     process_mark: u64,
 }
 
 impl Shared {
-    pub(crate) fn new(options: Options) -> Shared {
+    pub(crate) fn new(options: Options, engine: EngineSide) -> Shared {
         Shared {
             core: Arc::new(Core {
                 options,
                 state: Mutex::default(),
                 queued: Condvar::new(),
             }),
+            engine,
             resetter: OnceLock::new(),
             process_mark: sys::process_mark(),
         }

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use wasm_prealloc_host::{Error, InstantiateError, MemoryPool, WasmtimePool};
 use wasmtime::{
     Config, Engine, Instance, InstanceAllocationStrategy, Linker, PoolingAllocationConfig, Store,
+    WasmFeatures,
 };
 
 use crate::{engine, module};
@@ -26,7 +27,7 @@ fn nothing_is_instantiated_before_the_pool_is_secured() {
     pool.instantiate(&linker, &mut store, &module).unwrap();
 }
 
-const WITH_DATA: &str = r#"(module (memory 16 16) (data (i32.const 0) "x"))"#;
+const WITH_DATA: &str = r#"(module (table 1 1 funcref) (memory 16 16) (data (i32.const 0) "x"))"#;
 
 type Change = fn(&mut Config) -> &mut Config;
 
@@ -36,6 +37,8 @@ fn refused_engine(change: Change) -> Error {
     let pool = MemoryPool::builder().pages(16).secure().unwrap();
     let mut config = Config::new();
     pool.configure(&mut config);
+    // wasmtime's pool has one kind of memory, so it refuses other settings for its own heap.
+    config.wasm_features(WasmFeatures::GC_TYPES, false);
     change(&mut config);
     let engine = Engine::new(&config).unwrap();
     let module = module(&engine, WITH_DATA);

@@ -3,10 +3,14 @@
 #![cfg(feature = "wasmtime")]
 
 mod configured;
+mod engine_heap;
+mod identity;
 mod lent;
+mod reserved;
 mod sized;
 #[path = "../support/mod.rs"]
 mod support;
+mod tables;
 mod verified;
 
 use std::sync::MutexGuard;
@@ -21,8 +25,7 @@ use wasmtime::{Config, Engine, Instance, Linker, Module, Store, Trap};
 fn engine(pool: &impl WasmtimePool, settings: impl FnOnce(&mut Config)) -> Engine {
     let mut config = Config::new();
     settings(&mut config);
-    pool.configure(&mut config);
-    Engine::new(&config).unwrap()
+    pool.engine(&mut config).unwrap()
 }
 
 fn module(engine: &Engine, text: &str) -> Module {

@@ -1,4 +1,4 @@
-//! Enforced sizes: an unchanged module in its committed maximum, and the heap of the GC proposal.
+//! Enforced sizes: an unchanged module in its committed maximum.
 
 use wasm_prealloc_host::{Error, Policy, WasmtimePool};
 use wasmtime::{Linker, Trap};
@@ -62,31 +62,4 @@ fn a_memory_that_can_outgrow_its_slot_is_refused() {
     Host::new(512, Policy::CommitMaximum)
         .instantiate("(module (memory 0 512))")
         .unwrap();
-}
-
-/// A module that allocates objects of the GC proposal.
-const COLLECTED: &str = r#"(module
-    (type $pair (struct (field i32) (field i32)))
-    (func (export "run") (param i32) (result i32)
-        (struct.get $pair 1 (struct.new $pair (local.get 0) (local.get 0)))))"#;
-
-#[test]
-fn the_heap_of_the_gc_proposal_is_refused_if_it_has_to_be_pinned() {
-    let mut host = Host::of_pages(16);
-    let error = host.refusal(COLLECTED);
-    assert!(
-        matches!(error, Error::NotPinned { minimum: 0, .. }),
-        "{error}"
-    );
-    assert_eq!(host.pool.statistics().loans, 0);
-}
-
-#[test]
-fn the_heap_of_the_gc_proposal_takes_a_slot_if_sizes_are_enforced() {
-    let mut host = Host::new(65_536, Policy::CommitMaximum);
-    let instance = host.instantiate(COLLECTED).unwrap();
-    assert_eq!(host.call::<i32>(instance, "run", 7), 7);
-    assert_eq!(host.pool.statistics().lent, 1);
-    host.end_block();
-    assert_eq!(host.pool.statistics().lent, 0);
 }

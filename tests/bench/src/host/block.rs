@@ -42,12 +42,13 @@ fn guest(contender: &str) -> Result<Vec<u8>> {
     Ok(wat::parse_str(text)?)
 }
 
-/// Configures an engine for a contender. Returns the pool if the contender uses one.
-fn configure(contender: &str, config: &mut Config) -> Result<Option<MemoryPool>> {
+/// Makes an engine for a contender. Also returns the pool if the contender uses one.
+fn engine(contender: &str) -> Result<(Engine, Option<MemoryPool>)> {
+    let mut config = Config::new();
     let policy = match contender {
         "declared" => Policy::Declared,
         "commit-maximum" | "commit-maximum-by-page" => Policy::CommitMaximum,
-        "on-demand" => return Ok(None),
+        "on-demand" => return Ok((made(&config)?, None)),
         "pooling" | "pooling-tuned" | "pooling-tuned-scan" => {
             let mut pooling = PoolingAllocationConfig::default();
             pooling.total_memories(1).max_memory_size(4 * GIB);
@@ -58,13 +59,17 @@ fn configure(contender: &str, config: &mut Config) -> Result<Option<MemoryPool>>
                 pooling.pagemap_scan(Enabled::Yes);
             }
             config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling));
-            return Ok(None);
+            return Ok((made(&config)?, None));
         }
         other => bail!("no contender {other:?}"),
     };
     let pool = MemoryPool::builder().policy(policy).secure()?;
-    pool.configure(config);
-    Ok(Some(pool))
+    let engine = pool.engine(&mut config).map_err(InstantiateError::from)?;
+    Ok((engine, Some(pool)))
+}
+
+fn made(config: &Config) -> Result<Engine, InstantiateError> {
+    Ok(Engine::new(config)?)
 }
 
 pub(super) fn measure(contender: &str) -> Result<Vec<Row>> {
@@ -72,9 +77,8 @@ pub(super) fn measure(contender: &str) -> Result<Vec<Row>> {
     if contender == "anew" {
         return anew(&guest);
     }
-    let mut config = Config::new();
-    let pool = configure(contender, &mut config)?;
-    let host = Host::new(&config, &guest)?;
+    let (engine, pool) = engine(contender)?;
+    let host = Host::new(engine, &guest)?;
     if let Some(pool) = &pool {
         pool.verify(&host.module)?;
     }
@@ -104,8 +108,7 @@ struct Host {
 }
 
 impl Host {
-    fn new(config: &Config, guest: &[u8]) -> Result<Host, InstantiateError> {
-        let engine = Engine::new(config)?;
+    fn new(engine: Engine, guest: &[u8]) -> Result<Host, InstantiateError> {
         let module = Module::new(&engine, guest)?;
         Ok(Host {
             linked: Linker::new(&engine).instantiate_pre(&module)?,
@@ -136,9 +139,8 @@ fn anew(guest: &[u8]) -> Result<Vec<Row>> {
     for (mib, _) in SIZES {
         let cost = Cost::repeated(0, 3, || {
             let pool = MemoryPool::builder().prepare();
-            let mut config = Config::new();
-            pool.configure(&mut config);
-            let host = Host::new(&config, guest)?;
+            let engine = pool.engine(&mut Config::new());
+            let host = Host::new(engine.map_err(InstantiateError::from)?, guest)?;
             Cost::of(|| {
                 let _pool = pool.secure()?;
                 host.block(mib).map(drop)

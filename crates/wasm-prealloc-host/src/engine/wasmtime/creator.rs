@@ -1,39 +1,46 @@
 //! The memory creator for wasmtime: each linear memory is verified and lent from a pool when its
-//! module is instantiated, and comes back with the instance.
+//! module is instantiated, and comes back with the instance. The engine's own heap is lent from a
+//! pool of its own.
 
-use std::cell::RefCell;
 use std::error::Error as StdError;
 use std::iter::successors;
+use std::ptr::NonNull;
+use std::sync::Arc;
 
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 use crate::commit::requirements::WASM_PAGE_BYTES;
+use crate::engine::wasmtime::refusals::Refusals;
+use crate::engine::wasmtime::scope;
+use crate::engine::wasmtime::trial::{self, Kind};
 use crate::error::Error;
 use crate::pool::lent::LentMemory;
-use crate::pool::memory_pool::MemoryPool;
+use crate::pool::memory_pool::{MemoryPool, WeakPool};
 use crate::pool::slot::{GUARD_BYTES, RESERVATION_BYTES};
 
-thread_local! {
-    /// The last refusal of a creator on this thread, with its text. The engine's interface lets a
-    /// creator return a text only. wasmtime calls it on the thread that instantiates, also for an
-    /// asynchronous store, so `InstantiateError::from` can find the error itself here.
-    static REFUSAL: RefCell<Option<(String, Error)>> = const { RefCell::new(None) };
+/// The guards that an engine requests for its own heap. Linear memories have larger ones, so a
+/// creator can tell the two apart: wasmtime passes nothing else by which they differ.
+pub(crate) const ENGINE_HEAP_GUARD_BYTES: usize = GUARD_BYTES / 2;
+
+/// A pool as the creator of an engine's memories. It does not keep the pool's memory: an engine and
+/// its modules often live as long as the process.
+pub(crate) struct Creator {
+    pool: WeakPool,
+    refusals: Arc<Refusals>,
 }
 
-/// Takes the last refusal on this thread, if `error` is caused by it.
-pub(crate) fn take_refusal(error: &wasmtime::Error) -> Option<Error> {
-    // A start function can instantiate other modules and ignore their errors, so the last refusal
-    // is not always the cause.
-    let (text, refusal) = REFUSAL.take()?;
-    (error.root_cause().to_string() == text).then_some(refusal)
+impl Creator {
+    pub(crate) fn new(pool: &MemoryPool) -> Creator {
+        Creator {
+            pool: pool.downgrade(),
+            refusals: Arc::clone(&pool.engine_side().refusals),
+        }
+    }
 }
-
-/// A pool as the creator of an engine's memories.
-pub(crate) struct Creator(pub(crate) MemoryPool);
 
 // SAFETY: each memory has its own slot, zeroed, as large as the type says, with the requested
 // reservation and guard left inaccessible around it. It does not move, and only the engine writes
-// to it while it is lent.
+// to it while it is lent. The memory of a trial has no bytes, and its instance is never made.
 unsafe impl MemoryCreator for Creator {
     fn new_memory(
         &self,
@@ -43,50 +50,103 @@ unsafe impl MemoryCreator for Creator {
         reserved_size_in_bytes: Option<usize>,
         guard_size_in_bytes: usize,
     ) -> Result<Box<dyn LinearMemory>, String> {
+        let pool = self.pool.upgrade();
         let reservation_bytes = reserved_size_in_bytes.unwrap_or(0);
-        match lend(&self.0, &ty, reservation_bytes, guard_size_in_bytes) {
+        let request = Request {
+            kind: match guard_size_in_bytes {
+                ENGINE_HEAP_GUARD_BYTES => Kind::EngineHeap,
+                _ => Kind::Linear,
+            },
+            ty: &ty,
+            reservation_bytes,
+            guard_bytes: guard_size_in_bytes,
+        };
+        let limits = |pool: &MemoryPool| request.check(pool);
+        if let Some(answer) = trial::answer(pool.as_ref(), request.kind, limits) {
+            return answer.map(|()| Box::new(Unused) as Box<dyn LinearMemory>);
+        }
+        let lent = pool
+            .ok_or(Error::PoolDropped)
+            .and_then(|pool| request.lend(&pool));
+        match lent {
             Ok(memory) => Ok(Box::new(Memory(memory))),
             Err(error) => {
                 let text = with_causes(&error);
-                REFUSAL.set(Some((text.clone(), error)));
+                self.refusals.keep(text.clone(), error);
                 Err(text)
             }
         }
     }
 }
 
-fn lend(
-    pool: &MemoryPool,
-    ty: &MemoryType,
+/// A memory that the engine requests.
+struct Request<'a> {
+    kind: Kind,
+    ty: &'a MemoryType,
     reservation_bytes: usize,
     guard_bytes: usize,
-) -> Result<LentMemory, Error> {
+}
+
+impl Request<'_> {
+    /// Checks, without lending, that the pool serves such a memory.
+    fn check(&self, pool: &MemoryPool) -> Result<(), Error> {
+        if self.kind == Kind::EngineHeap {
+            return Ok(());
+        }
+        let slot_bytes = pool.pages().saturating_mul(WASM_PAGE_BYTES);
+        check_sizes(
+            slot_bytes,
+            self.reservation_bytes as u64,
+            self.guard_bytes as u64,
+        )?;
+        if self.ty.is_shared() {
+            return Err(Error::UnsupportedMemory { kind: "shared" });
+        }
+        if self.ty.page_size() != WASM_PAGE_BYTES {
+            let kind = "custom-page-size";
+            return Err(Error::UnsupportedMemory { kind });
+        }
+        let policy = pool.policy();
+        policy.limit_pages(self.ty.minimum(), self.maximum(), pool.pages())?;
+        Ok(())
+    }
+
+    fn maximum(&self) -> Option<u64> {
+        match self.ty.maximum() {
+            // The largest possible 64-bit memory.
+            None if self.ty.is_64() => Some(u64::MAX / WASM_PAGE_BYTES),
+            maximum => maximum,
+        }
+    }
+
+    fn lend(&self, pool: &MemoryPool) -> Result<LentMemory, Error> {
+        self.check(pool)?;
+        match self.kind {
+            Kind::Linear => scope::lend(pool, self.ty.minimum(), self.maximum()),
+            Kind::EngineHeap => pool.engine_side().lend_heap(self.ty.minimum()),
+        }
+    }
+}
+
+/// Checks the address space that an engine requests for a memory.
+pub(crate) fn check_sizes(
+    slot_bytes: u64,
+    reservation_bytes: u64,
+    guard_bytes: u64,
+) -> Result<(), Error> {
     // With a reservation smaller than the memory an engine expects the memory to move.
-    let needed_bytes = pool.pages().saturating_mul(WASM_PAGE_BYTES);
-    if (reservation_bytes as u64) < needed_bytes {
+    if reservation_bytes < slot_bytes {
         return Err(Error::Engine {
             what: "reserves less address space than the memory has (memory_reservation)",
         });
     }
-    if reservation_bytes > RESERVATION_BYTES || guard_bytes > GUARD_BYTES {
+    if reservation_bytes > RESERVATION_BYTES as u64 || guard_bytes > GUARD_BYTES as u64 {
         return Err(Error::Engine {
             what: "requests more address space or larger guards than a slot has \
                    (memory_reservation, memory_guard_size)",
         });
     }
-    if ty.is_shared() {
-        return Err(Error::UnsupportedMemory { kind: "shared" });
-    }
-    if ty.page_size() != WASM_PAGE_BYTES {
-        let kind = "custom-page-size";
-        return Err(Error::UnsupportedMemory { kind });
-    }
-    let maximum = match ty.maximum() {
-        // The largest possible 64-bit memory.
-        None if ty.is_64() => Some(u64::MAX / WASM_PAGE_BYTES),
-        maximum => maximum,
-    };
-    pool.lend(ty.minimum(), maximum)
+    Ok(())
 }
 
 /// Formats the whole cause chain on one line.
@@ -126,5 +186,27 @@ unsafe impl LinearMemory for Memory {
 
     fn as_ptr(&self) -> *mut u8 {
         self.0.as_ptr()
+    }
+}
+
+/// The memory of a trial, which ends before the engine uses it.
+struct Unused;
+
+// SAFETY: no byte is accessible, so none is accessed.
+unsafe impl LinearMemory for Unused {
+    fn byte_size(&self) -> usize {
+        0
+    }
+
+    fn byte_capacity(&self) -> usize {
+        0
+    }
+
+    fn grow_to(&mut self, _new_size: usize) -> wasmtime::Result<()> {
+        Err(wasmtime::Error::msg("the memory of a trial does not grow"))
+    }
+
+    fn as_ptr(&self) -> *mut u8 {
+        NonNull::dangling().as_ptr()
     }
 }

@@ -1,13 +1,17 @@
 //! Configures wasmtime to take its memories from a pool, and instantiates verified modules.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use wasmtime::{
-    AsContextMut, Config, Engine, EngineWeak, ExternType, Instance, InstanceAllocationStrategy,
-    Linker, Module,
+    AsContextMut, Config, Engine, Instance, InstanceAllocationStrategy, Linker, Module,
 };
 
-use crate::engine::wasmtime::creator::{Creator, take_refusal};
+use crate::engine::wasmtime::creator::{Creator, ENGINE_HEAP_GUARD_BYTES};
+use crate::engine::wasmtime::known;
+use crate::engine::wasmtime::limiter::{self, StoreLimiter};
+use crate::engine::wasmtime::refusals;
+use crate::engine::wasmtime::scope::InstanceMemories;
+use crate::engine::wasmtime::trial::Findings;
 use crate::error::Error;
 use crate::pool::builder::PreparedPool;
 use crate::pool::memory_pool::MemoryPool;
@@ -18,7 +22,23 @@ pub trait WasmtimePool {
     /// Returns the pool that the memories are taken from.
     fn memory_pool(&self) -> &MemoryPool;
 
-    /// Makes an engine take its linear memories from this pool.
+    /// Configures an engine to take its memories from this pool, makes it, and records it, so that
+    /// [`verify`](WasmtimePool::verify) knows it for certain.
+    ///
+    /// The engine does not keep the pool's memory. Without a pool it instantiates no module that
+    /// has a memory.
+    ///
+    /// # Errors
+    /// Those of [`Engine::new`].
+    fn engine(&self, config: &mut Config) -> wasmtime::Result<Engine> {
+        self.configure(config);
+        let engine = Engine::new(config)?;
+        self.memory_pool().engine_side().known.add_engine(&engine);
+        Ok(engine)
+    }
+
+    /// Makes an engine take its memories from this pool. [`engine`](WasmtimePool::engine) does this
+    /// too; it is for an engine that is made elsewhere.
     ///
     /// This sets the memory creator, on-demand allocation, a reservation of 4 GiB that does not
     /// move, and guards of 32 MiB on both sides. It turns copy-on-write images off: wasmtime maps
@@ -26,56 +46,135 @@ pub trait WasmtimePool {
     /// commit. Call it after other settings that concern memory; [`verify`](WasmtimePool::verify)
     /// refuses an engine on which one of them was changed back.
     ///
-    /// The heap of the wasm GC proposal comes from the same creator. Under
-    /// [`Policy::Declared`](crate::Policy::Declared) it is refused, because it grows; under
-    /// [`Policy::CommitMaximum`](crate::Policy::CommitMaximum) it takes a slot of 65,536 pages.
+    /// The engine's own heap, for exceptions, `externref` and GC types, comes from the same
+    /// creator, with guards of 16 MiB. The pool has memory for it if
+    /// [`MemoryPoolBuilder::engine_heap_bytes`](crate::MemoryPoolBuilder::engine_heap_bytes) says
+    /// so. wasmtime doubles the heap each time that it grows. Growth beyond the pool's bound fails
+    /// the same way on every host: the module traps.
     fn configure(&self, config: &mut Config) -> &Self {
+        let reservation_bytes = RESERVATION_BYTES as u64;
         config
-            .with_host_memory(Arc::new(Creator(self.memory_pool().clone())))
+            .with_host_memory(Arc::new(Creator::new(self.memory_pool())))
             .allocation_strategy(InstanceAllocationStrategy::OnDemand)
-            .memory_reservation(RESERVATION_BYTES as u64)
+            .memory_reservation(reservation_bytes)
             .memory_may_move(false)
             .memory_guard_size(GUARD_BYTES as u64)
             .guard_before_linear_memory(true)
-            .memory_init_cow(false);
+            .memory_init_cow(false)
+            .gc_heap_reservation(reservation_bytes)
+            .gc_heap_may_move(false)
+            .gc_heap_guard_size(ENGINE_HEAP_GUARD_BYTES as u64)
+            .gc_heap_initial_size(0);
         self
     }
 
-    /// Checks, without instantiating, that the engine is still configured as
-    /// [`configure`](WasmtimePool::configure) left it, and that the module imports no memory. The
-    /// limits that the module declares are verified when each memory is created, before any of it
-    /// runs.
+    /// Checks, without running any of it, that the module can be instantiated in memory of this pool
+    /// alone, in any store of its engine:
+    ///
+    /// - The engine takes its memories from this pool. An engine that
+    ///   [`engine`](WasmtimePool::engine) made is known. Any other is tried once: the module is
+    ///   instantiated until its last table is requested, and every memory has to be requested from
+    ///   this pool.
+    /// - No setting of the engine undoes the commit.
+    /// - The module imports no memory, and the limits of each memory suit the pool's policy.
+    /// - The pool has a slot for each memory, and a heap if the module needs the engine's own heap.
+    /// - The tables cannot grow beyond the memory that is counted for them, in elements of all
+    ///   tables of the module together
+    ///   ([`MemoryPoolBuilder::table_elements`](crate::MemoryPoolBuilder::table_elements)).
+    ///
+    /// A module is tried only once. The pool keeps the 32 modules that it verified last, so that
+    /// asking again takes less than 100 ns.
     ///
     /// # Errors
-    /// [`Error::Engine`], [`Error::ImportedMemory`].
+    /// [`Error::Engine`] and [`Error::EngineUnproven`] for the engine, [`Error::ImportedMemory`],
+    /// [`Error::NotPinned`], [`Error::SlotTooSmall`], [`Error::UnsupportedMemory`] and
+    /// [`Error::TooManyMemories`] for the memories, [`Error::NoEngineHeap`],
+    /// [`Error::TablesTooLarge`] and [`Error::UnboundedTables`] for the rest.
     fn verify(&self, module: &Module) -> Result<(), Error> {
-        verify_engine(module.engine())?;
-        for import in module.imports() {
-            if let ExternType::Memory(_) = import.ty() {
-                return Err(Error::ImportedMemory {
-                    module: import.module().to_owned(),
-                    name: import.name().to_owned(),
-                });
-            }
+        let pool = self.memory_pool();
+        let findings = known::verify(pool, module)?;
+        match unbounded(pool, &findings) {
+            Some(refusal) => Err(refusal),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// Verifies the module and instantiates it in memories of this pool. A module without a
-    /// memory is instantiated as usual.
+    /// Checks as [`verify`](WasmtimePool::verify) does, for a module that is instantiated only in
+    /// stores that have the [`limiter`](WasmtimePool::limiter) of this pool. Its tables can then
+    /// have any maximum.
     ///
-    /// An embedder with an [`InstancePre`](wasmtime::InstancePre) or an asynchronous store calls
-    /// [`verify`](WasmtimePool::verify) once, instantiates with wasmtime's own functions, and
-    /// converts the engine's error to an [`InstantiateError`]:
+    /// # Errors
+    /// As for [`verify`](WasmtimePool::verify), without [`Error::UnboundedTables`].
+    fn verify_limited(&self, module: &Module) -> Result<(), Error> {
+        known::verify(self.memory_pool(), module).map(drop)
+    }
+
+    /// Returns true if the module needs the engine's own heap, for exceptions, `externref` or GC
+    /// types. Also returns true if that cannot be found out: for a module without tables of its own
+    /// and without memories.
+    ///
+    /// # Errors
+    /// As for [`verify_limited`](WasmtimePool::verify_limited).
+    fn needs_engine_heap(&self, module: &Module) -> Result<bool, Error> {
+        let findings = known::verify(self.memory_pool(), module)?;
+        Ok(findings.engine_heap != Some(false))
+    }
+
+    /// Returns a limiter for one store, which bounds its tables to the memory that is counted for
+    /// them. Without it a module can be instantiated only if its tables declare small maximums.
+    ///
+    /// ```
+    /// use wasm_prealloc_host::{MemoryPool, StoreLimiter, WasmtimePool};
+    /// use wasmtime::{Config, Store};
+    ///
+    /// struct State {
+    ///     limiter: StoreLimiter,
+    /// }
+    ///
+    /// let pool = MemoryPool::builder().pages(16).secure()?;
+    /// let engine = pool.engine(&mut Config::new())?;
+    /// let limiter = pool.limiter();
+    /// let mut store = Store::new(&engine, State { limiter });
+    /// store.limiter(|state| &mut state.limiter);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    fn limiter(&self) -> StoreLimiter {
+        StoreLimiter::new(self.memory_pool())
+    }
+
+    /// Verifies the module, and takes a slot for each of its memories at once.
+    ///
+    /// For an embedder with an [`InstancePre`](wasmtime::InstancePre) or an asynchronous store,
+    /// which instantiates with wasmtime's own functions. Without a reservation, wasmtime takes the
+    /// slots one after the other, and two instances of a module with several memories can wait for
+    /// each other. The engine's error is converted to an [`InstantiateError`], on any thread:
     ///
     /// ```no_run
     /// # use wasmtime::{InstancePre, Store};
-    /// # use wasm_prealloc_host::InstantiateError;
-    /// # fn example(pre: InstancePre<()>, mut store: Store<()>) -> Result<(), InstantiateError> {
-    /// let instance = pre.instantiate(&mut store)?;
+    /// # use wasm_prealloc_host::{InstantiateError, MemoryPool, WasmtimePool};
+    /// # fn example(pool: MemoryPool, pre: InstancePre<()>, mut store: Store<()>)
+    /// # -> Result<(), InstantiateError> {
+    /// let memories = pool.reserve_for(pre.module())?;
+    /// let instance = memories.with(|| pre.instantiate(&mut store))?;
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// For an asynchronous store, see [`InstanceMemories::during`].
+    ///
+    /// # Errors
+    /// As for [`verify`](WasmtimePool::verify) and [`MemoryPool::reserve`].
+    fn reserve_for(&self, module: &Module) -> Result<InstanceMemories, Error> {
+        self.verify(module)?;
+        let memories = module.resources_required().num_memories as usize;
+        InstanceMemories::reserve(self.memory_pool(), memories)
+    }
+
+    /// Verifies the module, takes all of its memories at once, and instantiates it in them. A module
+    /// without a memory is instantiated as usual.
+    ///
+    /// If the tables of the module can grow beyond the memory that is counted for them, the store
+    /// must have the [`limiter`](WasmtimePool::limiter) of this pool, which is checked first.
     ///
     /// # Errors
     /// [`InstantiateError::Memory`] if the module is not verified, no memory is free, or the pool
@@ -84,12 +183,28 @@ pub trait WasmtimePool {
     fn instantiate<T: 'static>(
         &self,
         linker: &Linker<T>,
-        store: impl AsContextMut<Data = T>,
+        mut store: impl AsContextMut<Data = T>,
         module: &Module,
     ) -> Result<Instance, InstantiateError> {
-        self.verify(module)?;
-        Ok(linker.instantiate(store, module)?)
+        let pool = self.memory_pool();
+        let findings = known::verify(pool, module)?;
+        if let Some(refusal) = unbounded(pool, &findings)
+            && !limiter::bounds(&mut store, pool)
+        {
+            return Err(refusal.into());
+        }
+        let memories = InstanceMemories::reserve(pool, findings.memories)?;
+        Ok(memories.with(|| linker.instantiate(store, module))?)
     }
+}
+
+/// Returns the refusal of tables that need a limiter.
+fn unbounded(pool: &MemoryPool, findings: &Findings) -> Option<Error> {
+    let (maximum, bound) = (findings.table_maximum, pool.engine_side().table_elements);
+    (maximum > bound).then(|| Error::UnboundedTables {
+        maximum: (maximum < u64::from(u32::MAX)).then_some(maximum),
+        bound,
+    })
 }
 
 impl WasmtimePool for MemoryPool {
@@ -102,36 +217,6 @@ impl WasmtimePool for PreparedPool {
     fn memory_pool(&self) -> &MemoryPool {
         &self.pool
     }
-}
-
-/// Checks that an engine instantiates only in memory that this crate lends.
-fn verify_engine(engine: &Engine) -> Result<(), Error> {
-    /// The engine verified most recently: a host has one, and verifies for each block.
-    static VERIFIED: Mutex<Option<EngineWeak>> = Mutex::new(None);
-    let mut verified = VERIFIED.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = verified.as_ref().and_then(EngineWeak::upgrade);
-    if known.is_some_and(|known| Engine::same(&known, engine)) {
-        return Ok(());
-    }
-    if engine.pooling_allocator_metrics().is_some() {
-        return Err(Error::Engine {
-            what: "allocates from wasmtime's own pool (InstanceAllocationStrategy::Pooling)",
-        });
-    }
-    // wasmtime has no other way to read a setting back. A test checks that this works.
-    let settings = format!("{:?}", engine.config());
-    let refused = |setting, what| match settings.contains(setting) {
-        true => Err(Error::Engine { what }),
-        false => Ok(()),
-    };
-    let images = "maps copy-on-write images (memory_init_cow)";
-    refused("memory_init_cow: true", images)?;
-    refused(
-        "memory_may_move: true",
-        "may move memories (memory_may_move)",
-    )?;
-    *verified = Some(engine.weak());
-    Ok(())
 }
 
 /// Sets everything under which the same module computes the same on every machine: one bit pattern
@@ -154,9 +239,10 @@ pub enum InstantiateError {
 }
 
 impl From<wasmtime::Error> for InstantiateError {
-    /// Finds the pool's own error behind the engine's, on the thread that instantiated.
+    /// Finds the pool's own error behind the engine's, on any thread. A pool keeps its last 64
+    /// refusals for that.
     fn from(error: wasmtime::Error) -> InstantiateError {
-        match take_refusal(&error) {
+        match refusals::take(&error) {
             Some(refusal) => InstantiateError::Memory(refusal),
             None => InstantiateError::Engine(error),
         }

@@ -1,4 +1,9 @@
-//! wasmtime: its memory creator, and verified instantiation.
+//! wasmtime: its memory creator, the limits of its tables, and verified instantiation.
 
 pub(crate) mod creator;
 pub(crate) mod instantiate;
+pub(crate) mod known;
+pub(crate) mod limiter;
+pub(crate) mod refusals;
+pub(crate) mod scope;
+pub(crate) mod trial;

@@ -1,0 +1,6 @@
+;; RUN: run --quiet --pages 16 --table-elements 9 --invoke grow %s 1
+(module
+  (memory 16 16)
+  (table $t 10 funcref)
+  (func (export "grow") (param i32) (result i32)
+    (table.grow $t (ref.null func) (local.get 0))))

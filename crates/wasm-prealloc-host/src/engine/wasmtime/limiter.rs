@@ -1,0 +1,84 @@
+//! The limiter of a store that bounds its tables.
+
+use std::cell::Cell;
+
+use wasmtime::{AsContextMut, Ref, RefType, ResourceLimiter, Table, TableType};
+
+use crate::pool::memory_pool::{MemoryPool, WeakPool};
+
+thread_local! {
+    /// The pool of the limiter that was asked for an empty table most recently on this thread.
+    static ASKED: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// Bounds the tables of one store; see [`WasmtimePool::limiter`](crate::WasmtimePool::limiter).
+///
+/// Growth beyond the bound returns -1, the same on every host. The bound counts the elements of all
+/// tables of the store together. Memories are bounded by the pool's slots, and are not counted.
+#[derive(Debug, Clone)]
+pub struct StoreLimiter {
+    /// Keeps the pool's address from being used for another pool.
+    pool: WeakPool,
+    bound: u64,
+    elements: u64,
+}
+
+impl StoreLimiter {
+    pub(crate) fn new(pool: &MemoryPool) -> StoreLimiter {
+        StoreLimiter {
+            pool: pool.downgrade(),
+            bound: pool.engine_side().table_elements,
+            elements: 0,
+        }
+    }
+
+    /// Allows the tables of that many instances in the store. The default is 1.
+    pub fn for_instances(mut self, instances: usize) -> StoreLimiter {
+        self.bound = self.bound.saturating_mul(instances as u64);
+        self
+    }
+}
+
+impl ResourceLimiter for StoreLimiter {
+    /// A memory of the pool cannot grow beyond what is committed.
+    fn memory_growing(
+        &mut self,
+        _current: usize,
+        _desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(true)
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if desired == 0 {
+            ASKED.set(Some(self.pool.id()));
+        }
+        // wasmtime refuses growth beyond the table's own maximum, but only afterwards.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        let grown = (desired as u64).saturating_sub(current as u64);
+        match self.elements.checked_add(grown) {
+            Some(elements) if elements <= self.bound => {
+                self.elements = elements;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+}
+
+/// Returns true if tables of the store are bounded by a limiter of the pool. wasmtime does not say
+/// which limiter a store has, so an empty table is made, which asks it.
+pub(crate) fn bounds(mut store: impl AsContextMut, pool: &MemoryPool) -> bool {
+    ASKED.set(None);
+    let ty = TableType::new(RefType::FUNCREF, 0, Some(0));
+    let made = Table::new(&mut store, ty, Ref::Func(None)).is_ok();
+    made && ASKED.take() == Some(pool.id())
+}
