@@ -36,6 +36,12 @@
 //! memory that the engine mapped itself. [`SecuredRegion::secure`] commits a region without a pool,
 //! and [`Headroom::read`] reads what each limit leaves.
 //!
+//! Where a limit on this process's cgroups may be hidden ([`Visibility`]), as in a container, no
+//! reading of limits suffices. Huge pages are then committed by a call that the kernel can refuse at
+//! any limit. Base pages are first committed by a child process, with the margin: it has an
+//! `oom_score_adj` of 1000, so the OOM killer ends it, and not the host. The exception is a group
+//! with `memory.oom.group`, which the kernel ends as a whole.
+//!
 //! Securing emits a `tracing` span with its outcome, and resets emit events.
 //!
 //! Linux has readable limits, huge pages and write tracking. On other systems each page of the
