@@ -19,12 +19,12 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Parser;
-use wasm_prealloc_host::{InstantiateError, MemoryPool, WasmtimePool};
+use wasm_prealloc_host::{InstantiateError, WasmtimePool};
 use wasmtime::{Config, Engine, ExternType, Linker, Module, Store};
 
 use crate::abi::Guest;
 use crate::chain::{Follower, read_block, read_chain};
-use crate::memory::MemoryOpts;
+use crate::memory::{CheckedPool, MemoryOpts};
 use crate::service::Service;
 use crate::store::{Flushed, Index};
 
@@ -40,7 +40,7 @@ const EXIT_USAGE: u8 = 2;
 const POLL: Duration = Duration::from_millis(100);
 
 const AFTER_HELP: &str = "\
-Exit status: 0 done; 1 memory not secured, module not verified, guest trapped, or
+Exit status: 0 done; 1 memory not secured or taken away, module not verified, guest trapped, or
 stopped by a signal with blocks left: nothing of that block is stored; 2 usage, or unreadable or
 invalid input.
 
@@ -121,9 +121,9 @@ fn main() -> ExitCode {
         Err(Failure::Refused(error)) => (error, EXIT_REFUSED),
         Err(Failure::Input(error)) => (error, EXIT_USAGE),
     };
-    eprintln!("error: {error}");
-    for cause in error.chain().skip(1) {
-        eprintln!("caused by: {cause}");
+    for (number, cause) in error.chain().enumerate() {
+        let label = if number == 0 { "error" } else { "caused by" };
+        eprintln!("{label}: {}", memory::in_flags(&cause.to_string()));
     }
     ExitCode::from(status)
 }
@@ -138,12 +138,12 @@ fn index(opts: &Opts) -> Result<(), Failure> {
             blocks.collect::<Result<_, _>>()?
         }
     };
-    let host = Host::new(opts)?;
+    let mut host = Host::new(opts)?;
     let index = Index::create(&opts.db)?;
     service.ready()?;
     let indexed = match &opts.chain {
-        Some(path) if opts.follow => follow(opts, path, &host, &index, &service),
-        _ => index_all(opts, &given, &host, &index, &service),
+        Some(path) if opts.follow => follow(opts, path, &mut host, &index, &service),
+        _ => index_all(opts, &given, &mut host, &index, &service),
     };
     service.stop()?;
     host.report();
@@ -156,7 +156,7 @@ fn index(opts: &Opts) -> Result<(), Failure> {
 fn index_all(
     opts: &Opts,
     blocks: &[Vec<u8>],
-    host: &Host,
+    host: &mut Host,
     index: &Index,
     service: &Service,
 ) -> Result<(), Failure> {
@@ -182,7 +182,7 @@ fn index_all(
 fn follow(
     opts: &Opts,
     path: &Path,
-    host: &Host,
+    host: &mut Host,
     index: &Index,
     service: &Service,
 ) -> Result<(), Failure> {
@@ -196,6 +196,7 @@ fn follow(
                 service::set_status(&format!("waiting for block {height}"));
                 is_idle = true;
             }
+            host.check_if_due()?;
             thread::sleep(POLL);
             continue;
         };
@@ -217,9 +218,10 @@ fn index_block(
     opts: &Opts,
     height: u32,
     block: &[u8],
-    host: &Host,
+    host: &mut Host,
     index: &Index,
 ) -> Result<(), Failure> {
+    host.check_if_due()?;
     let guest = Guest::new(height, block, index.snapshot()?, opts.log);
     let flushed = host
         .run(guest)
@@ -238,7 +240,7 @@ struct Host {
     linker: Linker<Guest>,
     module: Module,
     /// The memories of the guest, one for each block.
-    pool: Option<MemoryPool>,
+    pool: Option<CheckedPool>,
 }
 
 impl Host {
@@ -271,8 +273,10 @@ impl Host {
             .with_context(|| format!("{} does not fit this host", path.display()))?;
         let pool = prepared.map(|prepared| prepared.secure().context("no block was begun"));
         let pool = pool.transpose().map_err(Failure::Refused)?;
+        let interval = opts.memory.check_interval();
+        let pool = pool.map(|pool| CheckedPool::new(pool, interval));
         if let Some(pool) = &pool {
-            memory::report_secured(pool);
+            pool.report_secured();
         }
         Ok(Host {
             engine,
@@ -282,10 +286,21 @@ impl Host {
         })
     }
 
+    /// Checks at intervals that all of the memory is still there.
+    fn check_if_due(&mut self) -> Result<(), Failure> {
+        let Some(pool) = &mut self.pool else {
+            return Ok(());
+        };
+        let checked = pool.check_if_due();
+        checked
+            .context("secured memory was taken away, so no further block is begun")
+            .map_err(Failure::Refused)
+    }
+
     /// Prints the statistics of the pool.
     fn report(&self) {
         if let Some(pool) = &self.pool {
-            memory::report_statistics(pool);
+            eprintln!("{pool}");
         }
     }
 
@@ -294,7 +309,7 @@ impl Host {
     fn run(&self, guest: Guest) -> anyhow::Result<Flushed> {
         let mut store = Store::new(&self.engine, guest);
         let instance = match &self.pool {
-            Some(pool) => pool
+            Some(CheckedPool { pool, .. }) => pool
                 .instantiate(&self.linker, &mut store, &self.module)
                 .map_err(|error| match error {
                     InstantiateError::Engine(error) => from_engine(error),

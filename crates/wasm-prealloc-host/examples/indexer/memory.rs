@@ -1,12 +1,13 @@
-//! The memory of the guests: the flags for it, the progress of its commit, and the statistics of the
-//! pool.
+//! The memory of the guests: the flags for it, the progress of its commit, the check that it is
+//! still there, and the statistics of the pool.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use wasm_prealloc_host::{
-    Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, LockMemory, LockOptions, MemoryPool,
-    MemoryPoolBuilder, Policy, Progress, Stage,
+    ApiItem, Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, Error, LockMemory, LockOptions,
+    MemoryPool, MemoryPoolBuilder, Policy, Progress, Stage, write_tracking,
 };
 
 use crate::service;
@@ -52,6 +53,9 @@ pub(crate) struct MemoryOpts {
     /// The longest wait for hosts that commit, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     lock_timeout: u64,
+    /// The time between two checks that the memory is still there, in seconds; 0 for no checks
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    check_interval: u64,
 }
 
 impl MemoryOpts {
@@ -85,6 +89,11 @@ impl MemoryOpts {
                 }
             })
     }
+
+    /// Returns the time between two checks of a pool.
+    pub(crate) fn check_interval(&self) -> Option<Duration> {
+        (self.check_interval > 0).then(|| Duration::from_secs(self.check_interval))
+    }
 }
 
 fn describe(progress: Progress, lock: &str) -> String {
@@ -102,27 +111,94 @@ fn describe(progress: Progress, lock: &str) -> String {
     }
 }
 
-/// Prints what was secured.
-pub(crate) fn report_secured(pool: &MemoryPool) {
-    if let Some(secured) = pool.secured() {
-        eprintln!("secured: {secured}");
-        service::set_status(&format!("secured: {secured}"));
+/// Replaces the names of the library's API in a message by flags. The match has no `_` arm, so that a
+/// new item cannot be forgotten.
+pub(crate) fn in_flags(message: &str) -> String {
+    ApiItem::rename(message, |item| {
+        Some(match item {
+            ApiItem::BackingAuto => "--backing auto".to_owned(),
+            ApiItem::PolicyDeclared => "--policy declared".to_owned(),
+            ApiItem::PolicyCommitMaximum => "--policy commit-maximum".to_owned(),
+            ApiItem::Pages => "--pages N".to_owned(),
+            ApiItem::LockMemoryAuto => "--lock-memory=auto".to_owned(),
+            ApiItem::LockPath => "--lock PATH".to_owned(),
+            ApiItem::LockTimeout => "--lock-timeout SECONDS".to_owned(),
+            // This host has one slot, one instance at a time, and no flags for these.
+            ApiItem::Slots
+            | ApiItem::Wait
+            | ApiItem::Secure
+            | ApiItem::Configure
+            | ApiItem::Engine
+            | ApiItem::Limiter
+            | ApiItem::TableElements
+            | ApiItem::EngineHeapBytes => return None,
+        })
+    })
+}
+
+/// A pool whose residency is checked at intervals.
+pub(crate) struct CheckedPool {
+    pub(crate) pool: MemoryPool,
+    interval: Option<Duration>,
+    checked: Instant,
+    checks: u64,
+}
+
+impl CheckedPool {
+    pub(crate) fn new(pool: MemoryPool, interval: Option<Duration>) -> CheckedPool {
+        CheckedPool {
+            pool,
+            interval,
+            checked: Instant::now(),
+            checks: 0,
+        }
+    }
+
+    /// Checks that all of the memory is still there, if the last check is long enough ago.
+    pub(crate) fn check_if_due(&mut self) -> Result<(), Error> {
+        if self
+            .interval
+            .is_some_and(|interval| self.checked.elapsed() >= interval)
+        {
+            self.pool.check()?;
+            self.checked = Instant::now();
+            self.checks += 1;
+        }
+        Ok(())
+    }
+
+    /// Prints what was secured.
+    pub(crate) fn report_secured(&self) {
+        if let Some(secured) = self.pool.secured() {
+            eprintln!("secured: {secured}");
+            service::set_status(&format!("secured: {secured}"));
+        }
+        if let (Policy::Declared, Err(error)) = (self.pool.policy(), write_tracking()) {
+            let error = in_flags(&error.to_string());
+            eprintln!("warning: each block zeroes its whole slot: {error}");
+        }
     }
 }
 
-/// Prints the statistics of a pool.
-pub(crate) fn report_statistics(pool: &MemoryPool) {
-    let statistics = pool.statistics();
-    eprintln!(
-        "pool: {} loans of {} slots ({} retired); resets: {} with write tracking, {} up to the \
-         enforced size, {} of the whole slot; {} MiB zeroed in {:.3} s",
-        statistics.loans,
-        statistics.slots,
-        statistics.retired,
-        statistics.watermark_resets,
-        statistics.high_water_resets,
-        statistics.full_resets,
-        statistics.zeroed_bytes >> 20,
-        statistics.reset_time.as_secs_f64(),
-    );
+/// The statistics of the pool, on one line.
+impl fmt::Display for CheckedPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let statistics = self.pool.statistics();
+        write!(
+            f,
+            "pool: {} loans of {} slots ({} retired); resets: {} with write tracking ({} failed), {} \
+             up to the enforced size, {} of the whole slot; {} MiB zeroed in {:.3} s; {} checks of \
+             residency",
+            statistics.loans,
+            statistics.slots,
+            statistics.retired,
+            statistics.watermark_resets,
+            statistics.tracking_failures,
+            statistics.high_water_resets,
+            statistics.full_resets,
+            statistics.zeroed_bytes >> 20,
+            statistics.reset_time.as_secs_f64(),
+            self.checks,
+        )
+    }
 }

@@ -24,7 +24,8 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Takes over the signals, and deletes the ready file of an earlier process.
+    /// Takes over the signals, and deletes the ready file of an earlier process. A folder that cannot
+    /// be written to is an error now, and not when memory is secured.
     ///
     /// A process that is the first of a container has no default action for a signal, so it needs a
     /// handler from the start.
@@ -35,6 +36,10 @@ impl Service {
             ready_file,
         };
         service.remove_ready_file()?;
+        if let Some(path) = service.unfinished_ready_file() {
+            std::fs::write(&path, "")
+                .with_context(|| format!("cannot create {}", path.display()))?;
+        }
         #[cfg(unix)]
         for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
             use signal_hook::flag;
@@ -56,8 +61,8 @@ impl Service {
     /// a signal stops the process between two blocks.
     pub(crate) fn ready(&self) -> Result<()> {
         self.interruptible.store(false, Ordering::Relaxed);
-        if let Some(path) = &self.ready_file {
-            std::fs::write(path, "")
+        if let (Some(unfinished), Some(path)) = (self.unfinished_ready_file(), &self.ready_file) {
+            std::fs::rename(unfinished, path)
                 .with_context(|| format!("cannot create {}", path.display()))?;
         }
         notify("READY=1");
@@ -73,6 +78,12 @@ impl Service {
     pub(crate) fn stop(&self) -> Result<()> {
         notify("STOPPING=1");
         self.remove_ready_file()
+    }
+
+    /// The ready file before memory is secured, in the same folder.
+    fn unfinished_ready_file(&self) -> Option<PathBuf> {
+        let path = self.ready_file.as_ref()?;
+        Some(path.with_added_extension("new"))
     }
 
     fn remove_ready_file(&self) -> Result<()> {

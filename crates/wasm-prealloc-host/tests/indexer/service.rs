@@ -111,6 +111,7 @@ impl Follower {
     fn start(case: &Case) -> Follower {
         let mut command = case.command(&["guest.wasm", "--pages", "16"]);
         command.args(["--chain", "chain.txt", "--follow", "--ready-file", "ready"]);
+        command.args(["--check-interval", "1"]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let stdout = BufReader::new(process.stdout.take().unwrap());
@@ -123,14 +124,14 @@ impl Follower {
         line.trim_end().to_owned()
     }
 
-    /// Sends SIGTERM, and returns the last line that the indexer prints.
-    fn stop(mut self) -> String {
+    /// Sends SIGTERM, expects these texts on stderr, and returns the last line on stdout.
+    fn stop(mut self, texts: &[&str]) -> String {
         let id = self.process.id().to_string();
         let killed = Command::new("kill").args(["-TERM", &id]).status().unwrap();
         assert!(killed.success());
         let last = self.line();
         let output = self.process.wait_with_output().unwrap();
-        expect(&output, 0, &["pool: "]);
+        expect(&output, 0, texts);
         last
     }
 }
@@ -164,20 +165,30 @@ fn a_followed_chain_is_indexed_once_also_after_a_restart() {
     assert!(ready.exists());
     append(&chain, "6f\n");
     assert_eq!(first.line(), "block 1: 2 values stored");
-    first.stop();
+    // Memory is checked also while there is no block.
+    thread::sleep(Duration::from_millis(1300));
+    first.stop(&["; 1 checks of residency"]);
     assert!(!ready.exists());
 
     append(&chain, "00\n");
     let mut second = Follower::start(&case);
     assert_eq!(second.line(), "block 2: 2 values stored");
     wait_until(|| ready.exists());
-    let root = second.stop();
+    let root = second.stop(&["resets: "]);
 
     // The same blocks, all at once.
     let whole = Case::new(RECORDER);
     let output = whole.index(&["--block", "6869", "--block", "796f", "--block", "00"]);
     assert!(String::from_utf8_lossy(&output.stdout).ends_with(&format!("{root}\n")));
     assert_eq!(case.dump(), whole.dump());
+}
+
+#[test]
+fn a_ready_file_that_cannot_be_made_is_an_error_before_memory_is_secured() {
+    let case = Case::new(RECORDER);
+    let output = case.index(&["--block", "00", "--ready-file", "none/ready"]);
+    expect(&output, 2, &["cannot create none/ready.new"]);
+    assert!(!stderr(&output).contains("secured"));
 }
 
 #[test]
