@@ -10,7 +10,8 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use wasm_prealloc::MAX_PAGES;
 use wasm_prealloc_host::{
-    Condition, Conditions, Headroom, MemoryPool, MemoryPoolBuilder, Need, Reading,
+    Condition, Conditions, DEFAULT_TABLE_ELEMENTS, Headroom, MemoryPool, MemoryPoolBuilder, Need,
+    Reading,
 };
 
 use crate::io::print_json;
@@ -42,6 +43,15 @@ pub(crate) struct Opts {
     /// Commit the memory, and release it again
     #[arg(long)]
     commit: bool,
+
+    /// The size of the engine's own heap for each memory, in bytes. Modules that use exceptions,
+    /// `externref` or GC types need one; `run` gives them 16777216
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    engine_heap_bytes: u64,
+
+    /// The number of elements that the tables of each module can have together
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_TABLE_ELEMENTS)]
+    table_elements: u64,
 
     /// Print only errors
     #[arg(short, long)]
@@ -128,7 +138,9 @@ impl Row {
 pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
     let builder = MemoryPool::builder()
         .slots(opts.instances.get())
-        .pages(opts.pages);
+        .pages(opts.pages)
+        .engine_heap_bytes(opts.engine_heap_bytes)
+        .table_elements(opts.table_elements);
     let builder = match opts.quiet {
         true => opts.memory.apply(builder),
         false => opts.memory.apply_with_progress(builder),
