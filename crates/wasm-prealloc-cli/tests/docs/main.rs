@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod deploy;
+mod operators;
 
 use std::fmt::Write as _;
 use std::fs;
