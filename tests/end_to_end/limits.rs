@@ -85,7 +85,7 @@ fn a_linear_memory_in_512_mib_is_refused_by_name() {
             &format!("cgroup {} {limit_file}", group.version()),
             "limit 536870912 bytes (512 MiB)",
             // 4096 MiB, 8 MiB of page tables and 32 MiB of margin.
-            "needed 4336910336 bytes (4136 MiB)",
+            "needed 4337958912 bytes (4137 MiB)",
             "raise this limit to at least",
         ];
         expect_parts(&expect_status(&output, REFUSED), &parts);
