@@ -7,6 +7,8 @@ use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 pub(crate) enum Goal {
     AtLeast(f64),
     AtMost(f64),
+    /// The ratio is shown for comparison only.
+    Shown,
 }
 
 impl Goal {
@@ -14,6 +16,7 @@ impl Goal {
         match self {
             Self::AtLeast(goal) => ratio >= goal,
             Self::AtMost(goal) => ratio <= goal,
+            Self::Shown => true,
         }
     }
 }
@@ -23,6 +26,7 @@ impl std::fmt::Display for Goal {
         match self {
             Self::AtLeast(goal) => write!(f, "at least {goal}"),
             Self::AtMost(goal) => write!(f, "at most {goal:.3}"),
+            Self::Shown => Ok(()),
         }
     }
 }
@@ -39,7 +43,12 @@ impl Ratios {
             format!("{ratio:.digits$}"),
             wall_clock.map_or(String::new(), |ratio| format!("{ratio:.digits$}")),
             goal.to_string(),
-            if goal.is_met(ratio) { "yes" } else { "no" }.to_owned(),
+            match goal {
+                Goal::Shown => "",
+                _ if goal.is_met(ratio) => "yes",
+                _ => "no",
+            }
+            .to_owned(),
         ]);
     }
 

@@ -1,7 +1,7 @@
 //! (b) A block on a wasmtime host: instantiate a module, let it write some MiB, drop the instance.
 
 use anyhow::{Result, bail};
-use wasm_prealloc_host::{InstantiateError, MemoryPool, Policy, WasmtimePool};
+use wasm_prealloc_host::{InstantiateError, MemoryPool, Policy, Reset, Tracking, WasmtimePool};
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, InstancePre, Linker, Module,
     PoolingAllocationConfig, Store, TypedFunc,
@@ -34,7 +34,9 @@ const SIZES: [(usize, usize); 5] = [(0, 300), (1, 200), (10, 60), (100, 20), (10
 
 fn guest(contender: &str) -> Result<Vec<u8>> {
     let (limits, step) = match contender {
-        "declared" | "anew" => (PINNED, "16"),
+        "declared" | "declared-background" | "denied" | "denied-background" | "anew" => {
+            (PINNED, "16")
+        }
         "commit-maximum-by-page" => (NATURAL, "1"),
         _ => (NATURAL, "16"),
     };
@@ -46,8 +48,10 @@ fn guest(contender: &str) -> Result<Vec<u8>> {
 fn engine(contender: &str) -> Result<(Engine, Option<MemoryPool>)> {
     let mut config = Config::new();
     let policy = match contender {
-        "declared" => Policy::Declared,
-        "commit-maximum" | "commit-maximum-by-page" => Policy::CommitMaximum,
+        "declared" | "declared-background" | "denied" | "denied-background" => Policy::Declared,
+        "commit-maximum" | "commit-maximum-by-page" | "commit-maximum-background" => {
+            Policy::CommitMaximum
+        }
         "on-demand" => return Ok((made(&config)?, None)),
         "pooling" | "pooling-tuned" | "pooling-tuned-scan" => {
             let mut pooling = PoolingAllocationConfig::default();
@@ -63,7 +67,14 @@ fn engine(contender: &str) -> Result<(Engine, Option<MemoryPool>)> {
         }
         other => bail!("no contender {other:?}"),
     };
-    let pool = MemoryPool::builder().policy(policy).secure()?;
+    let mut builder = MemoryPool::builder().policy(policy);
+    if contender.starts_with("denied") {
+        builder = builder.tracking(Tracking::Off);
+    }
+    if contender.ends_with("background") {
+        builder = builder.slots(2).reset(Reset::Background);
+    }
+    let pool = builder.secure()?;
     let engine = pool.engine(&mut config).map_err(InstantiateError::from)?;
     Ok((engine, Some(pool)))
 }
@@ -82,11 +93,17 @@ pub(super) fn measure(contender: &str) -> Result<Vec<Row>> {
     if let Some(pool) = &pool {
         pool.verify(&host.module)?;
     }
+    // Zeroing everything takes the same time at each size, and much of it.
+    let sizes = match contender.starts_with("denied") {
+        true => [(0, 20), (1, 20)].as_slice(),
+        false => SIZES.as_slice(),
+    };
     let mut rows = Vec::new();
-    for (mib, rounds) in SIZES {
+    for &(mib, rounds) in sizes {
         // The first blocks of a size warm the pool.
         let cost = Cost::repeated(4, rounds, || {
             let mut in_guest = Cost::default();
+            wait_for_resets(pool.as_ref());
             let cost = Cost::of(|| {
                 in_guest = host.block(mib)?;
                 Ok(())
@@ -98,6 +115,13 @@ pub(super) fn measure(contender: &str) -> Result<Vec<Row>> {
         rows.push((mib, cost?));
     }
     Ok(rows)
+}
+
+/// Waits until the pool's thread has nothing to reset, so that the time of a block is its own.
+fn wait_for_resets(pool: Option<&MemoryPool>) {
+    while pool.is_some_and(|pool| pool.statistics().resetting > 0) {
+        std::thread::yield_now();
+    }
 }
 
 /// An engine, and the guest compiled and linked for it.

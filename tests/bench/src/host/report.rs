@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::cost::Cost;
-use crate::tables::Goal::{AtLeast, AtMost};
+use crate::tables::Goal::{AtLeast, AtMost, Shown};
 use crate::tables::{Ratios, milliseconds, table};
 
 /// The contenders of each part, with their names in the tables.
@@ -14,7 +14,7 @@ pub(super) const SECURE: [(&str, &str); 5] = [
     ("memset", "memset"),
     ("pattern", "a pattern, then zeros"),
 ];
-pub(super) const BLOCK: [(&str, &str); 8] = [
+pub(super) const BLOCK: [(&str, &str); 12] = [
     ("on-demand", "wasmtime, on demand"),
     ("pooling", "wasmtime, pooling"),
     ("pooling-tuned", "wasmtime, pooling, 4 GiB kept resident"),
@@ -25,17 +25,34 @@ pub(super) const BLOCK: [(&str, &str); 8] = [
         "the same, the guest grows page by page",
     ),
     ("declared", "ours, `Declared`"),
+    (
+        "declared-background",
+        "the same, two slots, resets in the background",
+    ),
+    (
+        "commit-maximum-background",
+        "ours, `CommitMaximum`, two slots, resets in the background",
+    ),
+    ("denied", "ours, `Declared`, without write tracking"),
+    (
+        "denied-background",
+        "the same, two slots, resets in the background",
+    ),
     ("anew", "memory secured again for each block"),
 ];
-pub(super) const RESET: [(&str, &str); 5] = [
+pub(super) const RESET: [(&str, &str); 6] = [
     ("high-water", "ours, up to an enforced size"),
     ("watermark", "ours, watermark and tracking"),
+    (
+        "after-large",
+        "the same, the slowest of the blocks after one of 1000 MiB",
+    ),
     ("everything", "ours, everything"),
     ("memset", "memset"),
     ("scan", "one scan of 4 GiB for written pages"),
 ];
 const BLOCK_SIZES: [usize; 5] = [0, 1, 10, 100, 1000];
-const RESET_SIZES: [usize; 5] = [0, 10, 100, 1000, 4096];
+const RESET_SIZES: [usize; 6] = [0, 1, 10, 100, 1000, 4096];
 
 /// Medians over all rounds, by part, contender and size in MiB.
 #[derive(Debug, Default)]
@@ -65,7 +82,8 @@ impl Measured {
              to drop the instance. `faults` is the number of page faults that the guest takes at \
              100 MiB; the OOM killer can end a host at any of them. The guest grows its memory by \
              1 MiB at a time. Only the hosts marked \"ours\" have 4 GiB committed before they \
-             start.\n\n\
+             start. A reset in the background ends before the next block is measured, and its time \
+             is not counted.\n\n\
              ## The host: (c) taking 4 GiB back\n\n{}\n\n\
              CPU time in milliseconds, by the number of MiB that were written. If a guest wrote \
              0 MiB, a reset with a watermark costs one scan.\n",
@@ -110,6 +128,23 @@ impl Measured {
                 row(&label, block(contender, mib), ours, goal);
             }
         }
+        for mib in [0, 1] {
+            for (contender, name) in [
+                ("declared", "`Declared`"),
+                ("declared-background", "`Declared`, background"),
+                ("commit-maximum", "`CommitMaximum`"),
+                ("commit-maximum-background", "`CommitMaximum`, background"),
+                ("denied", "`Declared` without tracking"),
+                (
+                    "denied-background",
+                    "`Declared` without tracking, background",
+                ),
+            ] {
+                let label = format!("(b) {mib} MiB: {name} / pooling");
+                let pooling = block("pooling", mib);
+                row(&label, block(contender, mib), pooling, Shown);
+            }
+        }
         for mib in [10, 100, 1000] {
             let memset = reset("memset", mib);
             let label = format!("(c) {mib} MiB: high-water reset / memset");
@@ -122,6 +157,13 @@ impl Measured {
             let label = format!("(c) {mib} MiB: watermark reset / memset and scan");
             row(&label, reset("watermark", mib), both, AtMost(1.2));
         }
+        let label = "(c) 1 MiB: slowest reset after a block of 1000 MiB / watermark reset";
+        row(
+            label,
+            reset("after-large", 1),
+            reset("watermark", 1),
+            AtMost(3.0),
+        );
         let (label, memset) = ("(c) 4096 MiB: full reset / memset", reset("memset", 4096));
         row(label, reset("everything", 4096), memset, AtMost(1.2));
         ratios.text()
@@ -138,19 +180,19 @@ impl Measured {
 
     fn blocks(&self) -> String {
         let rows = BLOCK.map(|(contender, name)| {
-            let mut row = self.row("block", contender, name, BLOCK_SIZES);
+            let mut row = self.row("block", contender, name, &BLOCK_SIZES);
             let faults = self.cost("block", contender, 100).map(|cost| cost.faults);
             // With `anew`, the faults of securing are not counted apart from the guest's.
             let faults = faults.filter(|_| contender != "anew");
             row.push(faults.map_or(String::new(), |faults| format!("{faults:.0}")));
             row
         });
-        table_by_size("host", BLOCK_SIZES, &["faults"], rows)
+        table_by_size("host", &BLOCK_SIZES, &["faults"], rows)
     }
 
     fn resets(&self) -> String {
-        let rows = RESET.map(|(contender, name)| self.row("reset", contender, name, RESET_SIZES));
-        table_by_size("way", RESET_SIZES, &[], rows)
+        let rows = RESET.map(|(contender, name)| self.row("reset", contender, name, &RESET_SIZES));
+        table_by_size("way", &RESET_SIZES, &[], rows)
     }
 
     /// A contender's name, and its CPU time at each size.
@@ -159,9 +201,9 @@ impl Measured {
         part: &'static str,
         contender: &'static str,
         name: &str,
-        sizes: [usize; 5],
+        sizes: &[usize],
     ) -> Vec<String> {
-        let times = sizes.map(|mib| {
+        let times = sizes.iter().map(|&mib| {
             let cost = self.cost(part, contender, mib);
             cost.map_or(String::new(), |cost| milliseconds(cost.cpu_seconds))
         });
@@ -172,11 +214,11 @@ impl Measured {
 /// A table with a column for each size.
 fn table_by_size<const N: usize>(
     first: &str,
-    sizes: [usize; 5],
+    sizes: &[usize],
     last: &[&str],
     rows: [Vec<String>; N],
 ) -> String {
-    let sizes = sizes.map(|mib| format!("{mib} MiB"));
+    let sizes: Vec<_> = sizes.iter().map(|mib| format!("{mib} MiB")).collect();
     let mut header = vec![first];
     header.extend(sizes.iter().map(String::as_str));
     header.extend(last);

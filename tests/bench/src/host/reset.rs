@@ -13,7 +13,8 @@ const ROUNDS: usize = 25;
 pub(super) fn measure(contender: &str) -> Result<Vec<Row>> {
     match contender {
         "high-water" => ours(Policy::CommitMaximum, Tracking::Auto, &[10, 100, 1000]),
-        "watermark" => ours(Policy::Declared, Tracking::Auto, &[0, 10, 100, 1000]),
+        "watermark" => ours(Policy::Declared, Tracking::Auto, &[0, 1, 10, 100, 1000]),
+        "after-large" => after_large(),
         "everything" => ours(Policy::Declared, Tracking::Off, &[4096]),
         "memset" => memset(),
         "scan" => scan(),
@@ -49,6 +50,34 @@ fn ours(policy: Policy, tracking: Tracking, sizes: &[usize]) -> Result<Vec<Row>>
         "writes cannot be tracked on this machine"
     );
     Ok(rows)
+}
+
+/// Measures the slowest reset of a block of 1 MiB after one block of 1000 MiB.
+fn after_large() -> Result<Vec<Row>> {
+    let pool = MemoryPool::builder().secure()?;
+    let block = |mib: usize| {
+        let mut memory = pool.lend(DEFAULT_PAGES, Some(DEFAULT_PAGES))?;
+        memory.bytes_mut()[..mib * MIB].fill(0xa5);
+        Cost::of(|| {
+            drop(memory);
+            Ok(())
+        })
+    };
+    let mut slowest = Vec::new();
+    for _ in 0..3 {
+        for _ in 0..40 {
+            block(1)?;
+        }
+        block(1000)?;
+        let after = (0..90).map(|_| block(1)).collect::<Result<Vec<_>>>()?;
+        let by_time = |one: &Cost, other: &Cost| one.cpu_seconds.total_cmp(&other.cpu_seconds);
+        slowest.extend(after.into_iter().max_by(by_time));
+    }
+    ensure!(
+        pool.tracking().is_some(),
+        "writes cannot be tracked on this machine"
+    );
+    Ok(vec![(1, Cost::median(&slowest))])
 }
 
 /// Zeroes the same sizes, in memory that is committed like the pool's.
