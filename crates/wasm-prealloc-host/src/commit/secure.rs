@@ -134,11 +134,14 @@ pub(crate) fn secure_many(
             // memory too.
             drop(regions);
             let error = explain(failure, &need);
+            // A subscriber may secure memory itself.
+            drop(lock);
             tracing::warn!(%error, "memory was not secured");
             return Err(error);
         }
     };
     let elapsed = start.elapsed();
+    drop(lock);
     for region in &mut regions {
         region.secured.elapsed = elapsed;
         region.secured.waited = waited;
