@@ -52,7 +52,11 @@ impl Conditions {
             list.push(Condition::SharedLock { path });
         }
         if let Err(error) = sys::Tracker::open() {
-            let why = error.to_string();
+            // The condition has a remedy of its own.
+            let text = error.to_string();
+            let problem = text.split("; ").next().unwrap_or_default();
+            let why = problem.trim_start_matches("writes cannot be tracked");
+            let why = why.trim_start_matches([':', ' ']).to_owned();
             list.push(Condition::NoWriteTracking { why });
         }
         conditions
