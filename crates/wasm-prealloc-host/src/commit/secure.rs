@@ -89,7 +89,7 @@ pub(crate) fn secure_many(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<SecuredRegion>, Error> {
     let bytes = requirements.bytes()?;
-    let need = need_of_many(requirements, &layout, count)?;
+    let mut need = need_of_many(requirements, &layout, count)?;
     let span = tracing::info_span!("secure", regions = count, pages = requirements.pages);
     let _entered = span.enter();
 
@@ -101,6 +101,15 @@ pub(crate) fn secure_many(
             total_bytes,
         });
     };
+    let trial = Trial::new(&Headroom::read()?);
+    if trial.is_needed() {
+        // The margin is mapped too, here or by the child.
+        let margin_bytes = requirements
+            .margin_bytes
+            .saturating_add(HUGE_PAGE_BYTES as u64);
+        need.data_bytes = need.data_bytes.saturating_add(margin_bytes);
+        need.address_space_bytes = need.address_space_bytes.saturating_add(margin_bytes);
+    }
     // Other committers do not change the limits of this process, so no lock is needed to refuse.
     Headroom::check_process(&need)?;
     let waiting = &mut || report(Stage::WaitingForLock, 0);
@@ -114,7 +123,7 @@ pub(crate) fn secure_many(
         bytes,
         // Opened before the first commit: afterwards, at a limit, there may be no memory left.
         reader: Reader::open(),
-        trial: Trial::new(&headroom),
+        trial,
         locking: Locking::decide(requirements.lock_memory, &headroom, total_bytes),
     };
     // After the check, which refuses most numbers of regions that no list has room for.
