@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::sync::LazyLock;
 
 use wasm_prealloc_host::Backing;
-use wasm_prealloc_tests::limits::{BACKINGS, Cached, Host, Stats};
+use wasm_prealloc_tests::limits::{BACKINGS, Cached, Host, Stats, cannot_hide};
 use wasm_prealloc_tests::{MIB, MemoryGroup, memory_lock, skipped};
 
 use crate::processes::{expect_parts, expect_status};
@@ -32,6 +32,7 @@ fn host(backing: Backing) -> Host {
         program: binary().to_owned(),
         pages: PAGES,
         backing,
+        hidden: false,
     }
 }
 
@@ -68,6 +69,30 @@ fn around_a_cgroup_limit_no_host_is_killed() {
         no_host_was_killed(&format!("{backing}, 256 KiB"), &host.sweep(coarse).unwrap());
         let fine = host.limits_around_break_even(64, 16 * KIB).unwrap();
         no_host_was_killed(&format!("{backing}, 16 KiB"), &host.sweep(fine).unwrap());
+    }
+}
+
+/// The same, with an empty directory over all groups. A child process may be killed, no host.
+#[test]
+fn around_a_hidden_limit_no_host_is_killed() {
+    let _lock = memory_lock().unwrap();
+    if MemoryGroup::create_or_skip(MIB).is_none() {
+        return;
+    }
+    if let Some(why) = cannot_hide() {
+        return skipped(&why);
+    }
+    for backing in BACKINGS {
+        let host = Host {
+            hidden: true,
+            ..host(backing)
+        };
+        let coarse = (0..24).map(|step| NEEDED_BYTES - 8 * MIB + step * MIB);
+        let stats = host.sweep(coarse).unwrap();
+        no_host_was_killed(&format!("{backing}, hidden, 1 MiB"), &stats);
+        let fine = host.limits_around_break_even(32, 32 * KIB).unwrap();
+        let stats = host.sweep(fine).unwrap();
+        no_host_was_killed(&format!("{backing}, hidden, 32 KiB"), &stats);
     }
 }
 

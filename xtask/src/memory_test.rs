@@ -14,15 +14,15 @@ use wasm_prealloc_tests::{Indexer, MIB, MemoryGroup, Outcome, Setup, commit};
 #[command(after_help = "\
 Examples:
   cargo xtask memory-test          the four cells, in half a minute
-  cargo xtask memory-test --full   also hosts at 912 limits, and a chain of blocks on 18 machines
+  cargo xtask memory-test --full   also hosts at 1,424 limits, and a chain of blocks on 18 machines
 
 Exit status: 0 every row is as expected, 1 a row is not, 2 no memory cgroup can be created here")]
 pub(crate) struct Opts {
     /// Also test that no limit kills a host, and that all machines store the same
     ///
     /// `limits`: hosts of 4 GiB at 200 cgroup limits from 64 MiB to 5 GiB, hosts of 1 GiB at 256
-    /// limits around the smallest sufficient one, four hosts at once with room for two, and hosts
-    /// in a group that is full of page cache. Each runs with huge pages and with base pages. Each
+    /// limits around the smallest sufficient one, four hosts at once with room for two, hosts that
+    /// cannot see their limit at 256 limits, and hosts in a group that is full of page cache. Each runs with huge pages and with base pages. Each
     /// must be secured, or refused by the name of the limit; none may be killed.
     ///
     /// `chain`: 200 blocks on machines from 512 MiB to 20 GiB, beside a neighbour, and interrupted.

@@ -7,9 +7,9 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use comfy_table::CellAlignment;
 use wasm_prealloc_tests::chain::Chain;
-use wasm_prealloc_tests::limits::{BACKINGS, Cached, Host, Stats, limits};
+use wasm_prealloc_tests::limits::{BACKINGS, Cached, Host, Stats, cannot_hide, limits};
 use wasm_prealloc_tests::machines::{Bench, Machine};
-use wasm_prealloc_tests::{Indexer, MIB, Setup};
+use wasm_prealloc_tests::{Indexer, MIB, Setup, skipped};
 
 const KIB: u64 = 1 << 10;
 /// 4 GiB and 1 GiB, in wasm pages.
@@ -43,6 +43,7 @@ pub(super) fn limit_rows(commit: &Path, scratch: &Path) -> Result<usize> {
             program: commit.to_owned(),
             pages,
             backing,
+            hidden: false,
         };
         eprintln!("running: 200 limits, {backing}");
         let whole = host(WHOLE);
@@ -59,6 +60,25 @@ pub(super) fn limit_rows(commit: &Path, scratch: &Path) -> Result<usize> {
         let stats = quarter.race(4, 2, 2560 * MIB, 20)?;
         row("4 at once in 2560 MiB, 20 rounds", &quarter, stats);
 
+        if let Some(why) = cannot_hide() {
+            skipped(&format!("hosts that cannot see their limit: {why}"));
+        } else {
+            let mut hidden = host(QUARTER);
+            hidden.hidden = true;
+            eprintln!("running: 128 hidden limits, {backing}");
+            let stats = hidden.sweep(limits(64 * MIB, 1280 * MIB, 128))?;
+            row("hidden limits from 64 MiB to 1280 MiB", &hidden, stats);
+
+            eprintln!("running: 128 hidden limits around the break-even, {backing}");
+            let around = hidden.limits_around_break_even(128, 32 * KIB)?;
+            let stats = hidden.sweep(around)?;
+            row(
+                "hidden limits every 32 KiB around the break-even",
+                &hidden,
+                stats,
+            );
+        }
+
         for (cached, what) in [
             (Cached::Written, "in page cache of a file written"),
             (Cached::Read, "in page cache of a file read"),
@@ -73,7 +93,9 @@ pub(super) fn limit_rows(commit: &Path, scratch: &Path) -> Result<usize> {
     }
     writeln!(
         std::io::stdout(),
-        "\nHosts at limits, without a margin. A refusal names the file that holds the limit.\n\n{table}"
+        "\nHosts at limits, without a margin. A refusal names the file that holds the limit, unless it \
+         is hidden. OOM kills of hosts with base pages at hidden limits are those of child processes, \
+         which try the commit.\n\n{table}"
     )?;
     Ok(wrong)
 }
