@@ -28,6 +28,11 @@ const HALTED_BYTES_PER_WINDOW: u64 = 2 << 20;
 /// A commit that is slower is reported.
 const SLOW_BYTES_PER_WINDOW: u64 = 100 << 20;
 
+/// The least that a trial commits beyond the memory. The host takes a little more than the child
+/// did, for example for the kernel's charges in advance: without a margin 1 of 200 hosts at limits
+/// around the break-even was killed after a trial had succeeded.
+const RESERVE_BYTES: u64 = 1 << 20;
+
 /// A decision on trials, made from a reading of the limits.
 #[derive(Debug)]
 pub(crate) struct Trial {
@@ -68,14 +73,14 @@ impl Trial {
         Trial { hidden: None }
     }
 
-    /// Commits memory and the margin in base pages in a child process, as [`run`](Trial::run).
+    /// Commits memory and the margin, or a reserve, in base pages in a child process, as [`run`](Trial::run).
     pub(crate) fn of_base_pages(
         &self,
         bytes: u64,
         margin_bytes: u64,
         progress: Progress<'_>,
     ) -> Result<(), Error> {
-        let all = bytes.saturating_add(margin_bytes);
+        let all = bytes.saturating_add(margin_bytes.max(RESERVE_BYTES));
         let amount = Amount {
             spread_bytes: 0,
             whole_bytes: usize::try_from(all).unwrap_or(usize::MAX),
