@@ -92,7 +92,7 @@ impl Host {
     fn stats(&self) -> Stats {
         Stats {
             unnamed: self.hidden,
-            children_die: self.hidden && self.backing == Backing::Base,
+            children_die: self.hidden,
             ..Stats::default()
         }
     }

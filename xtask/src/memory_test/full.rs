@@ -94,8 +94,7 @@ pub(super) fn limit_rows(commit: &Path, scratch: &Path) -> Result<usize> {
     writeln!(
         std::io::stdout(),
         "\nHosts at limits, without a margin. A refusal names the file that holds the limit, unless it \
-         is hidden. OOM kills of hosts with base pages at hidden limits are those of child processes, \
-         which try the commit.\n\n{table}"
+         is hidden. OOM kills at hidden limits are those of child processes, which try the commit.\n\n{table}"
     )?;
     Ok(wrong)
 }
