@@ -311,6 +311,8 @@ fn the_machines_pool_of_huge_pages_backs_slots_or_is_named() {
         memory.bytes_mut()[..40 * MIB].fill(7);
         memory.bytes_mut()[60 * MIB] = 7;
     }
+    // The kernel protects these pages only as a whole, and tracks writes to them.
+    assert_eq!(lender.statistics().tracking_failures, 0);
     match pool(1) {
         Err(Error::Shortfall(shortfall)) => {
             let limit = shortfall.limit.to_string();

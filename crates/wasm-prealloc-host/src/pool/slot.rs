@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::commit::region::HUGE_PAGE_BYTES;
 use crate::commit::report::Method;
 use crate::commit::requirements::WASM_PAGE_BYTES;
 use crate::commit::secure::SecuredRegion;
@@ -41,12 +42,18 @@ impl Slot {
         tracker: Option<&Arc<Tracker>>,
     ) -> (Slot, io::Result<()>) {
         let (base, bytes) = (region.region().base(), region.len());
-        let huge = region.secured().how == Method::Collapsed;
+        let how = region.secured().how;
+        let unit = match how {
+            // Tracking fails for pages of 1 GiB.
+            Method::HugePool => HUGE_PAGE_BYTES,
+            _ => WASM_PAGE_BYTES as usize,
+        };
         let (watermark, started) = match tracker {
             Some(tracker) => {
                 let tracker = Arc::clone(tracker);
                 // SAFETY: the range is the region's own, which lives as long as the slot.
-                let (watermark, started) = unsafe { Watermark::new(tracker, base, bytes, huge) };
+                let (watermark, started) =
+                    unsafe { Watermark::new(tracker, base, bytes, how == Method::Collapsed, unit) };
                 (Some(watermark), started)
             }
             None => (None, Ok(())),

@@ -24,7 +24,6 @@ use std::sync::Arc;
 
 use crate::commit::populate;
 use crate::commit::region::HUGE_PAGE_BYTES;
-use crate::commit::requirements::WASM_PAGE_BYTES;
 use crate::pool::reset::{ResetMethod, Work};
 use crate::pool::split_pages::SplitPages;
 use crate::sys::Tracker;
@@ -57,9 +56,12 @@ pub(crate) struct Watermark {
     tracking: bool,
     /// The start of what is tracked, up to `tail`. A multiple of a huge page, or `highest`.
     mark: usize,
-    /// The start of the last wasm page, which is zeroed each time and not tracked: a module that
-    /// shares its memory counts its growth there.
+    /// The start of the last wasm page, or of the last page of the machine's pool, which is zeroed
+    /// each time and not tracked: a module that shares its memory counts its growth there.
     tail: usize,
+    /// The size of a wasm page, or of a page of the machine's pool, which the kernel protects only
+    /// as a whole.
+    unit: usize,
     /// The ends of what the last blocks wrote, the newest last.
     ends: VecDeque<usize>,
     /// The huge pages above the mark that may be split, if the slot has huge pages.
@@ -80,13 +82,15 @@ impl Watermark {
         base: NonNull<u8>,
         bytes: usize,
         huge: bool,
+        unit: usize,
     ) -> (Watermark, io::Result<()>) {
-        let tail = bytes - bytes.min(WASM_PAGE_BYTES as usize);
+        let tail = bytes - bytes.min(unit);
         let mut watermark = Watermark {
             tracker,
             tracking: false,
             mark: 0,
             tail,
+            unit,
             ends: VecDeque::from([0; WINDOW]),
             split: huge.then(|| SplitPages::new(bytes)),
             written: Vec::new(),
@@ -101,10 +105,10 @@ impl Watermark {
         HUGE_PAGE_BYTES.min(self.highest())
     }
 
-    /// The highest mark. A wasm page stays tracked, so that moving the mark moves the boundary of
+    /// The highest mark. A page stays tracked, so that moving the mark moves the boundary of
     /// two mappings and never needs one more: `vm.max_map_count` limits their number.
     fn highest(&self) -> usize {
-        self.tail - self.tail.min(WASM_PAGE_BYTES as usize)
+        self.tail - self.tail.min(self.unit)
     }
 
     /// Tracks everything above the lowest mark.

@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 
 use super::*;
 use crate::commit::region::Region;
+use crate::commit::requirements::WASM_PAGE_BYTES;
 
 const MIB: usize = 1 << 20;
 const TAIL_BYTES: usize = WASM_PAGE_BYTES as usize;
@@ -47,7 +48,13 @@ impl Slot {
         // SAFETY: the range is writable and this test's own.
         let (watermark, started) = unsafe {
             region.base().write_bytes(0, BYTES);
-            Watermark::new(Arc::new(tracker), region.base(), BYTES, true)
+            Watermark::new(
+                Arc::new(tracker),
+                region.base(),
+                BYTES,
+                true,
+                WASM_PAGE_BYTES as usize,
+            )
         };
         started.unwrap();
         Some(Slot { watermark, region })
