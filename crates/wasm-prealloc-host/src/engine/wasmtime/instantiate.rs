@@ -72,9 +72,9 @@ pub trait WasmtimePool {
     /// alone, in any store of its engine:
     ///
     /// - The engine takes its memories from this pool. An engine that
-    ///   [`engine`](WasmtimePool::engine) made is known. Any other is tried once: the module is
-    ///   instantiated until its last table is requested, and every memory has to be requested from
-    ///   this pool.
+    ///   [`engine`](WasmtimePool::engine) made is known. Any other is tried once: a host object is
+    ///   made in the engine's own heap, which has to be requested from this pool. An engine without
+    ///   that heap is tried with the module.
     /// - No setting of the engine undoes the commit.
     /// - The module imports no memory, and the limits of each memory suit the pool's policy.
     /// - The pool has a slot for each memory, and a heap if the module needs the engine's own heap.

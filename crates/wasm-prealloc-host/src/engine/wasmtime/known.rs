@@ -90,12 +90,12 @@ pub(crate) fn verify(pool: &MemoryPool, module: &Module) -> Result<Findings, Err
     if memories > slots {
         return Err(Error::TooManyMemories { memories, slots });
     }
-    let known = side.known.has_engine(engine);
+    let known = side.known.has_engine(engine) || trial::reaches(pool, engine)?;
     let findings = trial::run(pool, module, known, side.table_elements)?;
     if findings.engine_heap == Some(true) && side.heap.is_none() {
         return Err(Error::NoEngineHeap { heaps: 0 });
     }
-    if memories > 0 || findings.engine_heap == Some(true) {
+    if known || memories > 0 || findings.engine_heap == Some(true) {
         side.known.add_engine(engine);
     }
     side.known.add_module(module, findings);

@@ -6,7 +6,10 @@
 
 use std::cell::RefCell;
 
-use wasmtime::{AsContextMut, Extern, ExternType, Func, Instance, Module, ResourceLimiter, Store};
+use wasmtime::{
+    AsContextMut, Engine, Extern, ExternRef, ExternType, Func, Instance, Module, ResourceLimiter,
+    Store,
+};
 
 use crate::error::Error;
 use crate::pool::memory_pool::MemoryPool;
@@ -189,6 +192,30 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         drop(TRIAL.take());
+    }
+}
+
+/// Finds out whether an engine takes its memories from the pool: the engine's own heap has the same
+/// creator as linear memories, and a host object in it needs no module. Returns false if the engine
+/// has no such heap.
+pub(crate) fn reaches(pool: &MemoryPool, engine: &Engine) -> Result<bool, Error> {
+    let mut store = Store::new(engine, ());
+    let _running = Running::start(Requests {
+        pool: pool.clone(),
+        linear: 0,
+        engine_heap: false,
+        last: Some(0),
+        outcome: None,
+    });
+    let made = ExternRef::new(&mut store, ()).is_ok();
+    match TRIAL.take() {
+        Some(Requests {
+            outcome: Some(error),
+            ..
+        }) => Err(error),
+        Some(requests) if requests.engine_heap => Ok(true),
+        _ if made => Err(NOT_REACHED),
+        _ => Ok(false),
     }
 }
 
