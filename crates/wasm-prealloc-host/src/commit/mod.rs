@@ -5,6 +5,7 @@ pub(crate) mod backing;
 pub(crate) mod in_place;
 pub(crate) mod lock;
 pub(crate) mod locking;
+pub(crate) mod pace;
 pub(crate) mod populate;
 pub(crate) mod region;
 pub(crate) mod report;

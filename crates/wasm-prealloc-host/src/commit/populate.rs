@@ -10,11 +10,12 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::commit::backing::Backing;
+use crate::commit::pace::Pace;
 use crate::commit::region::HUGE_PAGE_BYTES;
-use crate::commit::report::{Method, Stage};
+use crate::commit::report::{Method, OnProgress, Stage};
 use crate::commit::requirements::Requirements;
 use crate::commit::residency::Reader;
-use crate::commit::trial::{Amount, Pace, Trial};
+use crate::commit::trial::{Amount, Trial};
 use crate::error::Error;
 use crate::limits::headroom::{Headroom, Need};
 use crate::sys::{self, Advice};
@@ -30,9 +31,6 @@ const RETRIES: u32 = 8;
 
 const COLLAPSE: &str = "madvise(MADV_COLLAPSE)";
 const POPULATE_WRITE: &str = "madvise(MADV_POPULATE_WRITE)";
-
-/// Receives the stage, and the number of bytes that it has committed. It must not allocate much.
-pub(crate) type Progress<'a> = &'a mut dyn FnMut(Stage, u64);
 
 /// A range to be populated, and the outcome.
 #[derive(Debug)]
@@ -100,7 +98,7 @@ pub(crate) struct Populate<'a> {
     pub(crate) requirements: &'a Requirements,
     pub(crate) reader: &'a Reader,
     pub(crate) trial: &'a Trial,
-    pub(crate) progress: Progress<'a>,
+    pub(crate) progress: OnProgress<'a>,
     /// The number of bytes that were populated.
     done: u64,
     pace: Pace,
@@ -111,7 +109,7 @@ impl<'a> Populate<'a> {
         requirements: &'a Requirements,
         reader: &'a Reader,
         trial: &'a Trial,
-        progress: Progress<'a>,
+        progress: OnProgress<'a>,
     ) -> Populate<'a> {
         Populate {
             requirements,

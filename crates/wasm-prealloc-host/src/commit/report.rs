@@ -90,3 +90,7 @@ pub struct Progress {
     /// All that is to be committed, in bytes.
     pub total_bytes: u64,
 }
+
+/// A callback with the stage, and the number of bytes that it has committed. It must not allocate
+/// much: it is called while memory is scarce.
+pub(crate) type OnProgress<'a> = &'a mut dyn FnMut(Stage, u64);

@@ -9,7 +9,7 @@ use crate::commit::lock::CommitLock;
 use crate::commit::locking::Locking;
 use crate::commit::populate::{self, Part, Populate};
 use crate::commit::region::{HUGE_PAGE_BYTES, Layout, Region};
-use crate::commit::report::{Method, Progress, Secured, Stage};
+use crate::commit::report::{Method, OnProgress, Progress, Secured, Stage};
 use crate::commit::requirements::{LockMemory, Requirements, WASM_PAGE_BYTES};
 use crate::commit::residency::{Mapped, Reader, Residency, residency};
 use crate::commit::trial::Trial;
@@ -228,7 +228,7 @@ impl Commit {
         regions: &mut Vec<SecuredRegion>,
         layout: Layout,
         count: usize,
-        progress: populate::Progress<'_>,
+        progress: OnProgress<'_>,
     ) -> Result<u64, Error> {
         // One more for the margin.
         let mut parts = Vec::with_capacity(count + 1);
@@ -300,7 +300,7 @@ impl Commit {
         &self,
         regions: &[SecuredRegion],
         page_bytes: usize,
-        progress: populate::Progress<'_>,
+        progress: OnProgress<'_>,
     ) -> Result<(), Error> {
         let mut done = 0;
         for region in regions {
@@ -323,7 +323,7 @@ impl Commit {
     fn before_mapping(
         &self,
         count: usize,
-        progress: populate::Progress<'_>,
+        progress: OnProgress<'_>,
     ) -> Result<Option<Region>, Error> {
         let Requirements {
             backing,

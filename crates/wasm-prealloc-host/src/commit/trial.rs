@@ -1,32 +1,19 @@
 //! Commits where a limit cannot be seen: the kernel kills a process at a limit of its cgroup, so a
 //! child process commits the same memory first, and is the one that is killed. Its memory is free
 //! again before this process commits.
-//!
-//! Also notices commits that come almost to a halt: a cgroup above `memory.high` is slowed down, and
-//! one whose OOM killer is disabled waits at its limit for ever.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::commit::populate::Progress;
+use crate::commit::pace::Pace;
 use crate::commit::region::HUGE_PAGE_BYTES;
-use crate::commit::report::Stage;
+use crate::commit::report::{OnProgress, Stage};
 use crate::error::Error;
 use crate::limits::headroom::Headroom;
 use crate::sys::{self, Child, Outcome};
 
 /// The pause between two looks at the child.
 const POLL: Duration = Duration::from_millis(1);
-
-/// The time over which the pace is measured.
-const WINDOW: Duration = Duration::from_secs(5);
-
-/// A commit that is slower in two windows in succession has come to a halt. Memory that a virtual
-/// machine uses for the first time is 500 times faster. One window can be a pause of the machine.
-const HALTED_BYTES_PER_WINDOW: u64 = 2 << 20;
-
-/// A commit that is slower is reported.
-const SLOW_BYTES_PER_WINDOW: u64 = 100 << 20;
 
 /// The least that a trial commits beyond the memory. The host takes a little more than the child
 /// did, for example for the kernel's charges in advance: without a margin 1 of 200 hosts at limits
@@ -73,12 +60,13 @@ impl Trial {
         Trial { hidden: None }
     }
 
-    /// Commits memory and the margin, or a reserve, in base pages in a child process, as [`run`](Trial::run).
+    /// Commits memory and the margin, or a reserve, in base pages in a child process, as
+    /// [`run`](Trial::run).
     pub(crate) fn of_base_pages(
         &self,
         bytes: u64,
         margin_bytes: u64,
-        progress: Progress<'_>,
+        progress: OnProgress<'_>,
     ) -> Result<(), Error> {
         let all = bytes.saturating_add(margin_bytes.max(RESERVE_BYTES));
         let amount = Amount {
@@ -89,7 +77,7 @@ impl Trial {
     }
 
     /// Commits the amount in a child process if a limit may be hidden, and gives it back.
-    pub(crate) fn run(&self, amount: Amount, progress: Progress<'_>) -> Result<(), Error> {
+    pub(crate) fn run(&self, amount: Amount, progress: OnProgress<'_>) -> Result<(), Error> {
         let needed_bytes = amount.bytes();
         let (Some(why), 1..) = (&self.hidden, needed_bytes) else {
             return Ok(());
@@ -123,66 +111,6 @@ impl Trial {
             pace.check(committed_bytes, needed_bytes)?;
             thread::sleep(POLL);
         }
-    }
-}
-
-/// The pace of a commit.
-#[derive(Debug)]
-pub(crate) struct Pace {
-    since: Instant,
-    committed_bytes: u64,
-    halted: bool,
-    reported: bool,
-}
-
-impl Pace {
-    pub(crate) fn new() -> Pace {
-        Pace {
-            since: Instant::now(),
-            committed_bytes: 0,
-            halted: false,
-            reported: false,
-        }
-    }
-
-    /// Checks that the commit goes on.
-    pub(crate) fn check(&mut self, committed_bytes: u64, needed_bytes: u64) -> Result<(), Error> {
-        self.check_after(self.since.elapsed(), committed_bytes, needed_bytes)
-    }
-
-    fn check_after(
-        &mut self,
-        waited: Duration,
-        committed_bytes: u64,
-        needed_bytes: u64,
-    ) -> Result<(), Error> {
-        if waited < WINDOW {
-            return Ok(());
-        }
-        let recent_bytes = committed_bytes.saturating_sub(self.committed_bytes);
-        let windows = waited.as_secs_f64() / WINDOW.as_secs_f64();
-        let slower_than = |bytes: u64| (recent_bytes as f64) < bytes as f64 * windows;
-        let halted = slower_than(HALTED_BYTES_PER_WINDOW);
-        if halted && self.halted {
-            return Err(Error::Stalled {
-                committed_bytes,
-                needed_bytes,
-                recent_bytes,
-                waited,
-            });
-        }
-        if slower_than(SLOW_BYTES_PER_WINDOW) && !self.reported {
-            self.reported = true;
-            tracing::warn!(
-                recent_bytes,
-                ?waited,
-                "the commit is slow: a cgroup above its memory.high, swap, or a busy machine"
-            );
-        }
-        self.since = Instant::now();
-        self.committed_bytes = committed_bytes;
-        self.halted = halted;
-        Ok(())
     }
 }
 
@@ -236,20 +164,5 @@ mod tests {
             thread::sleep(POLL);
         };
         assert!(matches!(outcome, Outcome::Killed), "{outcome:?}");
-    }
-
-    #[test]
-    fn a_halt_is_an_error_after_two_windows_and_a_pause_is_not() {
-        let mut pace = Pace::new();
-        // A pause of one window, and a commit that goes on.
-        pace.check_after(2 * WINDOW, 1 << 20, 1 << 30).unwrap();
-        pace.check_after(WINDOW, 500 << 20, 1 << 30).unwrap();
-        // 256 KiB in 2 s, as memory.high at its slowest.
-        pace.check_after(WINDOW, (500 << 20) + (640 << 10), 1 << 30)
-            .unwrap();
-        match pace.check_after(2 * WINDOW, (501 << 20) + (896 << 10), 1 << 30) {
-            Err(Error::Stalled { recent_bytes, .. }) => assert_eq!(recent_bytes, 1280 << 10),
-            other => panic!("{other:?}"),
-        }
     }
 }

@@ -11,13 +11,13 @@ use crate::module;
 
 const PAGES: u64 = 16;
 
-/// A module as compilers make it: with a table, at which a trial can stop.
+/// A module as compilers make it: with a table, at which a probe can stop.
 const USUAL: &str = r#"(module
     (table 1 1 funcref)
     (memory (export "memory") 16 16)
     (data (i32.const 0) "x"))"#;
 const WITHOUT_TABLE: &str = r#"(module (memory (export "memory") 16 16))"#;
-/// If a trial started this module, the test would not end.
+/// If a probe started this module, the test would not end.
 const STARTS: &str = r#"(module
     (table 1 1 funcref)
     (memory (export "memory") 16 16)
@@ -303,7 +303,7 @@ fn verification_is_cheap_for_known_modules_of_several_engines() {
         pool.verify(module).unwrap();
     }
     println!(
-        "{:.1} us for the trial of a module ({:.1} us to compile it)",
+        "{:.1} us for the probe of a module ({:.1} us to compile it)",
         start.elapsed().as_micros() as f64 / 100.0,
         compiled.as_micros() as f64 / 100.0
     );

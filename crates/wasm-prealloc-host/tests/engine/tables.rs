@@ -234,7 +234,7 @@ fn minimums_above_the_bound_are_refused_with_a_limiter_too() {
 }
 
 #[test]
-fn element_segments_and_imports_do_not_hinder_a_trial() {
+fn element_segments_and_imports_do_not_hinder_a_probe() {
     let host = Host::of_elements(1000);
     let text = r#"(module
         (import "env" "f" (func $f (param i32 externref) (result i64)))

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 use crate::commit::requirements::WASM_PAGE_BYTES;
+use crate::engine::wasmtime::probe::{self, Kind};
 use crate::engine::wasmtime::refusals::Refusals;
 use crate::engine::wasmtime::scope;
-use crate::engine::wasmtime::trial::{self, Kind};
 use crate::error::Error;
 use crate::pool::lent::LentMemory;
 use crate::pool::memory_pool::{MemoryPool, WeakPool};
@@ -40,7 +40,7 @@ impl Creator {
 
 // SAFETY: each memory has its own slot, zeroed, as large as the type says, with the requested
 // reservation and guard left inaccessible around it. It does not move, and only the engine writes
-// to it while it is lent. The memory of a trial has no bytes, and its instance is never made.
+// to it while it is lent. The memory of a probe has no bytes, and its instance is never made.
 unsafe impl MemoryCreator for Creator {
     fn new_memory(
         &self,
@@ -62,7 +62,7 @@ unsafe impl MemoryCreator for Creator {
             guard_bytes: guard_size_in_bytes,
         };
         let limits = |pool: &MemoryPool| request.check(pool);
-        if let Some(answer) = trial::answer(pool.as_ref(), request.kind, limits) {
+        if let Some(answer) = probe::answer(pool.as_ref(), request.kind, limits) {
             return answer.map(|()| Box::new(Unused) as Box<dyn LinearMemory>);
         }
         let lent = pool
@@ -189,7 +189,7 @@ unsafe impl LinearMemory for Memory {
     }
 }
 
-/// The memory of a trial, which ends before the engine uses it.
+/// The memory of a probe, which ends before the engine uses it.
 struct Unused;
 
 // SAFETY: no byte is accessible, so none is accessed.
@@ -203,7 +203,7 @@ unsafe impl LinearMemory for Unused {
     }
 
     fn grow_to(&mut self, _new_size: usize) -> wasmtime::Result<()> {
-        Err(wasmtime::Error::msg("the memory of a trial does not grow"))
+        Err(wasmtime::Error::msg("the memory of a probe does not grow"))
     }
 
     fn as_ptr(&self) -> *mut u8 {

@@ -7,11 +7,11 @@ use wasmtime::{
 };
 
 use crate::engine::wasmtime::creator::{Creator, ENGINE_HEAP_GUARD_BYTES};
-use crate::engine::wasmtime::known;
+use crate::engine::wasmtime::known::Findings;
 use crate::engine::wasmtime::limiter::{self, StoreLimiter};
 use crate::engine::wasmtime::refusals;
 use crate::engine::wasmtime::scope::InstanceMemories;
-use crate::engine::wasmtime::trial::Findings;
+use crate::engine::wasmtime::verify::verify;
 use crate::error::Error;
 use crate::pool::builder::PreparedPool;
 use crate::pool::memory_pool::MemoryPool;
@@ -92,7 +92,7 @@ pub trait WasmtimePool {
     /// [`Error::TablesTooLarge`] and [`Error::UnboundedTables`] for the rest.
     fn verify(&self, module: &Module) -> Result<(), Error> {
         let pool = self.memory_pool();
-        let findings = known::verify(pool, module)?;
+        let findings = verify(pool, module)?;
         match unbounded(pool, &findings) {
             Some(refusal) => Err(refusal),
             None => Ok(()),
@@ -106,7 +106,7 @@ pub trait WasmtimePool {
     /// # Errors
     /// As for [`verify`](WasmtimePool::verify), without [`Error::UnboundedTables`].
     fn verify_limited(&self, module: &Module) -> Result<(), Error> {
-        known::verify(self.memory_pool(), module).map(drop)
+        verify(self.memory_pool(), module).map(drop)
     }
 
     /// Returns true if the module needs the engine's own heap, for exceptions, `externref` or GC
@@ -116,7 +116,7 @@ pub trait WasmtimePool {
     /// # Errors
     /// As for [`verify_limited`](WasmtimePool::verify_limited).
     fn needs_engine_heap(&self, module: &Module) -> Result<bool, Error> {
-        let findings = known::verify(self.memory_pool(), module)?;
+        let findings = verify(self.memory_pool(), module)?;
         Ok(findings.engine_heap != Some(false))
     }
 
@@ -187,7 +187,7 @@ pub trait WasmtimePool {
         module: &Module,
     ) -> Result<Instance, InstantiateError> {
         let pool = self.memory_pool();
-        let findings = known::verify(pool, module)?;
+        let findings = verify(pool, module)?;
         if let Some(refusal) = unbounded(pool, &findings)
             && !limiter::bounds(&mut store, pool)
         {

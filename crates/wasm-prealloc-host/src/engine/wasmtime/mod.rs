@@ -4,6 +4,7 @@ pub(crate) mod creator;
 pub(crate) mod instantiate;
 pub(crate) mod known;
 pub(crate) mod limiter;
+pub(crate) mod probe;
 pub(crate) mod refusals;
 pub(crate) mod scope;
-pub(crate) mod trial;
+pub(crate) mod verify;

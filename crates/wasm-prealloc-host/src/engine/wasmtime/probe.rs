@@ -1,7 +1,7 @@
-//! Trials: a module is instantiated in a store of its own, only until the last of its memories and
+//! Probes: a module is instantiated in a store of its own, only until the last of its memories and
 //! tables is requested. Nothing of the module runs, and no memory is lent.
 //!
-//! A trial shows that the engine takes its memories from a pool, and finds the limits of memories
+//! A probe shows that the engine takes its memories from a pool, and finds the limits of memories
 //! and tables that the module does not export. wasmtime has no other way to read either.
 
 use std::cell::RefCell;
@@ -11,6 +11,7 @@ use wasmtime::{
     Store,
 };
 
+use crate::engine::wasmtime::known::Findings;
 use crate::error::Error;
 use crate::pool::memory_pool::MemoryPool;
 
@@ -23,28 +24,17 @@ pub(crate) enum Kind {
     EngineHeap,
 }
 
-/// The findings of a trial.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Findings {
-    /// The number of memories that the module defines.
-    pub(crate) memories: usize,
-    /// Returns true if the module needs the engine's heap. `None` if that cannot be found out.
-    pub(crate) engine_heap: Option<bool>,
-    /// The number of elements to which all tables together can grow.
-    pub(crate) table_maximum: u64,
-}
-
 thread_local! {
-    static TRIAL: RefCell<Option<Requests>> = const { RefCell::new(None) };
+    static PROBE: RefCell<Option<Requests>> = const { RefCell::new(None) };
 }
 
-/// The requests that reached a creator during a trial on this thread.
+/// The requests that reached a creator during a probe on this thread.
 #[derive(Debug)]
 struct Requests {
     pool: MemoryPool,
     linear: usize,
     engine_heap: bool,
-    /// The creator ends the trial at this number of linear memories, in a module without tables.
+    /// The creator ends the probe at this number of linear memories, in a module without tables.
     last: Option<usize>,
     outcome: Option<Error>,
 }
@@ -55,15 +45,15 @@ impl Requests {
     }
 }
 
-/// Answers a creator's request if a trial runs on this thread: `Ok` for a memory that is not used,
+/// Answers a creator's request if a probe runs on this thread: `Ok` for a memory that is not used,
 /// or the text to refuse with. `limits` checks the memory's limits.
 pub(crate) fn answer(
     pool: Option<&MemoryPool>,
     kind: Kind,
     limits: impl FnOnce(&MemoryPool) -> Result<(), Error>,
 ) -> Option<Result<(), String>> {
-    TRIAL.with_borrow_mut(|trial| {
-        let requests = trial.as_mut()?;
+    PROBE.with_borrow_mut(|probe| {
+        let requests = probe.as_mut()?;
         let checked = match pool.filter(|pool| pool.is_same(&requests.pool)) {
             Some(pool) => limits(pool),
             None => Err(Error::Engine {
@@ -86,9 +76,9 @@ pub(crate) fn answer(
     })
 }
 
-const ENDED: &str = "the trial ended as intended";
+const ENDED: &str = "the probe ended as intended";
 
-/// Watches the requests of a trial's store.
+/// Watches the requests of a probe's store.
 struct Watch {
     /// True once the module's imports are defined.
     armed: bool,
@@ -129,7 +119,7 @@ impl Watch {
 
     /// Checks that every announced request reached the pool's creator.
     fn reached(&self) -> bool {
-        let reached = TRIAL.with_borrow(|trial| trial.as_ref().map_or(0, Requests::all));
+        let reached = PROBE.with_borrow(|probe| probe.as_ref().map_or(0, Requests::all));
         reached >= self.announced
     }
 }
@@ -179,19 +169,19 @@ impl ResourceLimiter for Watch {
     }
 }
 
-/// Ends a trial's record on this thread, also after a panic.
+/// Ends a probe's record on this thread, also after a panic.
 struct Running;
 
 impl Running {
     fn start(requests: Requests) -> Running {
-        TRIAL.set(Some(requests));
+        PROBE.set(Some(requests));
         Running
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        drop(TRIAL.take());
+        drop(PROBE.take());
     }
 }
 
@@ -208,7 +198,7 @@ pub(crate) fn reaches(pool: &MemoryPool, engine: &Engine) -> Result<bool, Error>
         outcome: None,
     });
     let made = ExternRef::new(&mut store, ()).is_ok();
-    match TRIAL.take() {
+    match PROBE.take() {
         Some(Requests {
             outcome: Some(error),
             ..
@@ -219,7 +209,7 @@ pub(crate) fn reaches(pool: &MemoryPool, engine: &Engine) -> Result<bool, Error>
     }
 }
 
-/// Tries a module. `known` says that the engine takes its memories from the pool for certain.
+/// Probes a module. `known` says that the engine takes its memories from the pool for certain.
 pub(crate) fn run(
     pool: &MemoryPool,
     module: &Module,
@@ -263,10 +253,10 @@ pub(crate) fn run(
     };
     // An engine that takes its memories from elsewhere would start the module after the last one.
     if tables == 0 && (memories == 0 || !known) {
-        return unproven("the module defines no table, where a trial could stop");
+        return unproven("the module defines no table, where a probe could stop");
     }
     let Some(imports) = stand_ins(&mut store, module) else {
-        return unproven("the module has an import for which a trial has no stand-in");
+        return unproven("the module has an import for which a probe has no stand-in");
     };
     let _running = Running::start(Requests {
         pool: pool.clone(),
@@ -277,9 +267,9 @@ pub(crate) fn run(
     });
     store.data_mut().armed = true;
     let _ended = Instance::new(&mut store, module, &imports);
-    let requests = TRIAL.take();
+    let requests = PROBE.take();
     let Some(requests) = requests else {
-        return unproven("the trial of the module did not finish");
+        return unproven("the probe of the module did not finish");
     };
     if let Some(error) = requests.outcome {
         return Err(error);
@@ -289,7 +279,7 @@ pub(crate) fn run(
         Some(End::Refused(error)) => return Err(error),
         Some(End::AtLastTable) => {}
         None if requests.last == Some(requests.linear) => {}
-        None => return unproven("the trial of the module did not finish"),
+        None => return unproven("the probe of the module did not finish"),
     }
     if requests.linear != memories {
         return Err(NOT_REACHED);

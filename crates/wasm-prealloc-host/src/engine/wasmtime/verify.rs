@@ -1,0 +1,92 @@
+//! The verification of a module and its engine, before the module is instantiated.
+
+use wasmtime::{Engine, ExternType, Module, WasmFeatures};
+
+use crate::commit::requirements::WASM_PAGE_BYTES;
+use crate::engine::wasmtime::creator::{ENGINE_HEAP_GUARD_BYTES, check_sizes};
+use crate::engine::wasmtime::known::Findings;
+use crate::engine::wasmtime::probe;
+use crate::error::Error;
+use crate::pool::memory_pool::MemoryPool;
+use crate::pool::slot::RESERVATION_BYTES;
+
+/// Verifies a module and its engine, or returns the findings of an earlier verification.
+pub(crate) fn verify(pool: &MemoryPool, module: &Module) -> Result<Findings, Error> {
+    let side = pool.engine_side();
+    if let Some(findings) = side.known.findings(module) {
+        return Ok(findings);
+    }
+    let engine = module.engine();
+    check_settings(pool, engine)?;
+    for import in module.imports() {
+        if let ExternType::Memory(_) = import.ty() {
+            return Err(Error::ImportedMemory {
+                module: import.module().to_owned(),
+                name: import.name().to_owned(),
+            });
+        }
+    }
+    let (memories, slots) = (module.resources_required().num_memories, pool.slots());
+    let memories = memories as usize;
+    if memories > slots {
+        return Err(Error::TooManyMemories { memories, slots });
+    }
+    let known = side.known.has_engine(engine) || probe::reaches(pool, engine)?;
+    let findings = probe::run(pool, module, known, side.table_elements)?;
+    if findings.engine_heap == Some(true) && side.heap.is_none() {
+        return Err(Error::NoEngineHeap { heaps: 0 });
+    }
+    if known || memories > 0 || findings.engine_heap == Some(true) {
+        side.known.add_engine(engine);
+    }
+    side.known.add_module(module, findings);
+    Ok(findings)
+}
+
+/// Checks that no setting of the engine undoes the commit or bypasses the pool.
+fn check_settings(pool: &MemoryPool, engine: &Engine) -> Result<(), Error> {
+    let heap_bytes = RESERVATION_BYTES as u64;
+    let slot_bytes = pool.pages().saturating_mul(WASM_PAGE_BYTES);
+    let refused = [
+        (
+            engine.get_pooling_config().is_some(),
+            "allocates from wasmtime's own pool (InstanceAllocationStrategy::Pooling)",
+        ),
+        (
+            engine.get_memory_init_cow(),
+            "maps copy-on-write images (memory_init_cow)",
+        ),
+        (
+            engine.get_memory_may_move(),
+            "may move memories (memory_may_move)",
+        ),
+        (
+            engine.get_gc_heap_may_move()
+                || engine.get_gc_heap_initial_size() != 0
+                || engine.get_gc_heap_reservation() != heap_bytes
+                || engine.get_gc_heap_guard_size() != ENGINE_HEAP_GUARD_BYTES as u64,
+            "has other settings for its own heap than the pool gave it (gc_heap_may_move, \
+             gc_heap_initial_size, gc_heap_reservation, gc_heap_guard_size)",
+        ),
+        (
+            engine.get_memory_guard_size() == ENGINE_HEAP_GUARD_BYTES as u64,
+            "requests the guards of its own heap for memories too (memory_guard_size)",
+        ),
+        (
+            engine
+                .get_wasm_features()
+                .contains(WasmFeatures::STACK_SWITCHING),
+            "lets a module make stacks, which nothing bounds (wasm_stack_switching)",
+        ),
+    ];
+    for (is_set, what) in refused {
+        if is_set {
+            return Err(Error::Engine { what });
+        }
+    }
+    check_sizes(
+        slot_bytes,
+        engine.get_memory_reservation(),
+        engine.get_memory_guard_size(),
+    )
+}
