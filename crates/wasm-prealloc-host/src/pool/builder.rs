@@ -14,8 +14,7 @@ use crate::limits::headroom::{Headroom, Need};
 use crate::limits::limit::Limit;
 use crate::pool::engine_side::EngineOptions;
 use crate::pool::memory_pool::MemoryPool;
-use crate::pool::policy::{Policy, Reset, Tracking, WhenExhausted};
-use crate::pool::shared::Options;
+use crate::pool::policy::{Options, Policy, Reset, Tracking, WhenExhausted};
 use crate::pool::slot::{GUARD_BYTES, RESERVATION_BYTES, Slot};
 use crate::sys::Tracker;
 

@@ -1,17 +1,17 @@
 //! The parts of a pool that an engine needs besides the slots: room for tables, and memory for the
 //! engine's own heap.
 
+use std::sync::Arc;
+
 use crate::commit::backing::Backing;
 use crate::commit::requirements::{Requirements, WASM_PAGE_BYTES};
 use crate::commit::secure::{SecuredRegion, layout, need_of_many, secure_many};
-#[cfg(feature = "wasmtime")]
-use crate::engine::wasmtime::{known::Known, refusals::Refusals};
 use crate::error::Error;
 use crate::limits::headroom::Need;
 use crate::pool::lent::LentMemory;
 use crate::pool::memory_pool::MemoryPool;
-use crate::pool::policy::{Policy, Reset};
-use crate::pool::shared::Options;
+use crate::pool::policy::{Options, Policy, Reset};
+use crate::pool::shared::{EngineSide, Shared};
 use crate::pool::slot::{GUARD_BYTES, RESERVATION_BYTES, Slot};
 
 /// The number of table elements that are counted for each slot by default.
@@ -51,7 +51,7 @@ impl EngineOptions {
             when_exhausted: options.when_exhausted,
             reset: Reset::Inline,
         };
-        let heap = || MemoryPool::without_memory(heaps, EngineSide::new(0, None));
+        let heap = || Arc::new(Shared::new(heaps, EngineSide::new(0, None)));
         EngineSide::new(self.table_elements, (heaps.pages > 0).then(heap))
     }
 
@@ -107,11 +107,11 @@ impl EngineOptions {
             return Ok((0, 0));
         };
         let Some(heaps) = self.heaps(requirements) else {
-            heap.shared().fill(Vec::new(), None, None);
+            heap.fill(Vec::new(), None, None);
             return Ok((0, 0));
         };
         let layout = layout(&heaps, RESERVATION_BYTES, GUARD_BYTES)?;
-        let regions = secure_many(&heaps, layout, heap.slots(), &mut |_| {})?;
+        let regions = secure_many(&heaps, layout, heap.options().slots, &mut |_| {})?;
         let secured = regions.iter().map(SecuredRegion::secured);
         let sums = secured.fold((0, 0), |(resident, locked), secured| {
             (
@@ -122,7 +122,7 @@ impl EngineOptions {
         let regions = regions.into_iter();
         // Nothing is tracked, so nothing fails.
         let slots = regions.map(|region| Slot::new(region, None).0);
-        heap.shared().fill(slots.collect(), None, None);
+        heap.fill(slots.collect(), None, None);
         Ok(sums)
     }
 
@@ -151,32 +151,7 @@ fn heaps_of(slots: usize) -> usize {
     slots.max(1)
 }
 
-/// The parts of a pool that an engine needs besides the slots.
-#[derive(Debug)]
-pub(crate) struct EngineSide {
-    /// The number of table elements that are counted for each slot.
-    pub(crate) table_elements: u64,
-    /// The heaps for exceptions, `externref` and GC types: a pool of its own, with a heap for each
-    /// slot.
-    pub(crate) heap: Option<MemoryPool>,
-    #[cfg(feature = "wasmtime")]
-    pub(crate) known: Known,
-    #[cfg(feature = "wasmtime")]
-    pub(crate) refusals: std::sync::Arc<Refusals>,
-}
-
 impl EngineSide {
-    pub(crate) fn new(table_elements: u64, heap: Option<MemoryPool>) -> EngineSide {
-        EngineSide {
-            table_elements,
-            heap,
-            #[cfg(feature = "wasmtime")]
-            known: Known::default(),
-            #[cfg(feature = "wasmtime")]
-            refusals: std::sync::Arc::default(),
-        }
-    }
-
     /// Lends a heap, which starts with `minimum` wasm pages of 64 KiB and grows to all of it.
     #[cfg_attr(
         not(feature = "wasmtime"),
@@ -186,7 +161,7 @@ impl EngineSide {
         let Some(heap) = &self.heap else {
             return Err(Error::NoEngineHeap { heaps: 0 });
         };
-        let lent = heap.lend(minimum, Some(heap.pages()));
+        let lent = MemoryPool::of(Arc::clone(heap)).lend(minimum, Some(heap.options().pages));
         lent.map_err(|error| match error {
             Error::NoSlot { .. } | Error::TooManyMemories { .. } => Error::NoEngineHeap {
                 heaps: heap.statistics().slots,

@@ -1,14 +1,13 @@
-//! The handles of a pool. Pools are made in `builder`; an engine's side is in `engine`.
+//! The handles of a pool. Pools are made in `builder`; engines use them in `engine`.
 
 use std::sync::{Arc, Weak};
 
 use crate::commit::report::Secured;
 use crate::commit::residency::Residency;
 use crate::error::Error;
-use crate::pool::engine_side::EngineSide;
 use crate::pool::lent::LentMemory;
-use crate::pool::policy::Policy;
-use crate::pool::shared::{Options, Shared};
+use crate::pool::policy::{Options, Policy};
+use crate::pool::shared::{EngineSide, Shared};
 use crate::pool::statistics::Statistics;
 use crate::pool::tracking::TrackingInterface;
 
@@ -34,9 +33,12 @@ pub struct MemoryPool {
 impl MemoryPool {
     /// Makes a pool without memory; see [`Shared::fill`].
     pub(crate) fn without_memory(options: Options, engine: EngineSide) -> MemoryPool {
-        MemoryPool {
-            shared: Arc::new(Shared::new(options, engine)),
-        }
+        MemoryPool::of(Arc::new(Shared::new(options, engine)))
+    }
+
+    /// Returns a handle of a pool.
+    pub(crate) fn of(shared: Arc<Shared>) -> MemoryPool {
+        MemoryPool { shared }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -97,9 +99,9 @@ impl MemoryPool {
         self.shared.tracking()
     }
 
-    /// Counts the resident memory of all slots again, lent or not, and of their engine heaps. Instances keep running. A host
-    /// can call it at intervals: swap, or a limit that was lowered, can take memory away after it
-    /// was secured.
+    /// Counts the resident memory of all slots again, lent or not, and of the engine's heaps.
+    /// Instances keep running. A host can call this at intervals: swap, or a limit that was
+    /// lowered, can take memory away after it was secured.
     ///
     /// # Errors
     /// [`Error::NotResident`] if a part is not resident any more, [`Error::NotSecuredYet`], and
@@ -118,7 +120,7 @@ impl MemoryPool {
         let Some(heap) = &self.shared.engine.heap else {
             return Ok(slots);
         };
-        let heaps = heap.shared.check()?;
+        let heaps = heap.check()?;
         Ok(Residency {
             expected_bytes: slots.expected_bytes + heaps.expected_bytes,
             resident_bytes: slots.resident_bytes + heaps.resident_bytes,
@@ -156,7 +158,6 @@ impl WeakPool {
 
     /// Returns the pool, unless its last handle and its last loan are gone.
     pub fn upgrade(&self) -> Option<MemoryPool> {
-        let shared = self.0.upgrade()?;
-        Some(MemoryPool { shared })
+        self.0.upgrade().map(MemoryPool::of)
     }
 }

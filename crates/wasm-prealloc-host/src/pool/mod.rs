@@ -10,6 +10,7 @@ pub(crate) mod reservation;
 pub(crate) mod reset;
 pub(crate) mod shared;
 pub(crate) mod slot;
+pub(crate) mod slots;
 pub(crate) mod split_pages;
 pub(crate) mod statistics;
 pub(crate) mod tracking;

@@ -1,4 +1,4 @@
-//! The options of a pool: which modules it serves, and how it waits and tracks writes.
+//! The options of a pool: the modules that it serves, and how it waits, tracks writes and resets.
 
 use std::fmt;
 use std::str::FromStr;
@@ -137,5 +137,22 @@ impl FromStr for Reset {
 
     fn from_str(name: &str) -> Result<Reset, UnknownName> {
         name::parse(&Reset::ALL, name)
+    }
+}
+
+/// The options of a pool that loans depend on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Options {
+    pub(crate) pages: u64,
+    pub(crate) slots: usize,
+    pub(crate) policy: Policy,
+    pub(crate) when_exhausted: WhenExhausted,
+    pub(crate) reset: Reset,
+}
+
+impl Options {
+    /// Returns the number of pages that a memory with these limits can grow to.
+    pub(crate) fn limit_pages(&self, minimum: u64, maximum: Option<u64>) -> Result<u64, Error> {
+        self.policy.limit_pages(minimum, maximum, self.pages)
     }
 }

@@ -2,13 +2,11 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::{Arc, Condvar, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Condvar};
+use std::time::Duration;
 
 use crate::commit::report::Secured;
 use crate::error::Error;
-use crate::pool::policy::WhenExhausted;
-use crate::pool::shared::Core;
 use crate::pool::slot::Slot;
 use crate::pool::statistics::Statistics;
 use crate::pool::tracking::TrackingInterface;
@@ -36,56 +34,6 @@ pub(crate) struct State {
 struct Waiter {
     count: usize,
     changed: Arc<Condvar>,
-}
-
-impl Core {
-    /// Takes `count` slots out of the free ones at once, with `take`. If too few are free it waits
-    /// as the pool's options say, and holds none meanwhile. It always waits for slots that are
-    /// being reset.
-    ///
-    /// Requests are served in the order in which they came, so one for many slots is not passed by
-    /// later ones for few.
-    pub(crate) fn take<T>(
-        &self,
-        count: usize,
-        take: impl FnOnce(&mut Vec<Slot>) -> T,
-    ) -> Result<T, Error> {
-        let mut state = self.state();
-        state.check_possible(count)?;
-        if state.waiting.is_empty() && state.free_count() >= count {
-            return state.lend(count, take);
-        }
-        let since = Instant::now();
-        let timeout = match self.options.when_exhausted {
-            WhenExhausted::Fail => Duration::ZERO,
-            WhenExhausted::Wait(timeout) => timeout,
-        };
-        let changed = state.enqueue(count);
-        loop {
-            let possible = state.check_possible(count);
-            if possible.is_ok() && state.is_first(&changed) && state.free_count() >= count {
-                state.leave(&changed);
-                return state.lend(count, take);
-            }
-            let waited = match timeout {
-                Duration::ZERO => Duration::ZERO,
-                _ => since.elapsed(),
-            };
-            let expired = waited >= timeout;
-            if possible.is_err() || expired && !state.will_be_served(&changed) {
-                state.leave(&changed);
-                possible?;
-                return Err(state.no_slot(waited));
-            }
-            state = match expired {
-                true => changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-                false => {
-                    let woken = changed.wait_timeout(state, timeout - waited);
-                    woken.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
-    }
 }
 
 impl State {
@@ -119,7 +67,7 @@ impl State {
     }
 
     /// Checks that `count` slots can be free at the same time.
-    fn check_possible(&self, count: usize) -> Result<(), Error> {
+    pub(crate) fn check_possible(&self, count: usize) -> Result<(), Error> {
         if self.free.is_none() {
             return Err(Error::NotSecuredYet);
         }
@@ -132,9 +80,21 @@ impl State {
         }
     }
 
+    /// Returns true if a new request need not wait: no other waits, and enough slots are free.
+    pub(crate) fn can_serve_at_once(&self, count: usize) -> bool {
+        self.waiting.is_empty() && self.free_count() >= count
+    }
+
+    /// Returns true if the request waits longest, and enough slots are free for it.
+    pub(crate) fn can_serve_first(&self, changed: &Arc<Condvar>, count: usize) -> bool {
+        let first = self.waiting.front();
+        let is_first = first.is_some_and(|first| Arc::ptr_eq(&first.changed, changed));
+        is_first && self.free_count() >= count
+    }
+
     /// Returns true if the free slots and those that are being reset are enough for the request and
     /// for all before it.
-    fn will_be_served(&self, changed: &Arc<Condvar>) -> bool {
+    pub(crate) fn will_be_served(&self, changed: &Arc<Condvar>) -> bool {
         let mut needed = 0;
         for waiter in &self.waiting {
             needed += waiter.count;
@@ -145,7 +105,8 @@ impl State {
         needed <= self.free_count() + self.statistics.resetting
     }
 
-    fn no_slot(&self, waited: Duration) -> Error {
+    /// Returns the error of a request that waited in vain.
+    pub(crate) fn no_slot(&self, waited: Duration) -> Error {
         let Statistics {
             slots,
             lent,
@@ -160,7 +121,8 @@ impl State {
         }
     }
 
-    fn lend<T>(
+    /// Takes slots out of the free ones with `take`, and counts them as lent.
+    pub(crate) fn lend<T>(
         &mut self,
         count: usize,
         take: impl FnOnce(&mut Vec<Slot>) -> T,
@@ -172,7 +134,8 @@ impl State {
         Ok(taken)
     }
 
-    fn enqueue(&mut self, count: usize) -> Arc<Condvar> {
+    /// Adds a request, which is notified when it can be served.
+    pub(crate) fn enqueue(&mut self, count: usize) -> Arc<Condvar> {
         let changed = Arc::new(Condvar::new());
         self.waiting.push_back(Waiter {
             count,
@@ -181,15 +144,11 @@ impl State {
         changed
     }
 
-    fn leave(&mut self, changed: &Arc<Condvar>) {
+    /// Removes a request.
+    pub(crate) fn leave(&mut self, changed: &Arc<Condvar>) {
         self.waiting
             .retain(|waiter| !Arc::ptr_eq(&waiter.changed, changed));
         self.wake_first();
-    }
-
-    fn is_first(&self, changed: &Arc<Condvar>) -> bool {
-        let first = self.waiting.front();
-        first.is_some_and(|first| Arc::ptr_eq(&first.changed, changed))
     }
 
     /// Wakes the request that waits longest, if it can be served.

@@ -1,59 +1,27 @@
-//! The part of a pool that its handles, its loans and its reservations share, and the way of a slot
-//! from a loan through its reset back to the free slots.
-//!
-//! Which request gets a free slot is decided in `queue`. Events are emitted without the pool's
-//! lock, because a subscriber may call the pool.
+//! The part of a pool that its handles, its loans and its reservations share: its slots, the thread
+//! that resets them, and the parts that an engine needs besides them.
 
 use std::mem;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
 
 use crate::commit::report::Secured;
 use crate::commit::residency::{self, Residency};
+#[cfg(feature = "wasmtime")]
+use crate::engine::wasmtime::{known::Known, refusals::Refusals};
 use crate::error::Error;
-use crate::pool::engine_side::EngineSide;
-use crate::pool::policy::{Policy, Reset, WhenExhausted};
-use crate::pool::queue::State;
-use crate::pool::reset::Work;
+use crate::pool::policy::{Options, Reset};
 use crate::pool::slot::Slot;
+use crate::pool::slots::Slots;
 use crate::pool::statistics::Statistics;
 use crate::pool::tracking::TrackingInterface;
 use crate::sys;
 
-/// The options of a pool that loans depend on.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Options {
-    pub(crate) pages: u64,
-    pub(crate) slots: usize,
-    pub(crate) policy: Policy,
-    pub(crate) when_exhausted: WhenExhausted,
-    pub(crate) reset: Reset,
-}
-
-impl Options {
-    /// Returns the number of pages that a memory with these limits can grow to.
-    pub(crate) fn limit_pages(&self, minimum: u64, maximum: Option<u64>) -> Result<u64, Error> {
-        self.policy.limit_pages(minimum, maximum, self.pages)
-    }
-}
-
-/// The slots and the counters of a pool. The thread that resets slots holds them too, so it does
-/// not keep the pool alive.
-#[derive(Debug)]
-pub(crate) struct Core {
-    pub(crate) options: Options,
-    state: Mutex<State>,
-    /// Notified when a slot is queued for its reset, and when the pool ends.
-    queued: Condvar,
-}
-
 /// A pool. Its memory is unmapped when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    core: Arc<Core>,
+    slots: Arc<Slots>,
     /// The parts that an engine needs besides the slots.
     pub(crate) engine: EngineSide,
     resetter: OnceLock<JoinHandle<()>>,
@@ -64,11 +32,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(options: Options, engine: EngineSide) -> Shared {
         Shared {
-            core: Arc::new(Core {
-                options,
-                state: Mutex::default(),
-                queued: Condvar::new(),
-            }),
+            slots: Arc::new(Slots::new(options)),
             engine,
             resetter: OnceLock::new(),
             process_mark: sys::process_mark(),
@@ -76,7 +40,7 @@ impl Shared {
     }
 
     pub(crate) fn options(&self) -> &Options {
-        &self.core.options
+        &self.slots.options
     }
 
     /// Returns true in the process that made the pool. A child that fork(2) made of it does not
@@ -99,17 +63,17 @@ impl Shared {
         secured: Option<Secured>,
         tracking: Option<TrackingInterface>,
     ) {
-        let background = self.core.options.reset == Reset::Background && !slots.is_empty();
-        self.core.state().fill(slots, secured, tracking);
+        let background = self.slots.options.reset == Reset::Background && !slots.is_empty();
+        self.slots.state().fill(slots, secured, tracking);
         if !background {
             return;
         }
-        let core = Arc::clone(&self.core);
+        let slots = Arc::clone(&self.slots);
         let builder = thread::Builder::new().name("wasm-prealloc reset".to_owned());
-        match builder.spawn(move || core.reset_queued()) {
+        match builder.spawn(move || slots.reset_queued()) {
             Ok(thread) => {
                 self.resetter.get_or_init(|| thread);
-                self.core.state().statistics.background = true;
+                self.slots.state().statistics.background = true;
             }
             Err(error) => tracing::warn!(
                 %error,
@@ -119,20 +83,20 @@ impl Shared {
     }
 
     pub(crate) fn secured(&self) -> Option<Secured> {
-        self.core.state().secured
+        self.slots.state().secured
     }
 
     pub(crate) fn tracking(&self) -> Option<TrackingInterface> {
-        self.core.state().tracking
+        self.slots.state().tracking
     }
 
     pub(crate) fn statistics(&self) -> Statistics {
-        self.core.state().statistics()
+        self.slots.state().statistics()
     }
 
     /// Counts a loan.
     pub(crate) fn count_loan(&self) {
-        self.core.state().statistics.loans += 1;
+        self.slots.state().statistics.loans += 1;
     }
 
     /// Counts the residency of all slots that are not retired.
@@ -140,7 +104,7 @@ impl Shared {
         self.check_here()?;
         loop {
             let (ranges, retired) = {
-                let state = self.core.state();
+                let state = self.slots.state();
                 if state.free.is_none() {
                     return Err(Error::NotSecuredYet);
                 }
@@ -151,7 +115,7 @@ impl Shared {
                 ranges.map(|range: &Range<usize>| (range.start as *const u8, range.len())),
             );
             // A slot that is retired meanwhile is unmapped.
-            if self.core.state().statistics.retired == retired {
+            if self.slots.state().statistics.retired == retired {
                 return counted;
             }
         }
@@ -164,7 +128,7 @@ impl Shared {
         take: impl FnOnce(&mut Vec<Slot>) -> T,
     ) -> Result<T, Error> {
         self.check_here()?;
-        self.core.take(count, take)
+        self.slots.take(count, take)
     }
 
     /// Takes slots back that were taken and not lent, so they are still zero.
@@ -172,7 +136,7 @@ impl Shared {
         if !self.is_here() {
             return mem::forget(slots);
         }
-        let mut state = self.core.state();
+        let mut state = self.slots.state();
         state.statistics.lent -= slots.len();
         if let Some(free) = &mut state.free {
             free.append(&mut slots);
@@ -186,17 +150,17 @@ impl Shared {
             // The memory is not there, and something else may be at its address.
             return mem::forget(slot);
         }
-        let mut state = self.core.state();
+        let mut state = self.slots.state();
         state.statistics.lent -= 1;
         state.statistics.resetting += 1;
         if state.statistics.background {
             // The list has room for every slot.
             state.dirty.push_back(slot);
             drop(state);
-            self.core.queued.notify_one();
+            self.slots.queued.notify_one();
         } else {
             drop(state);
-            self.core.reset(slot);
+            self.slots.reset(slot);
         }
     }
 }
@@ -206,12 +170,12 @@ impl Drop for Shared {
         let resetter = self.resetter.take();
         if !self.is_here() {
             // A child has neither the memory nor the thread.
-            mem::forget(Arc::clone(&self.core));
+            mem::forget(Arc::clone(&self.slots));
             return mem::forget(resetter);
         }
         let Some(resetter) = resetter else { return };
-        self.core.state().ended = true;
-        self.core.queued.notify_one();
+        self.slots.state().ended = true;
+        self.slots.queued.notify_one();
         // A subscriber of the thread's events may hold the last handle.
         if resetter.thread().id() != thread::current().id() {
             // A panic of the thread was reported when it happened.
@@ -220,86 +184,29 @@ impl Drop for Shared {
     }
 }
 
-impl Core {
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        // Every section under the lock leaves a valid state, even after a panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Resets queued slots until the pool ends. Slots that are queued then are unmapped with it.
-    fn reset_queued(&self) {
-        let mut state = self.state();
-        while !state.ended {
-            match state.dirty.pop_front() {
-                Some(slot) => {
-                    drop(state);
-                    // Only a subscriber can panic here: later slots are reset all the same.
-                    let _ = catch_unwind(AssertUnwindSafe(|| self.reset(slot)));
-                    state = self.state();
-                }
-                None => {
-                    let woken = self.queued.wait(state);
-                    state = woken.unwrap_or_else(PoisonError::into_inner);
-                }
-            }
-        }
-    }
-
-    /// Resets a slot and makes it free. A slot whose reset panics is retired: what it contains is
-    /// unknown.
-    fn reset(&self, mut slot: Slot) {
-        let start = Instant::now();
-        let policy = self.options.policy;
-        let outcome = catch_unwind(AssertUnwindSafe(|| slot.reset(policy)));
-        let elapsed = start.elapsed();
-        let mut state = self.state();
-        state.statistics.resetting -= 1;
-        match outcome {
-            Ok(work) => {
-                state.statistics.record(&work, elapsed);
-                if let Some(free) = &mut state.free {
-                    free.push(slot);
-                }
-                state.wake_first();
-                drop(state);
-                report(&work, elapsed);
-            }
-            Err(_) => {
-                state.statistics.retired += 1;
-                let retired = slot.committed();
-                state.ranges.retain(|range| *range != retired);
-                // A request may have become impossible.
-                state.wake_all();
-                drop(state);
-                // Unmapping 4 GiB takes a while, so it is done without the lock.
-                drop(slot);
-                tracing::error!("the reset of a slot panicked; the slot is retired");
-            }
-        }
-    }
+/// The parts of a pool that an engine needs besides the slots.
+#[derive(Debug)]
+pub(crate) struct EngineSide {
+    /// The number of table elements that are counted for each slot.
+    pub(crate) table_elements: u64,
+    /// The heaps for exceptions, `externref` and GC types: a pool of its own, with a heap for each
+    /// slot.
+    pub(crate) heap: Option<Arc<Shared>>,
+    #[cfg(feature = "wasmtime")]
+    pub(crate) known: Known,
+    #[cfg(feature = "wasmtime")]
+    pub(crate) refusals: Arc<Refusals>,
 }
 
-/// Emits the events of a reset.
-fn report(work: &Work, elapsed: std::time::Duration) {
-    let Work {
-        method,
-        zeroed_bytes,
-        protected_bytes,
-        collapsed_bytes,
-        ..
-    } = work;
-    tracing::trace!(
-        ?method,
-        zeroed_bytes,
-        protected_bytes,
-        collapsed_bytes,
-        ?elapsed,
-        "a slot was reset"
-    );
-    if let Some((from, to)) = work.moved {
-        tracing::debug!(from, to, "the watermark moves");
-    }
-    if let Some(error) = &work.failure {
-        tracing::warn!(%error, "write tracking failed; more than was written is zeroed");
+impl EngineSide {
+    pub(crate) fn new(table_elements: u64, heap: Option<Arc<Shared>>) -> EngineSide {
+        EngineSide {
+            table_elements,
+            heap,
+            #[cfg(feature = "wasmtime")]
+            known: Known::default(),
+            #[cfg(feature = "wasmtime")]
+            refusals: Arc::default(),
+        }
     }
 }

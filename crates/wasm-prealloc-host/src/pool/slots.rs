@@ -1,0 +1,165 @@
+//! The slots of a pool: requests take them, and resets make them free again.
+//!
+//! The state under the lock is in `queue`. Events are emitted without the lock, because a
+//! subscriber may call the pool.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+use crate::pool::policy::{Options, WhenExhausted};
+use crate::pool::queue::State;
+use crate::pool::reset::Work;
+use crate::pool::slot::Slot;
+
+/// The slots and the counters of a pool. The thread that resets slots holds them too, so it does
+/// not keep the pool alive.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    pub(crate) options: Options,
+    state: Mutex<State>,
+    /// Notified when a slot is queued for its reset, and when the pool ends.
+    pub(crate) queued: Condvar,
+}
+
+impl Slots {
+    /// Makes a pool's slots, none of which exist until it is secured.
+    pub(crate) fn new(options: Options) -> Slots {
+        Slots {
+            options,
+            state: Mutex::default(),
+            queued: Condvar::new(),
+        }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        // Every section under the lock leaves a valid state, even after a panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes `count` slots out of the free ones at once, with `take`. If too few are free it waits
+    /// as the pool's options say, and holds none meanwhile. It always waits for slots that are
+    /// being reset.
+    ///
+    /// Requests are served in the order in which they came, so one for many slots is not passed by
+    /// later ones for few.
+    pub(crate) fn take<T>(
+        &self,
+        count: usize,
+        take: impl FnOnce(&mut Vec<Slot>) -> T,
+    ) -> Result<T, Error> {
+        let mut state = self.state();
+        state.check_possible(count)?;
+        if state.can_serve_at_once(count) {
+            return state.lend(count, take);
+        }
+        let since = Instant::now();
+        let timeout = match self.options.when_exhausted {
+            WhenExhausted::Fail => Duration::ZERO,
+            WhenExhausted::Wait(timeout) => timeout,
+        };
+        let changed = state.enqueue(count);
+        loop {
+            let possible = state.check_possible(count);
+            if possible.is_ok() && state.can_serve_first(&changed, count) {
+                state.leave(&changed);
+                return state.lend(count, take);
+            }
+            let waited = match timeout {
+                Duration::ZERO => Duration::ZERO,
+                _ => since.elapsed(),
+            };
+            let expired = waited >= timeout;
+            if possible.is_err() || expired && !state.will_be_served(&changed) {
+                state.leave(&changed);
+                possible?;
+                return Err(state.no_slot(waited));
+            }
+            state = match expired {
+                true => changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                false => {
+                    let woken = changed.wait_timeout(state, timeout - waited);
+                    woken.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// Resets queued slots until the pool ends. Slots that are queued then are unmapped with it.
+    pub(crate) fn reset_queued(&self) {
+        let mut state = self.state();
+        while !state.ended {
+            match state.dirty.pop_front() {
+                Some(slot) => {
+                    drop(state);
+                    // Only a subscriber can panic here: later slots are reset all the same.
+                    let _ = catch_unwind(AssertUnwindSafe(|| self.reset(slot)));
+                    state = self.state();
+                }
+                None => {
+                    let woken = self.queued.wait(state);
+                    state = woken.unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    /// Resets a slot and makes it free. A slot whose reset panics is retired: what it contains is
+    /// unknown.
+    pub(crate) fn reset(&self, mut slot: Slot) {
+        let start = Instant::now();
+        let policy = self.options.policy;
+        let outcome = catch_unwind(AssertUnwindSafe(|| slot.reset(policy)));
+        let elapsed = start.elapsed();
+        let mut state = self.state();
+        state.statistics.resetting -= 1;
+        match outcome {
+            Ok(work) => {
+                state.statistics.record(&work, elapsed);
+                if let Some(free) = &mut state.free {
+                    free.push(slot);
+                }
+                state.wake_first();
+                drop(state);
+                report(&work, elapsed);
+            }
+            Err(_) => {
+                state.statistics.retired += 1;
+                let retired = slot.committed();
+                state.ranges.retain(|range| *range != retired);
+                // A request may have become impossible.
+                state.wake_all();
+                drop(state);
+                // Unmapping 4 GiB takes a while, so it is done without the lock.
+                drop(slot);
+                tracing::error!("the reset of a slot panicked; the slot is retired");
+            }
+        }
+    }
+}
+
+/// Emits the events of a reset.
+fn report(work: &Work, elapsed: Duration) {
+    let Work {
+        method,
+        zeroed_bytes,
+        protected_bytes,
+        collapsed_bytes,
+        ..
+    } = work;
+    tracing::trace!(
+        ?method,
+        zeroed_bytes,
+        protected_bytes,
+        collapsed_bytes,
+        ?elapsed,
+        "a slot was reset"
+    );
+    if let Some((from, to)) = work.moved {
+        tracing::debug!(from, to, "the watermark moves");
+    }
+    if let Some(error) = &work.failure {
+        tracing::warn!(%error, "write tracking failed; more than was written is zeroed");
+    }
+}
