@@ -1,5 +1,5 @@
-//! Memory that an engine mapped itself, in memory cgroups: it is secured for real or refused, and the
-//! writes after that never end in a kill.
+//! Memory that an engine mapped itself, in memory cgroups: it is secured for real or refused, and
+//! the writes after that never end in a kill.
 
 use std::process::Output;
 

@@ -288,7 +288,7 @@ impl Stats {
         let mut differences = self.differences.clone();
         let (killed, oom_kills) = (self.killed, self.oom_kills);
         let kills = format!("{killed} were killed (the kernel's count: {oom_kills})");
-        // The status of a host tells its own end from that of a child.
+        // The status of a host distinguishes its own end from that of a child.
         let counted = if self.children_die { 0 } else { oom_kills };
         differences.expect(killed + counted == 0, kills);
         differences.into_result()

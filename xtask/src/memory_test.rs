@@ -22,8 +22,9 @@ pub(crate) struct Opts {
     ///
     /// `limits`: hosts of 4 GiB at 200 cgroup limits from 64 MiB to 5 GiB, hosts of 1 GiB at 256
     /// limits around the smallest sufficient one, four hosts at once with room for two, hosts that
-    /// cannot see their limit at 256 limits, and hosts in a group that is full of page cache. Each runs with huge pages and with base pages. Each
-    /// must be secured, or refused by the name of the limit; none may be killed.
+    /// cannot see their limit at 256 limits, and hosts in a group that is full of page cache. Each
+    /// runs with huge pages and with base pages. Each must be secured, or refused by the name of
+    /// the limit; none may be killed.
     ///
     /// `chain`: 200 blocks on machines from 512 MiB to 20 GiB, beside a neighbour, and interrupted.
     /// The state root must be the same everywhere, or the host must refuse before the first block.

@@ -69,7 +69,7 @@ impl MemoryOpts {
             .lock(self.lock_options())
     }
 
-    /// As [`apply`](Self::apply), and shows the progress of securing.
+    /// Sets a pool's options as [`apply`](Self::apply) does, and shows the progress of securing.
     pub(crate) fn apply_with_progress(&self, builder: MemoryPoolBuilder) -> MemoryPoolBuilder {
         let mut display = Display::new(self.lock_options().path);
         let builder = self.apply(builder);
@@ -149,8 +149,8 @@ const PROGRESS_DELAY: Duration = Duration::from_millis(800);
 
 const BAR: &str = "{msg} [{bar:40}] {bytes}/{total_bytes}";
 
-/// Shows the progress of securing if it takes long: memory that a virtual machine has not used before
-/// can take 15 s for 4 GiB, and another host can hold the lock for as long.
+/// Shows the progress of securing if it takes long: memory that a virtual machine has not used
+/// before can take 15 s for 4 GiB, and another host can hold the lock for as long.
 struct Display {
     lock: PathBuf,
     // The styles are allocated before the memory is near a limit.

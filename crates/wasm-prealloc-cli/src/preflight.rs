@@ -178,7 +178,7 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
     report(opts, json, &answer)
 }
 
-/// Reads and checks all limits, and commits the memory if that is asked for.
+/// Reads and checks all limits, and commits the memory if the flags say so.
 fn check(
     opts: &Opts,
     builder: MemoryPoolBuilder,
@@ -218,8 +218,8 @@ fn report_condition(condition: &Condition) -> ConditionReport {
     }
 }
 
-/// Measures what a reset costs after a block that wrote 1 MiB: the median of several. Returns `None`
-/// for a pool that does not count its resets by one of the known methods.
+/// Measures what a reset costs after a block that wrote 1 MiB: the median of several. Returns
+/// `None` for a pool that does not count its resets by one of the known methods.
 fn measure_reset(pool: &MemoryPool) -> Result<Option<ResetReport>, wasm_prealloc_host::Error> {
     const ROUNDS: usize = 5;
     const WRITTEN_BYTES: usize = 1 << 20;

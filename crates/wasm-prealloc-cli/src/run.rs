@@ -67,7 +67,8 @@ pub(crate) struct Opts {
     #[arg(long, value_name = "N", default_value_t = DEFAULT_ENGINE_HEAP_BYTES)]
     engine_heap_bytes: u64,
 
-    /// The number of elements that the module's tables can have together. Growth beyond it returns -1
+    /// The number of elements that the module's tables can have together. Growth beyond it returns
+    /// -1
     #[arg(long, value_name = "N", default_value_t = DEFAULT_TABLE_ELEMENTS)]
     table_elements: u64,
 
@@ -287,7 +288,7 @@ struct State {
     limiter: StoreLimiter,
 }
 
-/// The function call that the command line asks for.
+/// The function call that the command line requests.
 struct Call<'a> {
     function: &'a str,
     args: Vec<Val>,

@@ -319,14 +319,14 @@ pub enum Error {
         what: &'static str,
     },
 
-    /// The pool did not make the engine, and a trial cannot show where the engine takes its memories
-    /// from.
+    /// The pool did not make the engine, and a probe cannot show where the engine takes its
+    /// memories from.
     #[error(
         "this pool did not make the engine, and {why}, so the engine may take its memories from \
          elsewhere; make the engine with `WasmtimePool::engine`"
     )]
     EngineUnproven {
-        /// The reason why there is no trial.
+        /// The reason why a probe is impossible.
         why: &'static str,
     },
 
@@ -363,8 +363,8 @@ pub enum Error {
         bound: u64,
     },
 
-    /// The module needs the engine's own heap, for exceptions, `externref` or GC types, and there is
-    /// none for it.
+    /// The module needs the engine's own heap, for exceptions, `externref` or GC types, and there
+    /// is none for it.
     #[error(
         "the module needs the engine's own heap, for exceptions, externref or GC types, and {}",
         engine_heaps(.heaps)

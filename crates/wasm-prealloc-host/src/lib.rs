@@ -37,8 +37,8 @@
 //! and [`Headroom::read`] reads what each limit leaves.
 //!
 //! Where a limit on this process's cgroups may be hidden ([`Visibility`]), as in a container, no
-//! reading of limits suffices. Huge pages are then committed by a call that the kernel can refuse at
-//! any limit. Base pages are first committed by a child process, with the margin: it has an
+//! reading of limits suffices. Huge pages are then committed by a call that the kernel can refuse
+//! at any limit. Base pages are first committed by a child process, with the margin: it has an
 //! `oom_score_adj` of 1000, so the OOM killer ends it, and not the host. The exception is a group
 //! with `memory.oom.group`, which the kernel ends as a whole.
 //!

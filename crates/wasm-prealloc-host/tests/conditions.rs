@@ -149,7 +149,7 @@ fn a_disabled_oom_killer_of_version_1_is_said() {
     assert_eq!(tree.conditions(), []);
     tree.write(control, "oom_kill_disable 1\nunder_oom 0\noom_kill 0\n");
     let remedy = format!("echo 0 > /{control}");
-    expect(&tree, "oom-kill-disabled", &["waits for ever", &remedy]);
+    expect(&tree, "oom-kill-disabled", &["waits indefinitely", &remedy]);
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn growth_is_never_refused_where_the_kernel_has_no_further_mapping() {
     let mut random = fastrand::Rng::with_seed(3);
     let pool = pool(24, 40);
     let single = self::pool(2, 1);
-    // Slots with a past: their boundaries are at different places.
+    // Slots that were lent before: their boundaries are at different places.
     for _ in 0..40 {
         let mut memory = pool.lend(random.u64(0..=40), Some(40)).unwrap();
         let length = random.usize(memory.len()..=40 * PAGE);

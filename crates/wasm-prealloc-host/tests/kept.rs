@@ -1,7 +1,8 @@
 //! Secured memory stays the process's own: children do not have it, same-page merging leaves it
 //! alone, and core dumps do not contain it.
 //!
-//! The settings apply to the whole process and to the machine, so these tests have their own binary.
+//! The settings apply to the whole process and to the machine, so these tests have their own
+//! binary.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 // A process forks by fork(2), and asks for merging by prctl(2).

@@ -1,6 +1,6 @@
-//! Limits that follow from rules of the kernel: strict overcommit, protected page cache, NUMA nodes,
-//! mappings and addresses. Read from recorded trees, because a test cannot change these settings of
-//! the whole machine.
+//! Limits that follow from rules of the kernel: strict overcommit, protected page cache, NUMA
+//! nodes, mappings and addresses. Read from recorded trees, because a test cannot change these
+//! settings of the whole machine.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::Path;
@@ -41,8 +41,8 @@ fn find(headroom: &Headroom, wanted: impl Fn(&Limit) -> bool) -> Reading {
     found.unwrap().clone()
 }
 
-/// The part that the kernel keeps for an administrator from a process that is none, with the page by
-/// which a commit must stay below the limit.
+/// The part that the kernel keeps for an administrator from a process that is none, with the page
+/// by which a commit must stay below the limit.
 fn kept_bytes(root: &Path) -> u64 {
     find(&read(root), |limit| *limit == Limit::Overcommit).kept_bytes
 }
@@ -113,9 +113,9 @@ fn the_advised_commit_limit_is_enough_when_set_exactly() {
     assert!(need.against(&worse) <= worse.available_bytes, "{worse:?}");
 }
 
-/// The slice has 300 MiB of page cache. Of the 200 MiB of `db.service`, whose usage is 100 MiB above
-/// its protection, 100 are kept; of `cache.service`, all 80. `memory.low`, and the protection of a
-/// group inside an unprotected one, do not count.
+/// The slice has 300 MiB of page cache. Of the 200 MiB of `db.service`, whose usage is 100 MiB
+/// above its protection, 100 are kept; of `cache.service`, all 80. `memory.low`, and the protection
+/// of a group inside an unprotected one, do not count.
 #[test]
 fn page_cache_that_memory_min_protects_is_not_available() {
     let headroom = read(tree("v2-protected"));

@@ -110,7 +110,7 @@ fn another_user_cannot_hold_the_default_lock() {
     );
 }
 
-/// A path that the host was told is waited for until the timeout.
+/// A host waits for a given path until the timeout.
 #[test]
 fn a_lock_that_is_held_ends_in_an_error_that_names_it() {
     let _turn = one_at_a_time();

@@ -78,7 +78,8 @@ trees! {
     version_2_container_with_its_own_namespace: "v2-container" [
         "v2 /sys/fs/cgroup/memory.max" [512, 20, 8, 500]
     ];
-    /// A group above the namespace's root is not below the mount, so the mount's limits do not bind.
+    /// A group above the namespace's root is not below the mount, so the mount's limits do not
+    /// bind.
     version_2_group_outside_of_the_namespace_has_unknown_limits: "v2-sibling" [];
     version_2_mount_above_the_namespace_shows_an_ancestor: "v2-old-mount" [];
     version_2_group_without_the_controller_has_the_limits_of_its_ancestor: "v2-no-controller" [

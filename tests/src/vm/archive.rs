@@ -1,5 +1,5 @@
-//! An archive in the format `newc` of cpio, which Linux unpacks as its first file system. The format
-//! is described in the kernel's `buffer-format.rst`.
+//! An archive in the format `newc` of cpio, which Linux unpacks as its first file system. The
+//! format is described in the kernel's `buffer-format.rst`.
 
 use std::path::Path;
 

@@ -63,8 +63,8 @@ pub struct Run {
 const TOOLS: [&str; 2] = ["setpriv", "unshare"];
 
 impl Machines {
-    /// Builds and downloads what machines of a kind need. The inner error is the reason why there are
-    /// none here, which is a reason to skip a test.
+    /// Builds and downloads what machines of a kind need. The inner error is the reason why there
+    /// are none here, which is a reason to skip a test.
     pub fn prepare(kind: Kind, scenarios: &[Scenario]) -> Result<Result<Machines, String>> {
         let found = Kernel::find(kind).and_then(|kernel| Ok((kernel, BUSYBOX.unpacked()?)));
         let (kernel, busybox) = match found {

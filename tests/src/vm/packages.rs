@@ -1,7 +1,8 @@
 //! The Debian packages that machines are made of, unpacked to `target/vm` without installing them.
 //!
-//! A pinned version is downloaded and verified by its digest. Debian's servers remove a version when
-//! the next one is released; then `apt-get` downloads the present one and verifies its signature.
+//! A pinned version is downloaded and verified by its digest. Debian's servers remove a version
+//! when the next one is released; then `apt-get` downloads the present one and verifies its
+//! signature.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

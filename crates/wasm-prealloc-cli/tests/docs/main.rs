@@ -1,5 +1,5 @@
-//! Compares `docs/cli.md` and `docs/json.md` with the output of the command. `cargo xtask docs` sets
-//! `BLESS=1`, which writes the output into them. The files in `docs/deploy` are in `deploy`.
+//! Compares `docs/cli.md` and `docs/json.md` with the output of the command. `cargo xtask docs`
+//! sets `BLESS=1`, which writes the output into them. The files in `docs/deploy` are in `deploy`.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 

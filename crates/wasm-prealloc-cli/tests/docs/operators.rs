@@ -1,5 +1,5 @@
-//! The numbers in `docs/operators.md`, and in the files of `docs/deploy`, are those that the library
-//! computes. `BLESS=1` writes the tables into the document.
+//! The numbers in `docs/operators.md`, and in the files of `docs/deploy`, are those that the
+//! library computes. `BLESS=1` writes the tables into the document.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -36,7 +36,7 @@ const EXIT_REFUSED: u8 = 1;
 /// The command line is wrong, or an input cannot be read or is invalid. clap uses this status too.
 const EXIT_USAGE: u8 = 2;
 
-/// The time between two looks at a file of blocks.
+/// The interval at which a file of blocks is read.
 const POLL: Duration = Duration::from_millis(100);
 
 const AFTER_HELP: &str = "\
@@ -71,8 +71,8 @@ struct Opts {
     /// skipped
     #[arg(long, value_name = "FILE", conflicts_with = "blocks")]
     chain: Option<PathBuf>,
-    /// Index the blocks that are appended to the chain's file until SIGTERM. Blocks whose height the
-    /// database has are skipped
+    /// Index the blocks that are appended to the chain's file until SIGTERM. Blocks whose height
+    /// the database has are skipped
     #[arg(long, requires = "chain")]
     follow: bool,
     /// A file that exists while memory is secured and blocks can be indexed, for probes

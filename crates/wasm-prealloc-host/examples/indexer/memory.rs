@@ -12,7 +12,7 @@ use wasm_prealloc_host::{
 
 use crate::service;
 
-/// Progress is not reported before, and not more often than this.
+/// The time before the first report of progress, and between two reports.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The flags for the guests' memory. `wasm-prealloc preflight` has the same.
@@ -35,8 +35,8 @@ pub(crate) struct MemoryOpts {
     /// The bytes that must remain free under each limit on physical memory
     #[arg(long, alias = "margin", value_name = "BYTES", default_value_t = DEFAULT_MARGIN_BYTES)]
     margin_bytes: u64,
-    /// Lock the memory, so that it is not swapped out: where permitted, or else fail, or not at all.
-    /// Without a value it means `on`
+    /// Lock the memory, so that it is not swapped out: where permitted, or else fail, or not at
+    /// all. Without a value it means `on`
     #[arg(
         long,
         value_name = "auto|on|off",
@@ -111,8 +111,8 @@ fn describe(progress: Progress, lock: &str) -> String {
     }
 }
 
-/// Replaces the names of the library's API in a message by flags. The match has no `_` arm, so that a
-/// new item cannot be forgotten.
+/// Replaces the names of the library's API in a message by flags. The match has no `_` arm, so that
+/// a new item cannot be forgotten.
 pub(crate) fn in_flags(message: &str) -> String {
     ApiItem::rename(message, |item| {
         Some(match item {

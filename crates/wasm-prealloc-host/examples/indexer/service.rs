@@ -24,8 +24,8 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Takes over the signals, and deletes the ready file of an earlier process. A folder that cannot
-    /// be written to is an error now, and not when memory is secured.
+    /// Installs the signal handlers, and deletes the ready file of an earlier process. A folder
+    /// that cannot be written to is an error now, and not when memory is secured.
     ///
     /// A process that is the first of a container has no default action for a signal, so it needs a
     /// handler from the start.
@@ -47,8 +47,8 @@ impl Service {
             let shutdown = |condition: &Arc<AtomicBool>| {
                 flag::register_conditional_shutdown(signal, TERMINATED, Arc::clone(condition))
             };
-            // In this order, the second signal ends the process in the middle of a block. A block is
-            // stored whole or not at all.
+            // In this order, the second signal ends the process in the middle of a block. A block
+            // is stored whole or not at all.
             shutdown(interruptible)
                 .and_then(|_| shutdown(stopped))
                 .and_then(|_| flag::register(signal, Arc::clone(stopped)))
@@ -57,8 +57,8 @@ impl Service {
         Ok(service)
     }
 
-    /// Tells systemd, and a probe that looks for the ready file, that memory is secured. From now on
-    /// a signal stops the process between two blocks.
+    /// Tells systemd, and a probe that looks for the ready file, that memory is secured. From now
+    /// on a signal stops the process between two blocks.
     pub(crate) fn ready(&self) -> Result<()> {
         self.interruptible.store(false, Ordering::Relaxed);
         if let (Some(unfinished), Some(path)) = (self.unfinished_ready_file(), &self.ready_file) {

@@ -126,7 +126,8 @@ pub unsafe fn secure_in_place(
                 unsafe { Part::new(base.add(offset), mapping.range.len(), huge) }
             })
             .collect();
-        // Huge pages would cost a copy where all is resident, and residency is all that is required.
+        // Huge pages would cost a copy where all is resident, and residency is all that is
+        // required.
         if missing > 0 || requirements.backing != Backing::Auto {
             let progress = &mut |_, _| {};
             let tried = Trial::of_visible_limits();

@@ -14,7 +14,7 @@ use crate::sys;
 
 const POLL: Duration = Duration::from_millis(10);
 
-/// The time between two calls of the function that receives news of the wait.
+/// The time between two calls of the callback while another process holds the lock.
 const REPORT: Duration = Duration::from_millis(100);
 
 /// The part of the timeout for which a host waits for the path that all users share.

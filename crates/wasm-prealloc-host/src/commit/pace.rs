@@ -12,7 +12,7 @@ const WINDOW: Duration = Duration::from_secs(5);
 /// machine uses for the first time is 500 times faster. One window can be a pause of the machine.
 const HALTED_BYTES_PER_WINDOW: u64 = 2 << 20;
 
-/// A commit that is slower is reported.
+/// A commit that is slower emits a warning.
 const SLOW_BYTES_PER_WINDOW: u64 = 100 << 20;
 
 /// The pace of a commit.
@@ -34,7 +34,7 @@ impl Pace {
         }
     }
 
-    /// Checks that the commit goes on.
+    /// Returns [`Error::Stalled`] if the commit has come to a halt.
     pub(crate) fn check(&mut self, committed_bytes: u64, needed_bytes: u64) -> Result<(), Error> {
         self.check_after(self.since.elapsed(), committed_bytes, needed_bytes)
     }

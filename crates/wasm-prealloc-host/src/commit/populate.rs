@@ -75,12 +75,12 @@ impl Part {
         }
     }
 
-    /// The ranges before and after the huge pages.
+    /// Returns the ranges before and after the huge pages.
     fn edges(&self) -> [Range<usize>; 2] {
         [0..self.head, self.head + self.whole..self.bytes]
     }
 
-    /// The range that was not collapsed.
+    /// Returns the range of huge pages that were not collapsed.
     fn not_collapsed(&self) -> Range<usize> {
         self.head + self.collapsed..self.head + self.whole
     }
@@ -124,8 +124,8 @@ impl<'a> Populate<'a> {
     /// Populates all parts. Where a limit may be hidden, a trial precedes all page faults.
     ///
     /// In that case a shortage of huge pages is [`Error::NoHugePages`] for every backing: at a
-    /// limit the kernel would prefer this process to the child of a further trial, because the child
-    /// does not have the huge pages. The caller has to start anew with base pages.
+    /// limit the kernel would prefer this process to the child of a further trial, because the
+    /// child does not have the huge pages. The caller has to start anew with base pages.
     pub(crate) fn run(&mut self, parts: &mut [Part]) -> Result<(), Error> {
         let huge = may_have_huge_pages(self.requirements.backing);
         for part in &mut *parts {
@@ -158,7 +158,7 @@ impl<'a> Populate<'a> {
         })
     }
 
-    /// Populates as many huge pages as the kernel has, and the base pages around them.
+    /// Populates as many huge pages as the kernel provides, and the base pages around them.
     fn collapse_all(&mut self, parts: &mut [Part], total: u64) -> Result<(), Error> {
         let huge = || parts.iter().filter(|part| part.whole > 0);
         let edges = huge().flat_map(|part| part.edges().map(|range| range.len()));
@@ -186,8 +186,8 @@ impl<'a> Populate<'a> {
         Ok(())
     }
 
-    /// Collapses the huge pages of a part, until the kernel has no more. `needed_bytes` is the size
-    /// of all parts.
+    /// Collapses the huge pages of a part, until the kernel provides no more. `needed_bytes` is the
+    /// size of all parts.
     fn collapse(&mut self, part: &mut Part, needed_bytes: u64) -> Result<(), Error> {
         let start = part.head;
         while part.collapsed < part.whole {

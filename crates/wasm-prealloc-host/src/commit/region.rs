@@ -108,7 +108,7 @@ impl Region {
         unsafe { sys::protect(self.base.add(range.start), range.len(), accessible) }
     }
 
-    /// The first byte of the reservation.
+    /// Returns the address of the first byte of the reservation.
     pub(crate) fn base(&self) -> NonNull<u8> {
         self.base
     }

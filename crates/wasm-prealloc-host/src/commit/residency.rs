@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::sys::{self, PageTables};
 
-/// The number of pages that mincore(2) is asked for at a time.
+/// The number of pages that one call of mincore(2) reads.
 const PAGES_AT_ONCE: usize = 16 << 10;
 
 /// The pauses between counts. The kernel unmaps a page for a moment while it moves it.
@@ -72,8 +72,8 @@ pub(crate) enum Mapped {
 pub(crate) enum Reader {
     /// Linux's page tables.
     PageTables(PageTables),
-    /// Page tables that cannot be opened. What was just committed counts as far as mincore(2)
-    /// agrees, and everything else is missing.
+    /// Page tables that cannot be opened. Memory that was just committed is counted by mincore(2),
+    /// and all other memory counts as missing.
     Unreadable(io::Error),
     /// mincore(2) of another system, or its counterpart.
     Mincore,

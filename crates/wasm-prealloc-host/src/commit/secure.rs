@@ -126,7 +126,7 @@ pub(crate) fn secure_many(
         trial,
         locking: Locking::decide(requirements.lock_memory, &headroom, total_bytes),
     };
-    // After the check, which refuses most numbers of regions that no list has room for.
+    // The check has refused most counts whose list does not fit in memory.
     let mut regions = Vec::new();
     let listed = regions.try_reserve_exact(count);
     listed.map_err(|_| Error::TooManySlots { slots: count })?;
@@ -168,7 +168,7 @@ pub(crate) fn secure_many(
     Ok(regions)
 }
 
-/// Cuts the time of an attempt that did not wait to zero.
+/// Rounds down to milliseconds, so that the time to take a free lock is zero.
 pub(crate) fn whole_milliseconds(time: Duration) -> Duration {
     Duration::from_millis(time.as_millis() as u64)
 }
@@ -317,9 +317,9 @@ impl Commit {
         Ok(())
     }
 
-    /// Where a limit may be hidden, proves that there is room before anything is mapped: in base
-    /// pages by a trial, and in huge pages by a part of its own for the margin, which the kernel
-    /// can refuse.
+    /// Secures the margin, where a limit may be hidden, before anything is mapped. In base pages a
+    /// trial commits it together with the memory. In huge pages this returns a region for it, which
+    /// is committed with the others and which the kernel can refuse.
     fn before_mapping(
         &self,
         count: usize,
@@ -371,9 +371,9 @@ impl Commit {
 }
 
 /// Keeps a range that is to be committed from same-page merging, from children and from core dumps.
-/// A system without the advice is accepted: it does none of it, or does not offer to be asked.
+/// A system without the advice is accepted: it does none of these, or cannot be kept from it.
 ///
-/// To be called before populating: a fork in between would share the pages.
+/// The caller populates the range afterwards: pages that exist at a fork would be shared.
 ///
 /// # Safety
 /// The range is mapped, and belongs to the caller.

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::limits::headroom::Headroom;
 use crate::sys::{self, Child, Outcome};
 
-/// The pause between two looks at the child.
+/// The interval at which the outcome of the child is read.
 const POLL: Duration = Duration::from_millis(1);
 
 /// The least that a trial commits beyond the memory. The host takes a little more than the child
@@ -20,7 +20,7 @@ const POLL: Duration = Duration::from_millis(1);
 /// around the break-even was killed after a trial had succeeded.
 const RESERVE_BYTES: u64 = 1 << 20;
 
-/// A decision on trials, made from a reading of the limits.
+/// The trials of a commit, which are needed if a limit may be hidden.
 #[derive(Debug)]
 pub(crate) struct Trial {
     /// The reason why a limit may be hidden.
@@ -55,7 +55,7 @@ impl Trial {
         self.hidden.is_some()
     }
 
-    /// Decides on no trials.
+    /// Returns trials that do nothing, for limits that are all visible.
     pub(crate) fn of_visible_limits() -> Trial {
         Trial { hidden: None }
     }

@@ -43,7 +43,7 @@ pub enum Condition {
         /// The `memory.oom.group` that demands it.
         file: PathBuf,
     },
-    /// At a limit of a version 1 group, processes wait for ever instead of being ended.
+    /// At the limit of a version 1 group, processes wait indefinitely instead of being killed.
     OomKillDisabled {
         /// The `memory.oom_control` that demands it.
         file: PathBuf,
@@ -63,7 +63,7 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// The name of the kind, for programs: lower case, with hyphens.
+    /// Returns the name of the kind, for programs: lower case, with hyphens.
     pub fn kind(&self) -> &'static str {
         match self {
             Condition::HiddenLimits { .. } => "hidden-limits",
@@ -152,8 +152,8 @@ impl fmt::Display for Condition {
             ),
             Condition::OomKillDisabled { file } => write!(
                 f,
-                "the OOM killer is disabled by {}: at the group's limit the host waits for ever \
-                 instead of ending",
+                "the OOM killer is disabled by {}: at the group's limit the host waits \
+                 indefinitely instead of being killed",
                 file.display()
             ),
             Condition::StrictOvercommit => f.write_str(

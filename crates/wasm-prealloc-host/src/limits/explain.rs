@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::limits::headroom::{Headroom, Need};
 
 /// Replaces a failure of the kernel by the limit that explains it, if a fresh reading finds one.
-/// To be called after everything was unmapped: it allocates.
+/// It allocates, so the caller unmaps everything before.
 pub(crate) fn explain(mut error: Error, need: &Need) -> Error {
     let caused_by_limit = match &error {
         Error::CgroupRefused { .. } => true,

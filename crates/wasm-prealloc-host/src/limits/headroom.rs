@@ -33,10 +33,10 @@ impl Headroom {
     /// there are no readings.
     ///
     /// # Errors
-    /// [`Error::Unreadable`] if `meminfo`, `self/status` or `self/limits` of `/proc` cannot be read,
-    /// or if any file is not in the expected format. A cgroup that cannot be found, or a file of a
-    /// cgroup that cannot be read, is not an error: it is reported as [`Visibility`]. Page cache
-    /// whose size cannot be read counts as unavailable.
+    /// [`Error::Unreadable`] if `meminfo`, `self/status` or `self/limits` of `/proc` cannot be
+    /// read, or if any file is not in the expected format. A cgroup that cannot be found, or a file
+    /// of a cgroup that cannot be read, is not an error: it is reported as [`Visibility`]. Page
+    /// cache whose size cannot be read counts as unavailable.
     pub fn read() -> Result<Headroom, Error> {
         match sys::HAS_LIMIT_FILES {
             true => Headroom::read_from(&Files::default()),

@@ -46,9 +46,9 @@ pub enum Limit {
     AddressSpace,
     /// The process's writable private memory: `RLIMIT_DATA`, see setrlimit(2).
     DataSegment,
-    /// Strict overcommit accounting (`vm.overcommit_memory = 2`): `CommitLimit` and `Committed_AS` of
-    /// `/proc/meminfo`, without `vm.user_reserve_kbytes` and, for a process without `CAP_SYS_ADMIN`,
-    /// `vm.admin_reserve_kbytes`.
+    /// Strict overcommit accounting (`vm.overcommit_memory = 2`): `CommitLimit` and `Committed_AS`
+    /// of `/proc/meminfo`, without `vm.user_reserve_kbytes` and, for a process without
+    /// `CAP_SYS_ADMIN`, `vm.admin_reserve_kbytes`.
     Overcommit,
     /// The machine's pool of huge pages of one size, see `hugetlbpage.rst` of the kernel.
     HugePages {
@@ -82,7 +82,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// The name of the kind of limit, for programs: lower case, with hyphens.
+    /// Returns the name of the kind of limit, for programs: lower case, with hyphens.
     pub fn kind(&self) -> &'static str {
         match self {
             Limit::Cgroup { version, .. } => match version {
@@ -111,7 +111,7 @@ impl Limit {
         )
     }
 
-    /// The unit of the limit's numbers: `bytes`, or `mappings` for [`Limit::Mappings`].
+    /// Returns the unit of the limit's numbers: `bytes`, or `mappings` for [`Limit::Mappings`].
     pub fn unit(&self) -> &'static str {
         match self {
             Limit::Mappings => "mappings",

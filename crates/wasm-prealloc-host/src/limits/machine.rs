@@ -30,7 +30,8 @@ fn machine(meminfo: &Table, protected_bytes: u64) -> Result<Reading, Error> {
         .saturating_sub(protected_bytes);
     let mut reading = Reading::new(Limit::Machine, total, used, reclaimable);
     // The available part is the kernel's own estimate: it knows which page cache and slab it can
-    // reclaim, and what it keeps for itself. Only the split into free and reclaimable is ours.
+    // reclaim, and what it keeps for itself. Only the split into free and reclaimable is computed
+    // here.
     reading.available_bytes = available.saturating_sub(protected_bytes);
     Ok(reading.drifting(DRIFT_BYTES))
 }

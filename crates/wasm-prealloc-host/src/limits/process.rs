@@ -13,7 +13,7 @@ const DRIFT_BYTES: u64 = 4 << 20;
 const THREAD_ADDRESS_BYTES: u64 = 72 << 20;
 const THREAD_DATA_BYTES: u64 = 3 << 20;
 
-/// Reads the limits that no other process uses up.
+/// Reads the limits that count this process alone.
 pub(crate) fn own(files: &Files) -> Result<Vec<Reading>, Error> {
     let limits_path = Path::new("/proc/self/limits");
     let limits = files.read(limits_path)?;
@@ -117,9 +117,9 @@ fn of_mappings(files: &Files, status: &Table) -> Result<Vec<Reading>, Error> {
     Ok(readings)
 }
 
-/// Returns the number of addresses of a process. The stack is below the highest address by less than
-/// a part of it, so that is the next power of two: 2^47 on x86-64. A process with more address bits
-/// gets those only if it asks for an address.
+/// Returns the number of addresses of a process. The stack is below the highest address by less
+/// than a part of it, so that is the next power of two: 2^47 on x86-64. A process with more address
+/// bits gets those only if it passes an address to mmap(2).
 fn address_bytes(maps: &str) -> Option<u64> {
     let mut mappings = maps.lines().filter(|line| !line.ends_with("[vsyscall]"));
     let last = mappings.next_back()?.split([' ', '-']).nth(1)?;

@@ -4,8 +4,8 @@ use std::fmt;
 
 /// The part of the limits on this process's memory cgroups that could be read.
 ///
-/// A limit that cannot be read is not a missing limit: where some are hidden, a commit of base pages
-/// is tried in a child process first.
+/// A limit that cannot be read is not a missing limit: where some are hidden, a commit of base
+/// pages is tried in a child process first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Visibility {
@@ -32,7 +32,7 @@ impl Visibility {
         }
     }
 
-    /// Notes that one limit could not be read. The first reason stays.
+    /// Records that one limit could not be read. The first reason is kept.
     pub(crate) fn reduce(&mut self, why: impl Into<String>) {
         if self.is_complete() {
             *self = Visibility::Partial(why.into());

@@ -116,20 +116,20 @@ impl MemoryPoolBuilder {
         self
     }
 
-    /// Sets the number of table elements that are counted for each slot, as 16 bytes each. The default
-    /// is 65,536, which is 1 MiB a slot. No module can make its tables larger; see
+    /// Sets the number of table elements that are counted for each slot, as 16 bytes each. The
+    /// default is 65,536, which is 1 MiB a slot. No module can make its tables larger; see
     /// [`WasmtimePool::verify`](crate::WasmtimePool::verify).
     ///
-    /// Tables are not committed: the engine allocates them as they grow. They are a part of the need,
-    /// beside the margin.
+    /// Tables are not committed: the engine allocates them as they grow. They are a part of the
+    /// need, beside the margin.
     pub fn table_elements(mut self, elements: u64) -> Self {
         self.engine.table_elements = elements;
         self
     }
 
-    /// Sets the size of the heap for exceptions, `externref` and GC types that a store has, in bytes,
-    /// rounded up to wasm pages of 64 KiB. The default is 0: modules that need it are refused. 16 MiB
-    /// suit a program that uses exceptions for errors.
+    /// Sets the size of the heap for exceptions, `externref` and GC types that a store has, in
+    /// bytes, rounded up to wasm pages of 64 KiB. The default is 0: modules that need it are
+    /// refused. 16 MiB suit a program that uses exceptions for errors.
     ///
     /// A heap for each slot is committed with the slots.
     pub fn engine_heap_bytes(mut self, bytes: u64) -> Self {
@@ -157,7 +157,8 @@ impl MemoryPoolBuilder {
         self.engine.add_need(slots, &requirements, need)
     }
 
-    /// Checks, with limits that were read before, all that securing checks before it commits memory.
+    /// Checks, with limits that were read before, all that securing checks before it commits
+    /// memory.
     ///
     /// # Errors
     /// [`Error::Shortfall`] names the limit that leaves too little. [`Error::PageCount`],

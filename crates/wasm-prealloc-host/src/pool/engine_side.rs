@@ -95,8 +95,8 @@ impl EngineOptions {
         Ok(need.and(added))
     }
 
-    /// Commits the heaps, and gives them to the pool. Returns the bytes that are resident, and those
-    /// of them that are locked.
+    /// Commits the heaps, and gives them to the pool. Returns the bytes that are resident, and
+    /// those of them that are locked.
     pub(crate) fn secure_heaps(
         &self,
         pool: &MemoryPool,
@@ -126,8 +126,8 @@ impl EngineOptions {
         Ok(sums)
     }
 
-    /// Returns the requirements for the slots, which leave room for the heaps too, so that one answer
-    /// counts both.
+    /// Returns the requirements for the slots, which leave room for the heaps too, so that one
+    /// answer counts both.
     pub(crate) fn with_heaps(
         &self,
         slots: usize,

@@ -108,8 +108,8 @@ pub enum Reset {
     #[default]
     Inline,
     /// A thread of the pool. With one slot more than blocks that run at the same time, the next
-    /// block does not wait for a reset. If the system refuses the thread, resets are inline;
-    /// [`Statistics::background`](crate::Statistics::background) tells.
+    /// block does not wait for a reset. If the system refuses the thread, resets are inline, and
+    /// [`Statistics::background`](crate::Statistics::background) is false.
     Background,
 }
 

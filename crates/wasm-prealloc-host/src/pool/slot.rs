@@ -96,7 +96,7 @@ impl Slot {
             unsafe { self.region.region().protect(target..self.accessible, false) }?;
             self.accessible = target;
         }
-        // With a slot of one page there is nothing to be apart from.
+        // A slot of one page has no second mapping.
         if target == 0 && !self.first_apart && self.first_page() < self.region.len() {
             self.advise_first(Advice::Apart)?;
             self.first_apart = true;

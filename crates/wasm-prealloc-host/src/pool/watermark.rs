@@ -11,7 +11,8 @@
 //! does not change the speed of writing and zeroing (4.4 ms both ways, in order; within noise at
 //! random). A scan of 4 GiB takes 0.24 ms in huge pages and 3.2 ms in base pages, and collapsing
 //! takes 0.11 ms for each MiB. So only tracked memory is collapsed again: what a single large block
-//! wrote in its own reset, the rest when it was not written for a while, and little of it at a time.
+//! wrote in its own reset, the rest when it was not written for a while, and little of it at a
+//! time.
 
 #[cfg(test)]
 mod tests;

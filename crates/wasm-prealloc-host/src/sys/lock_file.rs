@@ -17,8 +17,8 @@ const NAME: &str = "wasm-prealloc.lock";
 /// The number of attempts to open or create a file that other processes create and delete.
 const ATTEMPTS: u32 = 8;
 
-/// The default path of [`LockOptions`](crate::LockOptions): the first of the private paths that can
-/// be opened or created, or `/`.
+/// Returns the default path of [`LockOptions`](crate::LockOptions): the first of the private paths
+/// that can be opened or created, or `/`.
 pub(crate) fn default_lock_path() -> PathBuf {
     let usable = |path: &PathBuf| open_private(path).is_ok();
     let found = private_paths().into_iter().find(usable);

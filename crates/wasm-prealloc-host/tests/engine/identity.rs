@@ -1,4 +1,4 @@
-//! Engines that take their memories from another place than this pool, and cannot pass.
+//! Engines that take their memories from elsewhere than this pool are refused.
 
 use std::time::Duration;
 
@@ -86,7 +86,7 @@ fn an_engine_that_was_never_configured_is_refused() {
             assert!(matches!(error, Error::Engine { .. }), "{error}");
         }
     }
-    // Without a heap of the engine, the module itself is tried.
+    // Without a heap of the engine, the module itself is probed.
     let mut without_heap = copied_settings();
     without_heap.gc_support(false);
     for (config, texts) in [

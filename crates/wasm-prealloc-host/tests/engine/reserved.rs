@@ -1,4 +1,4 @@
-//! All memories of a module are taken at once, and errors are told apart on every thread.
+//! All memories of a module are taken at once, and errors are distinguished on every thread.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -250,8 +250,8 @@ fn element_segments_and_imports_do_not_hinder_a_probe() {
         (func $start (call_indirect $t (i32.const 5)))
         (start $start))"#;
     host.pool.verify(&host.module(text)).unwrap();
-    // A reference that cannot be null has no stand-in. The pool made the engine, so its memories are
-    // certain, and the limiter bounds the tables.
+    // A reference that cannot be null has no stand-in. The pool made the engine, so its memories
+    // are certain, and the limiter bounds the tables.
     let text = r#"(module
         (import "env" "r" (global $r (ref func)))
         (memory 16 16)
@@ -262,7 +262,7 @@ fn element_segments_and_imports_do_not_hinder_a_probe() {
         Err(Error::UnboundedTables { maximum: None, .. })
     ));
     host.pool.verify_limited(&module).unwrap();
-    // An engine without a heap cannot be tried alone, and this module cannot be tried either.
+    // An engine without a heap cannot be probed alone, and this module cannot be probed either.
     let mut config = Config::new();
     host.pool.configure(config.gc_support(false));
     let engine = Engine::new(&config).unwrap();
@@ -284,7 +284,7 @@ fn a_limiter_of_another_pool_does_not_count() {
     }
 }
 
-/// A limiter of the embedder, which asks the pool's.
+/// A limiter of the embedder, which calls the pool's.
 struct Own(StoreLimiter);
 
 impl ResourceLimiter for Own {
@@ -303,7 +303,7 @@ impl ResourceLimiter for Own {
 }
 
 #[test]
-fn a_limiter_that_asks_the_pools_limiter_is_recognized() {
+fn a_limiter_that_calls_the_pools_limiter_is_recognized() {
     let host = Host::of_elements(100);
     let module = host.module(&growing("0", "funcref", "func"));
     let linker = Linker::new(&host.engine);

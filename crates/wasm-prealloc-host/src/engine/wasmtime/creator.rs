@@ -19,7 +19,7 @@ use crate::pool::memory_pool::{MemoryPool, WeakPool};
 use crate::pool::slot::{GUARD_BYTES, RESERVATION_BYTES};
 
 /// The guards that an engine requests for its own heap. Linear memories have larger ones, so a
-/// creator can tell the two apart: wasmtime passes nothing else by which they differ.
+/// creator can tell the two apart: wasmtime passes no other argument that distinguishes them.
 pub(crate) const ENGINE_HEAP_GUARD_BYTES: usize = GUARD_BYTES / 2;
 
 /// A pool as the creator of an engine's memories. It does not keep the pool's memory: an engine and
@@ -134,7 +134,7 @@ pub(crate) fn check_sizes(
     reservation_bytes: u64,
     guard_bytes: u64,
 ) -> Result<(), Error> {
-    // With a reservation smaller than the memory an engine expects the memory to move.
+    // An engine moves a memory that is larger than its reservation.
     if reservation_bytes < slot_bytes {
         return Err(Error::Engine {
             what: "reserves less address space than the memory has (memory_reservation)",
@@ -175,7 +175,7 @@ unsafe impl LinearMemory for Memory {
     fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
         match self.0.grow_to(new_size) {
             // wasmtime requests nothing above the maximum, so the guest did not cause the refusal.
-            // If the guest saw -1 it would continue, other than on another machine.
+            // A guest that saw -1 would continue, with another result than on other machines.
             Err(error @ Error::System { .. }) => {
                 let causes = with_causes(&error);
                 panic!("committed memory cannot be made accessible: {causes}")

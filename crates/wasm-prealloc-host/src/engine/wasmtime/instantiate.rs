@@ -68,13 +68,13 @@ pub trait WasmtimePool {
         self
     }
 
-    /// Checks, without running any of it, that the module can be instantiated in memory of this pool
-    /// alone, in any store of its engine:
+    /// Checks, without running any of it, that the module can be instantiated in memory of this
+    /// pool alone, in any store of its engine:
     ///
     /// - The engine takes its memories from this pool. An engine that
-    ///   [`engine`](WasmtimePool::engine) made is known. Any other is tried once: a host object is
+    ///   [`engine`](WasmtimePool::engine) made is known. Any other is probed once: a host object is
     ///   made in the engine's own heap, which has to be requested from this pool. An engine without
-    ///   that heap is tried with the module.
+    ///   that heap is probed with the module.
     /// - No setting of the engine undoes the commit.
     /// - The module imports no memory, and the limits of each memory suit the pool's policy.
     /// - The pool has a slot for each memory, and a heap if the module needs the engine's own heap.
@@ -82,8 +82,8 @@ pub trait WasmtimePool {
     ///   tables of the module together
     ///   ([`MemoryPoolBuilder::table_elements`](crate::MemoryPoolBuilder::table_elements)).
     ///
-    /// A module is tried only once. The pool keeps the 32 modules that it verified last, so that
-    /// asking again takes less than 100 ns.
+    /// A module is probed only once. The pool keeps the 32 modules that it verified most recently.
+    /// Verifying one of them again takes less than 100 ns.
     ///
     /// # Errors
     /// [`Error::Engine`] and [`Error::EngineUnproven`] for the engine, [`Error::ImportedMemory`],
@@ -170,8 +170,8 @@ pub trait WasmtimePool {
         InstanceMemories::reserve(self.memory_pool(), memories)
     }
 
-    /// Verifies the module, takes all of its memories at once, and instantiates it in them. A module
-    /// without a memory is instantiated as usual.
+    /// Verifies the module, takes all of its memories at once, and instantiates it in them. A
+    /// module without a memory is instantiated as usual.
     ///
     /// If the tables of the module can grow beyond the memory that is counted for them, the store
     /// must have the [`limiter`](WasmtimePool::limiter) of this pool, which is checked first.

@@ -7,8 +7,8 @@ use wasmtime::{AsContextMut, Ref, RefType, ResourceLimiter, Table, TableType};
 use crate::pool::memory_pool::{MemoryPool, WeakPool};
 
 thread_local! {
-    /// The pool of the limiter that was asked for an empty table most recently on this thread.
-    static ASKED: Cell<Option<usize>> = const { Cell::new(None) };
+    /// The pool of the limiter that most recently allowed an empty table on this thread.
+    static CALLED: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 /// Bounds the tables of one store; see [`WasmtimePool::limiter`](crate::WasmtimePool::limiter).
@@ -57,7 +57,7 @@ impl ResourceLimiter for StoreLimiter {
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         if desired == 0 {
-            ASKED.set(Some(self.pool.id()));
+            CALLED.set(Some(self.pool.id()));
         }
         // wasmtime refuses growth beyond the table's own maximum, but only afterwards.
         if maximum.is_some_and(|maximum| desired > maximum) {
@@ -74,11 +74,11 @@ impl ResourceLimiter for StoreLimiter {
     }
 }
 
-/// Returns true if tables of the store are bounded by a limiter of the pool. wasmtime does not say
-/// which limiter a store has, so an empty table is made, which asks it.
+/// Returns true if a limiter of the pool bounds the tables of the store. wasmtime does not report
+/// the limiter of a store, but it calls the limiter when an empty table is made.
 pub(crate) fn bounds(mut store: impl AsContextMut, pool: &MemoryPool) -> bool {
-    ASKED.set(None);
+    CALLED.set(None);
     let ty = TableType::new(RefType::FUNCREF, 0, Some(0));
     let made = Table::new(&mut store, ty, Ref::Func(None)).is_ok();
-    made && ASKED.take() == Some(pool.id())
+    made && CALLED.take() == Some(pool.id())
 }

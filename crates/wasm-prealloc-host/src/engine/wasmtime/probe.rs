@@ -185,9 +185,9 @@ impl Drop for Running {
     }
 }
 
-/// Finds out whether an engine takes its memories from the pool: the engine's own heap has the same
-/// creator as linear memories, and a host object in it needs no module. Returns false if the engine
-/// has no such heap.
+/// Returns true if the engine takes its memories from the pool, and false if that is unknown
+/// because the engine has no heap of its own. The heap has the same creator as linear memories, and
+/// a host object in it needs no module.
 pub(crate) fn reaches(pool: &MemoryPool, engine: &Engine) -> Result<bool, Error> {
     let mut store = Store::new(engine, ());
     let _running = Running::start(Requests {
@@ -209,7 +209,7 @@ pub(crate) fn reaches(pool: &MemoryPool, engine: &Engine) -> Result<bool, Error>
     }
 }
 
-/// Probes a module. `known` says that the engine takes its memories from the pool for certain.
+/// Probes a module. `known` is true if the engine is known to take its memories from the pool.
 pub(crate) fn run(
     pool: &MemoryPool,
     module: &Module,
@@ -291,7 +291,7 @@ pub(crate) fn run(
     })
 }
 
-/// Makes something for each import, which is never used. Returns `None` for a reference that cannot
+/// Makes an unused value for each import. Returns `None` for a reference that cannot
 /// be null.
 fn stand_ins(store: &mut Store<Watch>, module: &Module) -> Option<Vec<Extern>> {
     let imports = module.imports();

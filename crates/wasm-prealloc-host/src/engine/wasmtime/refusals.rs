@@ -21,7 +21,7 @@ static REGISTERS: RwLock<Vec<Weak<Refusals>>> = RwLock::new(Vec::new());
 pub(crate) struct Refusals(Mutex<VecDeque<(String, Error)>>);
 
 impl Refusals {
-    /// Keeps an error that an engine is told as `text`.
+    /// Keeps an error whose message the engine receives as `text`.
     pub(crate) fn keep(self: &Arc<Refusals>, text: String, error: Error) {
         let first = {
             let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,8 +1,8 @@
 //! The reservations from which a creator lends on this thread.
 //!
-//! A creator is called by the engine, which passes nothing on from the embedder. The slots that were
-//! reserved for a module reach it through a list of the thread, innermost last: a start function can
-//! instantiate another module.
+//! A creator is called by the engine, which passes nothing on from the embedder. The slots that
+//! were reserved for a module reach it through a list of the thread, innermost last: a start
+//! function can instantiate another module.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -26,8 +26,8 @@ struct Scope {
 }
 
 /// The slots for all memories of one instance, taken at once; see
-/// [`WasmtimePool::reserve_for`](crate::WasmtimePool::reserve_for). Slots that the instance does not
-/// take go back to the pool.
+/// [`WasmtimePool::reserve_for`](crate::WasmtimePool::reserve_for). Slots that the instance does
+/// not take go back to the pool.
 #[derive(Debug)]
 #[must_use = "the slots go back to the pool when this is dropped"]
 pub struct InstanceMemories {

@@ -83,7 +83,7 @@ impl Cgroups {
         Ok(found)
     }
 
-    /// Reads a file of a group, or notes that it cannot be read.
+    /// Reads a file of a group, or records that it cannot be read.
     fn text(&mut self, files: &Files, path: &Path) -> Result<Option<String>, Error> {
         match files.read_optional(path) {
             Err(error) if !files::is_malformed(&error) => {
@@ -137,8 +137,8 @@ fn is_disabled(files: &Files) -> bool {
 }
 
 /// Returns the expected drift of a group's usage. Each processor charges up to 64 pages in advance,
-/// and the statistics lag by as much; small allocations of the host and of the kernel differ between
-/// two runs.
+/// and the statistics lag by as much; small allocations of the host and of the kernel differ
+/// between two runs.
 fn drift_bytes(files: &Files) -> u64 {
     const BATCH_PAGES: u64 = 64;
     const SMALL_BYTES: u64 = 4 << 20;

@@ -16,8 +16,8 @@ const CACHE: [&str; 2] = ["inactive_file", "active_file"];
 /// controller apply.
 pub(crate) fn read(files: &Files, groups: &[PathBuf], found: &mut Cgroups) -> Result<(), Error> {
     for group in groups {
-        // Above `high` the kernel does not refuse: it makes the process sleep, for ever if nothing
-        // can be reclaimed. For a commit that is a limit like `max`.
+        // Above `high` the kernel does not refuse: it makes the process sleep, indefinitely if
+        // nothing can be reclaimed. For a commit that is a limit like `max`.
         for name in ["memory.max", "memory.high"] {
             let file = group.join(name);
             let Some(text) = found.text(files, &file)? else {
@@ -60,8 +60,8 @@ pub(crate) fn read(files: &Files, groups: &[PathBuf], found: &mut Cgroups) -> Re
     Ok(())
 }
 
-/// Reads the limits of `groups` on huge pages. A mapping counts against the second of each when it is
-/// made, and against the first when its pages are used.
+/// Reads the limits of `groups` on huge pages. A mapping counts against the second of each when it
+/// is made, and against the first when its pages are used.
 pub(crate) fn huge_pages(files: &Files, groups: &[PathBuf]) -> Result<Vec<Reading>, Error> {
     const SIZES: [(&str, u64); 2] = [("2MB", 2 << 20), ("1GB", 1 << 30)];
     let mut readings = Vec::new();
@@ -126,7 +126,8 @@ fn protected_cache(files: &Files, group: &Path, found: &mut Cgroups) -> Result<u
     Ok(sum)
 }
 
-/// Returns true if a directory is the root of the hierarchy, which alone has neither of these files.
+/// Returns true if a directory is the root of the hierarchy, which alone has neither of these
+/// files.
 fn is_root(files: &Files, directory: &Path) -> bool {
     let absent = |name| !files.exists(&directory.join(name));
     absent("cgroup.events") && absent("memory.max")

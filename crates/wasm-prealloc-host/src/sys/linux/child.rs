@@ -1,9 +1,9 @@
 //! A child process that commits memory of its own, and that the kernel's OOM killer prefers to
 //! every other process.
 //!
-//! The child is made by clone(2) without a signal at its end, so that neither a handler of `SIGCHLD`
-//! nor a waitpid(2) for any child takes its status. Other threads of the host may hold locks at that
-//! moment, so the child makes system calls only: it neither allocates nor panics.
+//! The child is made by clone(2) without a signal at its end, so that neither a handler of
+//! `SIGCHLD` nor a waitpid(2) for any child takes its status. Other threads of the host may hold
+//! locks at that moment, so the child makes system calls only: it neither allocates nor panics.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -142,7 +142,7 @@ impl Child {
             if pid < 0 {
                 match io::Error::last_os_error() {
                     error if error.kind() == io::ErrorKind::Interrupted => continue,
-                    // The host took the status. The report says the rest.
+                    // Another wait of the host took the status. The report has the outcome.
                     error if error.raw_os_error() == Some(libc::ECHILD) => {}
                     error => return Err(error),
                 }
@@ -306,8 +306,9 @@ impl Task {
             report.failed.store(call + 1, Ordering::Release);
             exit(1)
         };
-        // SAFETY: the calls take numbers and constant strings. The descriptors are the child's copies:
-        // without them it neither holds the lock of committers nor keeps a pipe of the host open.
+        // SAFETY: the calls take numbers and constant strings. The descriptors are the child's
+        // copies: without them it neither holds the lock of committers nor keeps a pipe of the host
+        // open.
         unsafe {
             if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
                 fail(0);

@@ -125,7 +125,7 @@ pub(crate) fn bound_nodes() -> Option<Vec<usize>> {
     const FLAGS: libc::c_int = !0 << 13;
     let mut mode: libc::c_int = 0;
     let mut mask = [0_usize; NODES / BITS];
-    // SAFETY: the kernel writes one integer, and as many bits as it is told that there are.
+    // SAFETY: the kernel writes one integer, and no more bits than the length that it receives.
     let result = unsafe {
         libc::syscall(
             libc::SYS_get_mempolicy,

@@ -1,8 +1,8 @@
 //! Reads from the process's page tables which pages are present and its own. A page of a file or of
 //! shared memory is not, and neither is the zero page: a write there takes a new page.
 //!
-//! `PAGEMAP_SCAN` (Linux 6.7) tells all of this. The entries of `/proc/self/pagemap` do not name
-//! the zero page, but they tell which pages this process alone has mapped, and the zero page is
+//! `PAGEMAP_SCAN` (Linux 6.7) reports all of this. The entries of `/proc/self/pagemap` do not name
+//! the zero page, but they show which pages this process alone has mapped, and the zero page is
 //! never one of those.
 //!
 //! Source: `Documentation/admin-guide/mm/pagemap.rst` of the kernel.
@@ -68,8 +68,8 @@ impl PageTables {
     /// whole pages. Pages that a child shares after a fork count only on kernels with
     /// `PAGEMAP_SCAN`.
     ///
-    /// If the mappings are known to be anonymous, the kernel does not look for pages of files, which
-    /// makes a count of huge pages ten times faster.
+    /// If the mappings are known to be anonymous, the kernel does not look for pages of files,
+    /// which makes a count of huge pages ten times faster.
     pub(crate) fn own(
         &self,
         range: Range<usize>,
