@@ -99,7 +99,7 @@ struct ConditionReport {
 #[derive(Debug, Serialize)]
 struct ResetReport {
     written_bytes: u64,
-    /// The method, as [`Statistics`] counts it.
+    /// The method, as `Statistics` of the library counts it.
     method: &'static str,
     seconds: f64,
 }

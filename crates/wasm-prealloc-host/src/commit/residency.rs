@@ -41,6 +41,10 @@ pub struct Residency {
 /// the page cache of a file. The operating system counts whole pages; those at the ends are cut to
 /// the slice.
 ///
+/// A page that the kernel moves, for example to make room for a huge page, is absent for a moment.
+/// As long as there are such pages the count is repeated, after pauses of 38 ms in all at most. Pages
+/// that were swapped out look the same and take that time too; pages that were never written do not.
+///
 /// # Errors
 /// The error of opening or reading the page tables, `/proc/self/pagemap` on Linux. On other
 /// systems, the error of mincore(2).
@@ -51,10 +55,23 @@ pub struct Residency {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn resident_bytes(memory: &[u8]) -> io::Result<u64> {
-    match Reader::open() {
-        Reader::Unreadable(error) => Err(error),
-        reader => reader.count(memory.as_ptr(), memory.len()),
+    let reader = match Reader::open() {
+        Reader::Unreadable(error) => return Err(error),
+        reader => reader,
+    };
+    let (start, bytes) = (memory.as_ptr(), memory.len());
+    for pause in PAUSES {
+        let resident_bytes = reader.count(start, bytes)?;
+        if resident_bytes == bytes as u64 {
+            return Ok(resident_bytes);
+        }
+        if !reader.has_moving(start, bytes)? {
+            break;
+        }
+        thread::sleep(pause);
     }
+    // A page can have come back since it was not counted.
+    reader.count(start, bytes)
 }
 
 /// The kind of mappings in a range.
@@ -115,14 +132,23 @@ impl Reader {
         self.count_of(start, bytes, Mapped::Unknown)
     }
 
+    /// Returns true if a page of the range is neither present nor empty: it is being moved, or was
+    /// swapped out.
+    fn has_moving(&self, start: *const u8, bytes: usize) -> io::Result<bool> {
+        match self {
+            Reader::PageTables(tables) => tables.any_swapped(whole_pages(start, bytes)),
+            Reader::Unreadable(_) | Reader::Mincore => Ok(false),
+        }
+    }
+
     fn count_of(&self, start: *const u8, bytes: usize, mapped: Mapped) -> io::Result<u64> {
         let page = sys::page_bytes();
+        let whole = whole_pages(start, bytes);
         let (start, end) = (start as usize, start as usize + bytes);
         let mut sum = 0;
         let mut add = |pages: Range<usize>| {
             sum += pages.end.min(end).saturating_sub(pages.start.max(start)) as u64;
         };
-        let whole = start - start % page..end.next_multiple_of(page);
         match self {
             Reader::PageTables(tables) => tables.own(whole, mapped == Mapped::Anonymous, add)?,
             Reader::Unreadable(_) | Reader::Mincore => {
@@ -173,6 +199,13 @@ impl Reader {
         let resident_bytes = self.count_all([(start, bytes)].into_iter(), mapped)?;
         all_of(bytes as u64, resident_bytes)
     }
+}
+
+/// Returns the pages that contain a range.
+fn whole_pages(start: *const u8, bytes: usize) -> Range<usize> {
+    let page = sys::page_bytes();
+    let (start, end) = (start as usize, start as usize + bytes);
+    start - start % page..end.next_multiple_of(page)
 }
 
 /// Counts the residency of ranges that this crate mapped and committed, and that may be in use. The

@@ -99,6 +99,10 @@ impl PageTables {
     pub(crate) fn unshared(&self, _: Range<usize>, _: impl FnMut(Range<usize>)) -> io::Result<()> {
         match *self {}
     }
+
+    pub(crate) fn any_swapped(&self, _: Range<usize>) -> io::Result<bool> {
+        match *self {}
+    }
 }
 
 /// Write tracking is unsupported: no value of this type exists.

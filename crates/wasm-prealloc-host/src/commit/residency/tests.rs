@@ -119,6 +119,45 @@ fn pages_of_a_file_do_not_count_until_they_are_written() {
     }
 }
 
+/// Pages that are moved all the time count. Pages that were never written do not, and cost no pause.
+#[cfg(target_os = "linux")]
+#[test]
+fn pages_that_the_kernel_moves_count() {
+    let region = Region::writable(64 * MIB);
+    let base = region.base();
+    // SAFETY: the range is this test's own.
+    unsafe { sys::advise(base, 64 * MIB, Advice::BasePages) }.unwrap();
+    write(base, 32 * MIB);
+    let compact = || std::fs::write("/proc/sys/vm/compact_memory", "1");
+    if let Err(why) = compact() {
+        println!("skipped: moving pages: {why}");
+        return;
+    }
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let order = std::sync::atomic::Ordering::Relaxed;
+    // SAFETY: the range is mapped and readable, and not written by anything else.
+    let bytes = unsafe { std::slice::from_raw_parts(base.as_ptr(), 64 * MIB) };
+    let (mut least, mut counts) = (u64::MAX, 0);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(order) {
+                compact().unwrap();
+            }
+        });
+        let start = std::time::Instant::now();
+        while start.elapsed() < Duration::from_millis(100) {
+            least = least.min(resident_bytes(bytes).unwrap());
+            counts += 1;
+        }
+        stop.store(true, order);
+    });
+    println!("{counts} counts");
+    assert_eq!(least, 32 * MIB as u64);
+    for reader in readers() {
+        assert!(!reader.has_moving(base.as_ptr(), 64 * MIB).unwrap());
+    }
+}
+
 #[test]
 fn all_ranges_are_counted_and_a_missing_part_is_an_error() {
     let regions = [Region::writable(3 * MIB), Region::writable(MIB)];

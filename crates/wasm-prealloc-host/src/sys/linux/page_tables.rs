@@ -32,11 +32,26 @@ const RANGES_AT_ONCE: usize = 64;
 /// The number of entries that one call reads.
 const ENTRIES_AT_ONCE: usize = 1 << 12;
 
+// The bits of an entry.
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+const FILE: u64 = 1 << 61;
+const EXCLUSIVE: u64 = 1 << 56;
+
 const NO_RANGE: page_region = page_region {
     start: 0,
     end: 0,
     categories: 0,
 };
+
+/// The categories that a scan looks for.
+#[derive(Debug, Clone, Copy, Default)]
+struct Wanted {
+    /// Those that are looked for the other way round: pages that do not have them.
+    inverted: u32,
+    /// All of these, after the inversion.
+    all_of: u32,
+}
 
 /// The page tables of this process, open for reading.
 #[derive(Debug)]
@@ -51,7 +66,7 @@ impl PageTables {
     pub(crate) fn open() -> io::Result<PageTables> {
         let mut tables = PageTables::of_entries()?;
         // An empty range scans nothing.
-        tables.scans = tables.scan(0..0, false, &mut []).is_ok();
+        tables.scans = tables.scan(0..0, Wanted::default(), &mut []).is_ok();
         Ok(tables)
     }
 
@@ -79,12 +94,20 @@ impl PageTables {
         if !self.scans {
             return self.unshared(range, found);
         }
+        let other = match anonymous {
+            true => PAGE_IS_PFNZERO | PAGE_IS_SWAPPED,
+            false => PAGE_IS_PFNZERO | PAGE_IS_SWAPPED | PAGE_IS_FILE,
+        };
+        let wanted = Wanted {
+            inverted: other,
+            all_of: PAGE_IS_PRESENT | other,
+        };
         for start in range.clone().step_by(BYTES_AT_ONCE) {
             let end = range.end.min(start + BYTES_AT_ONCE);
             let mut at = start;
             while at < end {
                 let mut regions = [NO_RANGE; RANGES_AT_ONCE];
-                let (walked, count) = self.scan(at..end, anonymous, &mut regions)?;
+                let (walked, count) = self.scan(at..end, wanted, &mut regions)?;
                 for region in &regions[..count] {
                     found(region.start as usize..region.end as usize);
                 }
@@ -104,10 +127,16 @@ impl PageTables {
         range: Range<usize>,
         mut found: impl FnMut(Range<usize>),
     ) -> io::Result<()> {
-        const PRESENT: u64 = 1 << 63;
-        const SWAPPED: u64 = 1 << 62;
-        const FILE: u64 = 1 << 61;
-        const EXCLUSIVE: u64 = 1 << 56;
+        let page = page_bytes();
+        self.entries(range, |at, bits| {
+            if bits & (PRESENT | SWAPPED | FILE | EXCLUSIVE) == PRESENT | EXCLUSIVE {
+                found(at..at + page);
+            }
+        })
+    }
+
+    /// Calls `read` with the address and the entry of each page.
+    fn entries(&self, range: Range<usize>, mut read: impl FnMut(usize, u64)) -> io::Result<()> {
         let page = page_bytes();
         let mut entries = [0; ENTRIES_AT_ONCE * size_of::<u64>()];
         for start in range.clone().step_by(ENTRIES_AT_ONCE * page) {
@@ -116,14 +145,27 @@ impl PageTables {
             let offset = (start / page * size_of::<u64>()) as u64;
             self.pagemap.read_exact_at(entries, offset)?;
             for (index, entry) in entries.as_chunks().0.iter().enumerate() {
-                let bits = u64::from_ne_bytes(*entry) & (PRESENT | SWAPPED | FILE | EXCLUSIVE);
-                if bits == PRESENT | EXCLUSIVE {
-                    let at = start + index * page;
-                    found(at..at + page);
-                }
+                read(start + index * page, u64::from_ne_bytes(*entry));
             }
         }
         Ok(())
+    }
+
+    /// Returns true if an entry of the range is neither present nor empty. `range` is of whole pages.
+    pub(crate) fn any_swapped(&self, range: Range<usize>) -> io::Result<bool> {
+        if self.scans {
+            // A scan stops at the end of the range, or when it has found one.
+            let mut found = [NO_RANGE];
+            let wanted = Wanted {
+                inverted: 0,
+                all_of: PAGE_IS_SWAPPED,
+            };
+            let (_, count) = self.scan(range, wanted, &mut found)?;
+            return Ok(count > 0);
+        }
+        let mut any = false;
+        self.entries(range, |_, bits| any |= bits & SWAPPED != 0)?;
+        Ok(any)
     }
 
     /// Makes one scan. Returns the address where it stopped, and the number of `regions` that it
@@ -131,13 +173,9 @@ impl PageTables {
     fn scan(
         &self,
         range: Range<usize>,
-        anonymous: bool,
+        wanted: Wanted,
         regions: &mut [page_region],
     ) -> io::Result<(usize, usize)> {
-        let other = match anonymous {
-            true => PAGE_IS_PFNZERO | PAGE_IS_SWAPPED,
-            false => PAGE_IS_PFNZERO | PAGE_IS_SWAPPED | PAGE_IS_FILE,
-        };
         let mut arg = pm_scan_arg {
             size: size_of::<pm_scan_arg>() as u64,
             flags: 0,
@@ -147,8 +185,8 @@ impl PageTables {
             vec: regions.as_mut_ptr() as u64,
             vec_len: regions.len() as u64,
             max_pages: 0,
-            category_inverted: other.into(),
-            category_mask: (PAGE_IS_PRESENT | other).into(),
+            category_inverted: wanted.inverted.into(),
+            category_mask: wanted.all_of.into(),
             category_anyof_mask: 0,
             // One category, so that neighbouring pages make one range.
             return_mask: PAGE_IS_PRESENT.into(),
