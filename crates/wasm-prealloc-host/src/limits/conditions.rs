@@ -51,7 +51,7 @@ impl Conditions {
         if path == Path::new(sys::SHARED_LOCK) {
             list.push(Condition::SharedLock { path });
         }
-        if let Err(error) = sys::Tracker::open() {
+        if let Some(error) = sys::Tracker::open().err() {
             // The condition has a remedy of its own.
             let text = error.to_string();
             let problem = text.split("; ").next().unwrap_or_default();

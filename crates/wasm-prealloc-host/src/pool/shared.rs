@@ -188,6 +188,10 @@ impl Drop for Shared {
 #[derive(Debug)]
 pub(crate) struct EngineSide {
     /// The number of table elements that are counted for each slot.
+    #[cfg_attr(
+        not(feature = "wasmtime"),
+        expect(dead_code, reason = "wasmtime alone")
+    )]
     pub(crate) table_elements: u64,
     /// The heaps for exceptions, `externref` and GC types: a pool of its own, with a heap for each
     /// slot.
