@@ -32,9 +32,19 @@
 //! # fn main() {}
 //! ```
 //!
-//! With another engine, [`MemoryPool::lend`] lends memories, and [`secure_in_place`] commits a
-//! memory that the engine mapped itself. [`SecuredRegion::secure`] commits a region without a pool,
-//! and [`Headroom::read`] reads what each limit leaves.
+//! With another engine, [`MemoryPool::lend`] lends one memory, and [`MemoryPool::reserve`] takes
+//! several at once. [`secure_in_place`] commits a memory that the engine mapped itself, and
+//! [`SecuredRegion::secure`] commits a region without a pool.
+//!
+//! - [`Headroom::read`] reads what each limit leaves, and [`Conditions::read`] reads the settings
+//!   that can take secured memory away, each with a remedy.
+//! - [`LockMemory`] chooses whether committed memory is locked, so that the kernel does not swap it
+//!   out. By default it is locked where that is permitted.
+//! - [`MemoryPool::check`] counts the resident memory again, while instances run.
+//! - [`Reset::Background`] zeroes returned memories on a thread of the pool.
+//! - [`WasmtimePool::limiter`] bounds the tables of a store, and
+//!   [`MemoryPoolBuilder::engine_heap_bytes`] commits the heap for exceptions, `externref` and GC
+//!   types.
 //!
 //! Where a limit on this process's cgroups may be hidden ([`Visibility`]), as in a container, no
 //! reading of limits suffices. Huge pages are then committed by a call that the kernel can refuse
