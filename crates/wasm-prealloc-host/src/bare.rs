@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-use crate::commit::region::HUGE_PAGE_BYTES;
+use crate::sys::HUGE_PAGE_BYTES;
 use crate::sys::{self, Advice, Tracker};
 
 /// Commits memory with the system calls of [`secure`](crate::SecuredRegion::secure), in the same

@@ -111,7 +111,8 @@ pub use pool::memory_pool::{MemoryPool, WeakPool};
 pub use pool::policy::{Policy, Reset, Tracking, WhenExhausted};
 pub use pool::reservation::Reservation;
 pub use pool::statistics::Statistics;
-pub use pool::tracking::{TrackingError, TrackingInterface, write_tracking};
+pub use pool::tracking::write_tracking;
+pub use sys::{TrackingError, TrackingInterface};
 
 /// Compiles the README's program with the documentation tests.
 #[cfg(all(doctest, feature = "wasmtime"))]

@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::commit::backing::Backing;
 use crate::commit::pace::Pace;
-use crate::commit::region::HUGE_PAGE_BYTES;
 use crate::commit::report::{Method, OnProgress, Stage};
 use crate::commit::requirements::Requirements;
 use crate::commit::residency::Reader;
 use crate::commit::trial::{Amount, Trial};
 use crate::error::Error;
 use crate::limits::headroom::{Headroom, Need};
+use crate::sys::HUGE_PAGE_BYTES;
 use crate::sys::{self, Advice};
 
 /// The size that is populated between two headroom checks, in bytes.

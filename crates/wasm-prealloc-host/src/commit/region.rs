@@ -7,10 +7,7 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-use crate::sys;
-
-/// The size and the alignment of a transparent huge page, in bytes.
-pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
+use crate::sys::{self, HUGE_PAGE_BYTES};
 
 /// The address space to reserve for a region, in bytes.
 #[derive(Debug, Clone, Copy)]

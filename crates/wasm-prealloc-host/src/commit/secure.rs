@@ -8,7 +8,7 @@ use crate::commit::backing::Backing;
 use crate::commit::lock::CommitLock;
 use crate::commit::locking::Locking;
 use crate::commit::populate::{self, Part, Populate};
-use crate::commit::region::{HUGE_PAGE_BYTES, Layout, Region};
+use crate::commit::region::{Layout, Region};
 use crate::commit::report::{Method, OnProgress, Progress, Secured, Stage};
 use crate::commit::requirements::{LockMemory, Requirements, WASM_PAGE_BYTES};
 use crate::commit::residency::{Mapped, Reader, Residency, residency};
@@ -16,6 +16,7 @@ use crate::commit::trial::Trial;
 use crate::error::Error;
 use crate::limits::explain::explain;
 use crate::limits::headroom::{Headroom, Need};
+use crate::sys::HUGE_PAGE_BYTES;
 use crate::sys::{self, Advice};
 
 /// Committed memory, zero at first, and unmapped when dropped.

@@ -6,10 +6,10 @@ use std::thread;
 use std::time::Duration;
 
 use crate::commit::pace::Pace;
-use crate::commit::region::HUGE_PAGE_BYTES;
 use crate::commit::report::{OnProgress, Stage};
 use crate::error::Error;
 use crate::limits::headroom::Headroom;
+use crate::sys::HUGE_PAGE_BYTES;
 use crate::sys::{self, Child, Outcome};
 
 /// The interval at which the outcome of the child is read.

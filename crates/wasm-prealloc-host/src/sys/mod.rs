@@ -10,6 +10,7 @@ use std::ops::Range;
 mod linux;
 #[cfg(unix)]
 mod lock_file;
+mod tracking;
 #[cfg(unix)]
 mod unix;
 #[cfg(not(target_os = "linux"))]
@@ -21,12 +22,16 @@ mod windows;
 pub(crate) use linux::*;
 #[cfg(unix)]
 pub(crate) use lock_file::{SHARED_LOCK, default_lock_path, is_private_lock, open_lock};
+pub use tracking::{TrackingError, TrackingInterface};
 #[cfg(unix)]
 pub(crate) use unix::*;
 #[cfg(not(target_os = "linux"))]
 pub(crate) use unsupported::*;
 #[cfg(windows)]
 pub(crate) use windows::*;
+
+/// The size and the alignment of a transparent huge page, in bytes.
+pub(crate) const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// A part of a range, and the kind of its mapping.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 use super::{Advice, Mapping};
-use crate::pool::tracking::{TrackingError, TrackingInterface};
+use crate::sys::tracking::{TrackingError, TrackingInterface};
 
 pub(crate) const HAS_LIMIT_FILES: bool = false;
 pub(crate) const HAS_HUGE_PAGES: bool = false;

@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
-use crate::commit::region::HUGE_PAGE_BYTES;
+use crate::sys::HUGE_PAGE_BYTES;
 use crate::sys::page_bytes;
 
 /// The size that the child populates at a time. The kernel delays a group above `memory.high` by up

@@ -21,7 +21,7 @@ use linux_raw_sys::general::{
 };
 use linux_raw_sys::ioctl::{UFFDIO_API, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WRITEPROTECT};
 
-use crate::pool::tracking::{TrackingError, TrackingInterface};
+use crate::sys::tracking::{TrackingError, TrackingInterface};
 
 /// The device that makes userfaultfds for those who can open it.
 const DEVICE: &str = "/dev/userfaultfd";
