@@ -16,7 +16,7 @@ use crate::commit::trial::Trial;
 use crate::error::Error;
 use crate::limits::explain::explain;
 use crate::limits::headroom::{Headroom, Need};
-use crate::sys;
+use crate::sys::{self, Mapping};
 
 /// Makes `bytes` of memory from `start` on resident, and keeps their contents.
 ///
@@ -38,7 +38,8 @@ use crate::sys;
 ///
 /// # Errors
 /// As for [`SecuredRegion::secure`]; [`Error::Backing`] for pages of the machine's pool, which
-/// cannot back memory that is already mapped; [`Error::Mapping`] for shared memory.
+/// cannot back memory that is already mapped; [`Error::Mapping`] for shared memory, and for
+/// a part that is not mapped, or not readable and writable.
 ///
 /// # Safety
 /// All of the range is mapped, readable and writable, and stays so during the call.
@@ -77,22 +78,17 @@ pub unsafe fn secure_in_place(
     // Only whole pages can be populated: those that contain the range.
     let page = sys::page_bytes();
     let first = start as usize - start as usize % page;
-    let whole_bytes = (start as usize + bytes).next_multiple_of(page) - first;
+    let end = (start as usize).checked_add(bytes);
+    let Some(end) = end.and_then(|end| end.checked_next_multiple_of(page)) else {
+        return Err(NOT_MAPPED);
+    };
+    let whole_bytes = end - first;
     let (Some(base), false) = (NonNull::new(start.with_addr(first)), bytes == 0) else {
         return Ok(secured(Method::Populated, 0, 0, waited));
     };
 
     let range = base.addr().get()..base.addr().get() + whole_bytes;
-    let mappings = sys::mappings(range).map_err(|source| Error::Unreadable {
-        path: "/proc/self/maps".into(),
-        source,
-    })?;
-    if mappings.iter().any(|mapping| mapping.shared) {
-        return Err(Error::Mapping {
-            why: "it is shared (MAP_SHARED), so other processes can change it and take it away; \
-                  map it with MAP_PRIVATE",
-        });
-    }
+    let mappings = private_mappings(range)?;
     let lock = CommitLock::acquire(&requirements.lock, &mut || {})?;
     waited = whole_milliseconds(lock.waited());
     let reader = Reader::open();
@@ -144,6 +140,41 @@ pub unsafe fn secure_in_place(
         Ok(secured(how, resident_bytes, locked_bytes, waited))
     };
     commit().map_err(|failure| explain(failure, &need))
+}
+
+const NOT_MAPPED: Error = Error::Mapping {
+    why: "a part of it is not mapped; give only the range that the engine has mapped",
+};
+
+/// Reads the mappings of a range, and checks that they are private and cover all of it, readable and
+/// writable. Populating anything else would end the process.
+fn private_mappings(range: Range<usize>) -> Result<Vec<Mapping>, Error> {
+    let bytes = range.len();
+    let mappings = sys::mappings(range).map_err(|source| Error::Unreadable {
+        path: "/proc/self/maps".into(),
+        source,
+    })?;
+    if mappings.iter().any(|mapping| mapping.shared) {
+        return Err(Error::Mapping {
+            why: "it is shared (MAP_SHARED), so other processes can change it and take it away; \
+                  map it with MAP_PRIVATE",
+        });
+    }
+    if mappings.iter().any(|mapping| !mapping.accessible) {
+        return Err(Error::Mapping {
+            why: "a part of it is not readable and writable; give only the range that the guest \
+                  can use now",
+        });
+    }
+    match mappings
+        .iter()
+        .map(|mapping| mapping.range.len())
+        .sum::<usize>()
+        == bytes
+    {
+        true => Ok(mappings),
+        false => Err(NOT_MAPPED),
+    }
 }
 
 /// Returns the whole pages that lie completely in a range.
@@ -237,6 +268,33 @@ pub(crate) mod tests {
         // SAFETY: the array outlives the call.
         let refused = unsafe { secure_in_place(memory.as_mut_ptr(), 8, requirements) };
         assert!(matches!(refused, Err(Error::Backing { .. })), "{refused:?}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_part_that_cannot_be_written_is_refused_and_nothing_crashes() {
+        let (bytes, part) = (4 << 20, 64 << 10);
+        let refused = |start: *mut u8, bytes| {
+            // SAFETY: nothing uses the range, of which the call checks that it is writable.
+            let refused = unsafe { secure_in_place(start, bytes, &Requirements::default()) };
+            assert!(matches!(refused, Err(Error::Mapping { .. })), "{refused:?}");
+        };
+        for at in [0, 1 << 20, bytes - part] {
+            for access in [libc::PROT_NONE, libc::PROT_READ] {
+                let region = Region::writable(bytes);
+                // SAFETY: the range is this test's own.
+                let (start, protected) = unsafe {
+                    let start = region.base().as_ptr();
+                    (start, libc::mprotect(start.add(at).cast(), part, access))
+                };
+                assert_eq!(protected, 0);
+                refused(start, bytes);
+            }
+        }
+        let memory = Region::writable(part);
+        refused(memory.base().as_ptr(), usize::MAX);
+        refused(memory.base().as_ptr(), usize::MAX / 4);
+        refused(std::ptr::without_provenance_mut(usize::MAX - 4095), 4096);
     }
 
     #[cfg(target_os = "linux")]

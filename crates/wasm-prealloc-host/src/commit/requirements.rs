@@ -38,7 +38,8 @@ pub enum LockMemory {
     Auto,
     /// Locks all of it, or fails.
     On,
-    /// Locks nothing: memory stays resident only as long as the machine does not swap.
+    /// Locks nothing: memory stays resident only as long as the kernel neither swaps it out nor takes
+    /// the zero parts of huge pages back.
     Off,
 }
 

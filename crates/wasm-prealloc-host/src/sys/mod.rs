@@ -41,6 +41,8 @@ pub(crate) struct Mapping {
     pub(crate) shared: bool,
     /// The contents come from a file.
     pub(crate) file: bool,
+    /// The process can read it and write to it.
+    pub(crate) accessible: bool,
 }
 
 /// Advice of madvise(2) that this crate gives. None of it changes what the memory holds.

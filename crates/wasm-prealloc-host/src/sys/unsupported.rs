@@ -48,6 +48,7 @@ pub(crate) fn mappings(range: Range<usize>) -> io::Result<Vec<Mapping>> {
         range,
         shared: false,
         file: false,
+        accessible: true,
     }])
 }
 

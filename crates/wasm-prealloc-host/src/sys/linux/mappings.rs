@@ -39,6 +39,7 @@ fn parse(line: &str) -> Option<Mapping> {
         shared: permissions.ends_with('s'),
         // The heap, the stack and anonymous memory with a name have no inode.
         file: inode != "0",
+        accessible: permissions.starts_with("rw"),
     })
 }
 
@@ -48,16 +49,25 @@ mod tests {
 
     #[test]
     fn kinds_are_told_apart() {
-        for (line, shared, file) in [
-            ("1000-3000 rw-p 00000000 00:00 0 ", false, false),
-            ("1000-3000 rw-p 00000000 00:00 0    [heap]", false, false),
+        for (line, shared, file, accessible) in [
+            ("1000-3000 rw-p 00000000 00:00 0 ", false, false, true),
+            (
+                "1000-3000 rw-p 00000000 00:00 0    [heap]",
+                false,
+                false,
+                true,
+            ),
+            ("1000-3000 r--p 00000000 00:00 0 ", false, false, false),
+            ("1000-3000 ---p 00000000 00:00 0 ", false, false, false),
             (
                 "1000-3000 rw-p 00000000 00:01 2049  /memfd:image (deleted)",
                 false,
                 true,
+                true,
             ),
             (
                 "1000-3000 rw-s 00000000 00:01 5  /dev/zero (deleted)",
+                true,
                 true,
                 true,
             ),
@@ -68,7 +78,8 @@ mod tests {
                 Some(Mapping {
                     range,
                     shared,
-                    file
+                    file,
+                    accessible
                 })
             );
         }
@@ -86,7 +97,8 @@ mod tests {
             [Mapping {
                 range,
                 shared: false,
-                file: false
+                file: false,
+                accessible: true
             }]
         );
     }
