@@ -117,14 +117,22 @@ fn a_forked_child_leaves_the_pool_alone() {
         for policy in [Policy::Declared, Policy::CommitMaximum] {
             let builder = MemoryPool::builder().slots(3).pages(64).policy(policy);
             let pool = builder.reset(reset).secure().unwrap();
-            let mut memory = pool.lend(64, Some(64)).unwrap();
+            let minimum = match policy {
+                Policy::CommitMaximum => 32,
+                _ => 64,
+            };
+            let mut memory = pool.lend(minimum, Some(64)).unwrap();
             memory.bytes_mut().fill(7);
             let reserved = pool.reserve(1).unwrap();
             // SAFETY: the child only uses the pool and ends without unwinding.
             match unsafe { libc::fork() } {
                 0 => {
                     let refused = matches!(pool.lend(64, Some(64)), Err(Error::Forked))
-                        && matches!(pool.check(), Err(Error::Forked));
+                        && matches!(pool.check(), Err(Error::Forked))
+                        && match memory.grow_to(64 << 16) {
+                            Ok(()) => minimum == 64,
+                            Err(error) => matches!(error, Error::Forked),
+                        };
                     drop(memory);
                     drop(reserved);
                     drop(pool);

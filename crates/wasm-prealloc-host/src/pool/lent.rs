@@ -74,7 +74,7 @@ impl LentMemory {
     /// size, nothing changes.
     ///
     /// # Errors
-    /// [`Error::SlotTooSmall`] above the maximum. [`Error::System`] if the operating system refuses
+    /// [`Error::SlotTooSmall`] above the maximum. [`Error::Forked`] in a child. [`Error::System`] if the operating system refuses
     /// to make committed memory accessible. A host has to stop then: on another machine the guest
     /// would continue.
     pub fn grow_to(&mut self, bytes: usize) -> Result<(), Error> {
@@ -87,6 +87,8 @@ impl LentMemory {
                 slot_pages: self.maximum_bytes as u64 / WASM_PAGE_BYTES,
             });
         }
+        // In a child something else may be at the address.
+        self.shared.check_here()?;
         self.resize(bytes)
     }
 

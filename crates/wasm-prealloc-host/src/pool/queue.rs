@@ -9,7 +9,7 @@ use crate::commit::report::Secured;
 use crate::error::Error;
 use crate::pool::slot::Slot;
 use crate::pool::statistics::Statistics;
-use crate::sys::TrackingInterface;
+use crate::pool::tracking::TrackingInterface;
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -34,6 +34,8 @@ pub(crate) struct State {
 struct Waiter {
     count: usize,
     changed: Arc<Condvar>,
+    /// True for a request on the pool's own thread, which resets queued slots itself.
+    resets: bool,
 }
 
 impl State {
@@ -135,11 +137,12 @@ impl State {
     }
 
     /// Adds a request, which is notified when it can be served.
-    pub(crate) fn enqueue(&mut self, count: usize) -> Arc<Condvar> {
+    pub(crate) fn enqueue(&mut self, count: usize, resets: bool) -> Arc<Condvar> {
         let changed = Arc::new(Condvar::new());
         self.waiting.push_back(Waiter {
             count,
             changed: Arc::clone(&changed),
+            resets,
         });
         changed
     }
@@ -156,6 +159,13 @@ impl State {
         let first = self.waiting.front();
         if let Some(first) = first.filter(|first| first.count <= self.free_count()) {
             first.changed.notify_one();
+        }
+    }
+
+    /// Wakes a request on the pool's own thread, which resets queued slots itself.
+    pub(crate) fn wake_resetter(&self) {
+        for waiter in self.waiting.iter().filter(|waiter| waiter.resets) {
+            waiter.changed.notify_one();
         }
     }
 

@@ -15,8 +15,8 @@ use crate::pool::policy::{Options, Reset};
 use crate::pool::slot::Slot;
 use crate::pool::slots::Slots;
 use crate::pool::statistics::Statistics;
+use crate::pool::tracking::TrackingInterface;
 use crate::sys;
-use crate::sys::TrackingInterface;
 
 /// A pool. Its memory is unmapped when this value is dropped.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Shared {
         self.process_mark == sys::process_mark()
     }
 
-    fn check_here(&self) -> Result<(), Error> {
+    pub(crate) fn check_here(&self) -> Result<(), Error> {
         match self.is_here() {
             true => Ok(()),
             false => Err(Error::Forked),
@@ -156,6 +156,7 @@ impl Shared {
         if state.statistics.background {
             // The list has room for every slot.
             state.dirty.push_back(slot);
+            state.wake_resetter();
             drop(state);
             self.slots.queued.notify_one();
         } else {

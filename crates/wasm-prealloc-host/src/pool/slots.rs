@@ -4,7 +4,8 @@
 //! subscriber may call the pool.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
@@ -21,6 +22,8 @@ pub(crate) struct Slots {
     state: Mutex<State>,
     /// Notified when a slot is queued for its reset, and when the pool ends.
     pub(crate) queued: Condvar,
+    /// The thread that resets queued slots, once it runs.
+    resetter: OnceLock<ThreadId>,
 }
 
 impl Slots {
@@ -30,6 +33,7 @@ impl Slots {
             options,
             state: Mutex::default(),
             queued: Condvar::new(),
+            resetter: OnceLock::new(),
         }
     }
 
@@ -49,6 +53,23 @@ impl Slots {
         count: usize,
         take: impl FnOnce(&mut Vec<Slot>) -> T,
     ) -> Result<T, Error> {
+        let mut events = Vec::new();
+        let taken = self.take_or_wait(count, take, &mut events);
+        for event in events {
+            // A panic of a subscriber would lose the slots.
+            let _ = catch_unwind(AssertUnwindSafe(|| event.emit()));
+        }
+        taken
+    }
+
+    /// As [`take`](Slots::take). The events of resets are emitted afterwards: a subscriber that
+    /// requests a slot would wait behind this request.
+    fn take_or_wait<T>(
+        &self,
+        count: usize,
+        take: impl FnOnce(&mut Vec<Slot>) -> T,
+        events: &mut Vec<Event>,
+    ) -> Result<T, Error> {
         let mut state = self.state();
         state.check_possible(count)?;
         if state.can_serve_at_once(count) {
@@ -59,12 +80,20 @@ impl Slots {
             WhenExhausted::Fail => Duration::ZERO,
             WhenExhausted::Wait(timeout) => timeout,
         };
-        let changed = state.enqueue(count);
+        // A subscriber of the pool's own thread requests a slot. No other thread resets any.
+        let resets = self.resetter.get() == Some(&thread::current().id());
+        let changed = state.enqueue(count, resets);
         loop {
             let possible = state.check_possible(count);
             if possible.is_ok() && state.can_serve_first(&changed, count) {
                 state.leave(&changed);
                 return state.lend(count, take);
+            }
+            if resets && let Some(slot) = state.dirty.pop_front() {
+                drop(state);
+                events.push(self.reset_only(slot));
+                state = self.state();
+                continue;
             }
             let waited = match timeout {
                 Duration::ZERO => Duration::ZERO,
@@ -88,6 +117,7 @@ impl Slots {
 
     /// Resets queued slots until the pool ends. Slots that are queued then are unmapped with it.
     pub(crate) fn reset_queued(&self) {
+        self.resetter.get_or_init(|| thread::current().id());
         let mut state = self.state();
         while !state.ended {
             match state.dirty.pop_front() {
@@ -105,9 +135,14 @@ impl Slots {
         }
     }
 
+    /// Resets a slot, makes it free, and emits the events of the reset.
+    pub(crate) fn reset(&self, slot: Slot) {
+        self.reset_only(slot).emit();
+    }
+
     /// Resets a slot and makes it free. A slot whose reset panics is retired: what it contains is
     /// unknown.
-    pub(crate) fn reset(&self, mut slot: Slot) {
+    fn reset_only(&self, mut slot: Slot) -> Event {
         let start = Instant::now();
         let policy = self.options.policy;
         let outcome = catch_unwind(AssertUnwindSafe(|| slot.reset(policy)));
@@ -121,8 +156,7 @@ impl Slots {
                     free.push(slot);
                 }
                 state.wake_first();
-                drop(state);
-                report(&work, elapsed);
+                Event::Reset(work, elapsed)
             }
             Err(_) => {
                 state.statistics.retired += 1;
@@ -133,6 +167,23 @@ impl Slots {
                 drop(state);
                 // Unmapping 4 GiB takes a while, so it is done without the lock.
                 drop(slot);
+                Event::Retired
+            }
+        }
+    }
+}
+
+/// The outcome of a reset, of which subscribers are told.
+enum Event {
+    Reset(Work, Duration),
+    Retired,
+}
+
+impl Event {
+    fn emit(&self) {
+        match self {
+            Event::Reset(work, elapsed) => report(work, *elapsed),
+            Event::Retired => {
                 tracing::error!("the reset of a slot panicked; the slot is retired");
             }
         }
