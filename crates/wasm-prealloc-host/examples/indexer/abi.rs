@@ -5,7 +5,9 @@
 
 use std::ops::Range;
 
-use wasmtime::{Caller, Engine, Extern, Linker, Result, bail, ensure, format_err};
+use wasmtime::{
+    Caller, Engine, Extern, Linker, ResourceLimiter, Result, StoreLimits, bail, ensure, format_err,
+};
 
 use crate::store::{Flushed, Snapshot};
 
@@ -16,6 +18,8 @@ pub(crate) struct Guest {
     stored: Snapshot,
     flushed: Flushed,
     log: bool,
+    /// Bounds what the instance takes beside its memory.
+    pub(crate) limiter: Box<dyn ResourceLimiter + Send>,
 }
 
 impl Guest {
@@ -27,6 +31,7 @@ impl Guest {
             stored,
             flushed: Flushed::new(),
             log,
+            limiter: Box::new(StoreLimits::default()),
         }
     }
 

@@ -258,7 +258,8 @@ impl Host {
         let path = opts.module.as_deref().unwrap_or(Path::new(""));
         let module = load(&engine, path)?;
         if let Some(prepared) = &prepared {
-            let verified = prepared.verify(&module);
+            // The stores below have the pool's limiter.
+            let verified = prepared.verify_limited(&module);
             verified
                 .with_context(|| format!("{} is not verified", path.display()))
                 .map_err(Failure::Refused)?;
@@ -306,8 +307,12 @@ impl Host {
 
     /// Runs one block in a new instance, and returns the values that it flushed. The instance's
     /// memory goes back to the pool with the store.
-    fn run(&self, guest: Guest) -> anyhow::Result<Flushed> {
+    fn run(&self, mut guest: Guest) -> anyhow::Result<Flushed> {
+        if let Some(CheckedPool { pool, .. }) = &self.pool {
+            guest.limiter = Box::new(pool.limiter());
+        }
         let mut store = Store::new(&self.engine, guest);
+        store.limiter(|guest| &mut *guest.limiter);
         let instance = match &self.pool {
             Some(CheckedPool { pool, .. }) => pool
                 .instantiate(&self.linker, &mut store, &self.module)

@@ -160,9 +160,16 @@ impl CheckedPool {
             .interval
             .is_some_and(|interval| self.checked.elapsed() >= interval)
         {
-            self.pool.check()?;
             self.checked = Instant::now();
-            self.checks += 1;
+            match self.pool.check() {
+                Ok(_) => self.checks += 1,
+                // A process that is not dumpable cannot read its own page tables.
+                Err(error @ Error::Unreadable { .. }) => {
+                    eprintln!("warning: the memory is not checked again: {error}");
+                    self.interval = None;
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }

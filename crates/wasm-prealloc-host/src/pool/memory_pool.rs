@@ -9,7 +9,7 @@ use crate::pool::lent::LentMemory;
 use crate::pool::policy::{Options, Policy};
 use crate::pool::shared::{EngineSide, Shared};
 use crate::pool::statistics::Statistics;
-use crate::pool::tracking::TrackingInterface;
+use crate::sys::TrackingInterface;
 
 /// Memories that are committed in advance, lent to one instance at a time, and zeroed when they
 /// come back. Clones share the pool; its memory is unmapped with the last clone and the last loan.

@@ -9,7 +9,7 @@ use crate::commit::report::Secured;
 use crate::error::Error;
 use crate::pool::slot::Slot;
 use crate::pool::statistics::Statistics;
-use crate::pool::tracking::TrackingInterface;
+use crate::sys::TrackingInterface;
 
 #[derive(Debug, Default)]
 pub(crate) struct State {

@@ -15,8 +15,8 @@ use crate::pool::policy::{Options, Reset};
 use crate::pool::slot::Slot;
 use crate::pool::slots::Slots;
 use crate::pool::statistics::Statistics;
-use crate::pool::tracking::TrackingInterface;
 use crate::sys;
+use crate::sys::TrackingInterface;
 
 /// A pool. Its memory is unmapped when this value is dropped.
 #[derive(Debug)]

@@ -7,13 +7,13 @@ use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::commit::region::HUGE_PAGE_BYTES;
 use crate::commit::report::Method;
 use crate::commit::requirements::WASM_PAGE_BYTES;
 use crate::commit::secure::SecuredRegion;
 use crate::pool::policy::Policy;
 use crate::pool::reset::{ResetMethod, Work};
 use crate::pool::watermark::Watermark;
+use crate::sys::HUGE_PAGE_BYTES;
 use crate::sys::{self, Advice, Tracker};
 
 /// The address space that each slot has from its base on. It covers every 32-bit address, so with a

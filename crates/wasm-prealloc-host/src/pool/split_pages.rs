@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::commit::region::HUGE_PAGE_BYTES;
+use crate::sys::HUGE_PAGE_BYTES;
 
 /// The number of blocks during which a page must not be written before it is collapsed.
 const PERIOD: u32 = 16;

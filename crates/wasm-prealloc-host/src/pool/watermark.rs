@@ -24,9 +24,9 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use crate::commit::populate;
-use crate::commit::region::HUGE_PAGE_BYTES;
 use crate::pool::reset::{ResetMethod, Work};
 use crate::pool::split_pages::SplitPages;
+use crate::sys::HUGE_PAGE_BYTES;
 use crate::sys::Tracker;
 
 /// The cost of a write to a tracked page: the page fault, the scan, the zeros and the protection

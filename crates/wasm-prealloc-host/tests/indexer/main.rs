@@ -179,6 +179,26 @@ fn an_imported_memory_is_not_verified() {
     expect(&case.index(&["--block", "00"]), 1, &texts);
 }
 
+/// Compilers for other languages than Rust leave out the maximum of a table.
+#[test]
+fn a_table_without_a_maximum_grows_up_to_the_counted_memory() {
+    let case = Case::new(
+        r#"(module (memory (export "memory") 16 16) (table 1 funcref)
+            (func $grow (param i32) (result i32)
+                (table.grow (ref.null func) (local.get 0)))
+            (func (export "_start")
+                (if (i32.ne (call $grow (i32.const 65535)) (i32.const 1))
+                    (then (unreachable)))
+                (if (i32.ne (call $grow (i32.const 1)) (i32.const -1))
+                    (then (unreachable)))))"#,
+    );
+    expect(
+        &case.index(&["--block", "01", "--block", "02"]),
+        0,
+        &["secured"],
+    );
+}
+
 #[test]
 fn values_of_a_trapped_block_are_not_stored() {
     let trapping = RECORDER.replace(
