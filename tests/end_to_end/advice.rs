@@ -4,34 +4,13 @@
 //! Strict overcommit and mappings are settings of the whole machine: recorded trees test them in
 //! the host's crate.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::LazyLock;
+use std::process::Command;
 
 use wasm_prealloc_tests::limits::BACKINGS;
 use wasm_prealloc_tests::{MIB, MemoryGroup, memory_lock, skipped};
 
+use crate::limits::{REFUSED, SECURED, commit};
 use crate::processes::{expect_parts, expect_status};
-
-const SECURED: i32 = 0;
-const REFUSED: i32 = 1;
-
-/// The program `commit`.
-fn binary() -> &'static Path {
-    static BINARY: LazyLock<PathBuf> = LazyLock::new(|| wasm_prealloc_tests::commit().unwrap());
-    &BINARY
-}
-
-/// Runs a host in a shell. `prefix` is the start of its command line.
-fn commit(prefix: &str, arguments: &[&str]) -> Output {
-    Command::new("sh")
-        .arg("-c")
-        .arg(format!("{prefix} \"$0\" \"$@\""))
-        .arg(binary())
-        .args(arguments)
-        .output()
-        .unwrap()
-}
 
 /// Returns the number that follows `words` in a message.
 #[track_caller]

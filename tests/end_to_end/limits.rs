@@ -17,8 +17,8 @@ const PAGES: u64 = 1024;
 const NEEDED_BYTES: u64 = (PAGES << 16) + (PAGES << 16) / 512;
 const KIB: u64 = 1 << 10;
 
-const SECURED: i32 = 0;
-const REFUSED: i32 = 1;
+pub(crate) const SECURED: i32 = 0;
+pub(crate) const REFUSED: i32 = 1;
 
 /// The program `commit`.
 fn binary() -> &'static Path {
@@ -37,7 +37,7 @@ fn host(backing: Backing) -> Host {
 }
 
 /// Runs a host in a shell. `prefix` is the start of its command line.
-fn commit(prefix: &str, arguments: &[&str]) -> Output {
+pub(crate) fn commit(prefix: &str, arguments: &[&str]) -> Output {
     Command::new("sh")
         .arg("-c")
         .arg(format!("{prefix} \"$0\" \"$@\""))
