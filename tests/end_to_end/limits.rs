@@ -257,6 +257,49 @@ fn ulimit_is_named(ulimit: &str, names: [&str; 2]) {
     expect_status(&run(advised(&text, ulimit) + 4096), SECURED);
 }
 
+/// The check before a commit gives the same answer as the commit, also where the cgroup is hidden and
+/// the margin is mapped too.
+#[test]
+fn a_preflight_under_ulimits_answers_as_the_commit_does() {
+    const STEP_KIB: u64 = 512;
+    let _lock = memory_lock().unwrap();
+    let hide = match cannot_hide() {
+        None => "unshare -m sh -c 'mount -t tmpfs none /sys/fs/cgroup && exec \"$0\" \"$@\"'",
+        Some(why) => {
+            skipped(&why);
+            ""
+        }
+    };
+    for backing in BACKINGS {
+        for (ulimit, prefix) in [("-d", ""), ("-d", hide), ("-v", ""), ("-v", hide)] {
+            let run = |kib: u64| {
+                let prefix = format!("ulimit {ulimit} {kib} && exec {prefix}");
+                let backing = backing.to_string();
+                let arguments = ["--preflight", "--pages", "256", "--backing", &backing];
+                let output = commit(&prefix, &arguments);
+                let text = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert!(!text.contains("differs"), "{prefix} {backing}: {text}");
+                assert!(
+                    matches!(output.status.code(), Some(SECURED | REFUSED)),
+                    "{text}"
+                );
+                output.status.code() == Some(SECURED)
+            };
+            let (mut refused, mut secured) = (8 << 10, 16 << 20);
+            while secured - refused > STEP_KIB {
+                let middle = u64::midpoint(refused, secured);
+                match run(middle) {
+                    true => secured = middle,
+                    false => refused = middle,
+                }
+            }
+            for step in 0..16 {
+                run(secured - 8 * STEP_KIB + step * STEP_KIB);
+            }
+        }
+    }
+}
+
 /// Locked memory counts against a limit, unless the process has CAP_IPC_LOCK.
 #[test]
 fn ulimit_l_is_named_as_locked_memory() {

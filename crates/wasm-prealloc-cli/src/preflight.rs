@@ -160,15 +160,12 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
         reset: None,
         error: None,
     };
-    let need = match builder.need() {
-        Ok(need) => need,
-        Err(error) => {
-            answer.exit = exit::USAGE;
-            answer.error = Some(Failure::of_kind("refused", error.to_string()));
-            return report(opts, json, &answer);
-        }
-    };
-    if let Err(error) = check(opts, builder, &need, &mut answer) {
+    if let Err(error) = builder.need() {
+        answer.exit = exit::USAGE;
+        answer.error = Some(Failure::of_kind("refused", error.to_string()));
+        return report(opts, json, &answer);
+    }
+    if let Err(error) = check(opts, builder, &mut answer) {
         answer.exit = exit::NO;
         answer.error = Some(Failure::of_kind(
             NOT_SECURED,
@@ -182,10 +179,10 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
 fn check(
     opts: &Opts,
     builder: MemoryPoolBuilder,
-    need: &Need,
     answer: &mut Answer,
 ) -> Result<(), wasm_prealloc_host::Error> {
     let headroom = Headroom::read()?;
+    let need = &builder.need_under(&headroom)?;
     let readings = headroom.readings.iter();
     answer.limits = readings.map(|reading| Row::new(reading, need)).collect();
     answer.visibility = Some(VisibilityReport {

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use wasm_prealloc_host::{
-    Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, Error, LockMemory, LockOptions, MemoryPool,
-    Policy,
+    Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, Error, Headroom, LockMemory, LockOptions,
+    MemoryPool, Policy,
 };
 
 /// Secure memory, or name on stderr the limit that leaves too little.
@@ -42,6 +42,9 @@ struct Opts {
     /// Lend a memory, write this many MiB, and lend it again: it must be zero
     #[arg(long, value_name = "MIB")]
     write: Option<usize>,
+    /// Check the limits first, and report whether that answer and the commit differ
+    #[arg(long)]
+    preflight: bool,
     /// Keep the memory until stdin ends
     #[arg(long)]
     hold: bool,
@@ -69,15 +72,25 @@ fn secure(opts: &Opts) -> Result<MemoryPool, Error> {
     if let Some(path) = &opts.lock {
         lock.path.clone_from(path);
     }
-    let pool = MemoryPool::builder()
+    let builder = MemoryPool::builder()
         .pages(opts.pages)
         .slots(opts.slots)
         .backing(opts.backing)
         .policy(opts.policy)
         .margin_bytes(opts.margin_bytes)
         .lock_memory(opts.lock_memory)
-        .lock(lock)
-        .secure()?;
+        .lock(lock);
+    let checked = match opts.preflight {
+        true => Some(Headroom::read().and_then(|headroom| builder.check(&headroom))),
+        false => None,
+    };
+    let pool = builder.secure();
+    if let Some(checked) = checked
+        && checked.is_ok() != pool.is_ok()
+    {
+        eprintln!("the preflight differs: {checked:?}");
+    }
+    let pool = pool?;
     if let Some(done) = pool.secured() {
         eprintln!("secured: {done}");
     }

@@ -2,6 +2,7 @@
 //! given back after a failure.
 
 pub(crate) mod backing;
+pub(crate) mod group;
 pub(crate) mod in_place;
 pub(crate) mod lock;
 pub(crate) mod locking;

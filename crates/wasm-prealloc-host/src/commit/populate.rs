@@ -43,6 +43,8 @@ pub(crate) struct Part {
     whole: usize,
     /// The size of those that were collapsed.
     collapsed: usize,
+    /// True if there is none, and all was populated together with the edges of other parts.
+    populated: bool,
     method: Method,
 }
 
@@ -63,6 +65,7 @@ impl Part {
                 0
             },
             collapsed: 0,
+            populated: false,
             method: Method::Populated,
         }
     }
@@ -153,6 +156,7 @@ impl<'a> Populate<'a> {
             });
         }
         self.base_pages(parts, |part| match part.whole {
+            0 if part.populated => 0..0,
             0 => 0..part.bytes,
             _ => part.not_collapsed(),
         })
@@ -161,7 +165,10 @@ impl<'a> Populate<'a> {
     /// Populates as many huge pages as the kernel provides, and the base pages around them.
     fn collapse_all(&mut self, parts: &mut [Part], total: u64) -> Result<(), Error> {
         let huge = || parts.iter().filter(|part| part.whole > 0);
-        let edges = huge().flat_map(|part| part.edges().map(|range| range.len()));
+        // Where a limit may be hidden, no page fault may follow the trial and the collapse.
+        let all = self.trial.is_needed();
+        let early = || parts.iter().filter(|part| all || part.whole > 0);
+        let edges = early().flat_map(|part| part.edges().map(|range| range.len()));
         let amount = Amount {
             spread_bytes: huge().map(|part| part.whole).sum(),
             whole_bytes: edges.sum(),
@@ -172,10 +179,11 @@ impl<'a> Populate<'a> {
             unsafe { touch(part.base.add(part.head), part.whole, HUGE_PAGE_BYTES) };
         }
         for part in &mut *parts {
-            if part.whole > 0 {
+            if all || part.whole > 0 {
                 for range in part.edges() {
                     self.in_chunks(part, range, amount.whole_bytes as u64)?;
                 }
+                part.populated = part.whole == 0;
             }
         }
         for part in &mut *parts {

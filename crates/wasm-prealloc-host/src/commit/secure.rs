@@ -1,16 +1,18 @@
 //! Commits regions: lock, headroom check, reserve, populate, residency check. After a failure all
 //! of them are unmapped before anything else happens.
 
+use std::iter;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use crate::commit::backing::Backing;
+use crate::commit::group::Group;
 use crate::commit::lock::CommitLock;
 use crate::commit::locking::Locking;
 use crate::commit::populate::{self, Part, Populate};
 use crate::commit::region::{Layout, Region};
 use crate::commit::report::{Method, OnProgress, Progress, Secured, Stage};
-use crate::commit::requirements::{LockMemory, Requirements, WASM_PAGE_BYTES};
+use crate::commit::requirements::{Requirements, WASM_PAGE_BYTES};
 use crate::commit::residency::{Mapped, Reader, Residency, residency};
 use crate::commit::trial::Trial;
 use crate::error::Error;
@@ -36,8 +38,8 @@ impl SecuredRegion {
     /// mapped.
     pub fn secure(requirements: &Requirements) -> Result<SecuredRegion, Error> {
         let guard_bytes = sys::page_bytes().max(WASM_PAGE_BYTES as usize);
-        let layout = layout(requirements, requirements.bytes()?, guard_bytes)?;
-        let mut regions = secure_many(requirements, layout, 1, &mut |_| {})?;
+        let one = Group::new(requirements, requirements.bytes()?, guard_bytes, 1)?;
+        let mut regions = secure_many(requirements, &[one], &mut |_| {})?;
         Ok(regions.pop().expect("as many regions as requested"))
     }
 
@@ -80,21 +82,23 @@ impl SecuredRegion {
     }
 }
 
-/// Commits `count` regions, each at the start of a reservation with guards around it, or none.
+/// Commits the regions of all groups, each at the start of a reservation with guards around it, or
+/// none. They are returned in the order of the groups.
 ///
 /// `progress` is called under the lock, perhaps near a limit: it must not need memory.
 pub(crate) fn secure_many(
     requirements: &Requirements,
-    layout: Layout,
-    count: usize,
+    groups: &[Group],
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<SecuredRegion>, Error> {
-    let bytes = requirements.bytes()?;
-    let mut need = need_of_many(requirements, &layout, count)?;
-    let span = tracing::info_span!("secure", regions = count, pages = requirements.pages);
+    let span = tracing::info_span!(
+        "secure",
+        regions = count_of(groups),
+        pages = requirements.pages
+    );
     let _entered = span.enter();
 
-    let total_bytes = (bytes as u64).saturating_mul(count as u64);
+    let total_bytes = bytes_of(groups);
     let mut report = |stage, committed_bytes: u64| {
         progress(Progress {
             stage,
@@ -102,15 +106,9 @@ pub(crate) fn secure_many(
             total_bytes,
         });
     };
-    let trial = Trial::new(&Headroom::read()?);
-    if trial.is_needed() {
-        // The margin is mapped too, here or by the child.
-        let margin_bytes = requirements
-            .margin_bytes
-            .saturating_add(HUGE_PAGE_BYTES as u64);
-        need.data_bytes = need.data_bytes.saturating_add(margin_bytes);
-        need.address_space_bytes = need.address_space_bytes.saturating_add(margin_bytes);
-    }
+    let headroom = Headroom::read()?;
+    let trial = Trial::new(&headroom);
+    let need = need_under(requirements, groups, &headroom);
     // Other committers do not change the limits of this process, so no lock is needed to refuse.
     Headroom::check_process(&need)?;
     let waiting = &mut || report(Stage::WaitingForLock, 0);
@@ -121,21 +119,23 @@ pub(crate) fn secure_many(
     headroom.check(&need)?;
     let mut commit = Commit {
         requirements: requirements.clone(),
-        bytes,
+        groups,
         // Opened before the first commit: afterwards, at a limit, there may be no memory left.
         reader: Reader::open(),
         trial,
+        only_base_pages: false,
         locking: Locking::decide(requirements.lock_memory, &headroom, total_bytes),
     };
     // The check has refused most counts whose list does not fit in memory.
     let mut regions = Vec::new();
-    let listed = regions.try_reserve_exact(count);
-    listed.map_err(|_| Error::TooManySlots { slots: count })?;
-    let mut outcome = commit.run(&mut regions, layout, count, &mut report);
-    if let (Err(Error::NoHugePages { .. }), Backing::Auto) = (&outcome, requirements.backing) {
+    let slots = count_of(groups);
+    let listed = regions.try_reserve_exact(slots);
+    listed.map_err(|_| Error::TooManySlots { slots })?;
+    let mut outcome = commit.run(&mut regions, &mut report);
+    if let (Err(Error::NoHugePages { .. }), Backing::Auto) = (&outcome, commit.backing()) {
         regions.clear();
-        commit.requirements.backing = Backing::Base;
-        outcome = commit.run(&mut regions, layout, count, &mut report);
+        commit.only_base_pages = true;
+        outcome = commit.run(&mut regions, &mut report);
     }
     let locked_bytes = match outcome {
         Ok(locked_bytes) => locked_bytes,
@@ -155,7 +155,7 @@ pub(crate) fn secure_many(
     for region in &mut regions {
         region.secured.elapsed = elapsed;
         region.secured.waited = waited;
-        region.secured.locked_bytes = locked_bytes.min(bytes as u64);
+        region.secured.locked_bytes = locked_bytes.min(region.bytes as u64);
     }
     for region in &regions {
         tracing::info!(
@@ -174,179 +174,168 @@ pub(crate) fn whole_milliseconds(time: Duration) -> Duration {
     Duration::from_millis(time.as_millis() as u64)
 }
 
-/// Returns the address space of one region, if it can have the required pages at all.
-pub(crate) fn layout(
-    requirements: &Requirements,
-    reservation_bytes: usize,
-    guard_bytes: usize,
-) -> Result<Layout, Error> {
-    let bytes = requirements.bytes()?;
-    requirements.check_backing(bytes)?;
-    let pool_page = requirements.backing.pool_page_log2();
-    Ok(Layout {
-        reservation_bytes: reservation_bytes.max(bytes),
-        guard_bytes,
-        alignment_bytes: pool_page.map_or(HUGE_PAGE_BYTES, |log2| 1 << log2),
-    })
+/// Returns the need of all groups together, where every limit is visible.
+pub(crate) fn need_of_many(requirements: &Requirements, groups: &[Group]) -> Need {
+    let needs = groups.iter().map(|group| group.need(requirements));
+    let need = needs.fold(Need::commit(0, 0, 0), Need::and);
+    Need {
+        physical_bytes: need
+            .physical_bytes
+            .saturating_add(requirements.margin_bytes),
+        ..need
+    }
 }
 
-/// Returns the need of `count` regions together.
-pub(crate) fn need_of_many(
+/// Returns the need of all groups together under limits that were read. Where some are hidden, the
+/// margin is mapped too, here or by the child that tries the commit.
+pub(crate) fn need_under(
     requirements: &Requirements,
-    layout: &Layout,
-    count: usize,
-) -> Result<Need, Error> {
-    let all = |bytes: u64| bytes.saturating_mul(count as u64);
-    let committed_bytes = all(requirements.bytes()? as u64);
-    let reserved_bytes = all(layout.mapping_bytes().unwrap_or(usize::MAX) as u64);
-    let margin_bytes = requirements.margin_bytes;
-    let mappings = all(layout.mappings(requirements.bytes()?));
-    let mut need = Need::commit(committed_bytes, reserved_bytes, margin_bytes).mappings(mappings);
-    if let Some(log2) = requirements.backing.pool_page_log2() {
-        need = need.in_huge_pages(1 << log2, committed_bytes, margin_bytes);
+    groups: &[Group],
+    headroom: &Headroom,
+) -> Need {
+    let need = need_of_many(requirements, groups);
+    match Trial::new(headroom).is_needed() {
+        true => Trial::add_need(requirements.margin_bytes, need),
+        false => need,
     }
-    if requirements.lock_memory == LockMemory::On {
-        need = need.locked(committed_bytes);
-    }
-    Ok(need)
+}
+
+fn count_of(groups: &[Group]) -> usize {
+    let counts = groups.iter().map(|group| group.count);
+    counts.fold(0, usize::saturating_add)
+}
+
+/// Returns the size of all regions.
+pub(crate) fn bytes_of(groups: &[Group]) -> u64 {
+    let sizes = groups.iter().map(Group::all_bytes);
+    sizes.fold(0, u64::saturating_add)
 }
 
 /// A commit of regions, with everything that was opened and decided before it.
-struct Commit {
+struct Commit<'a> {
     requirements: Requirements,
-    /// The size of each region.
-    bytes: usize,
+    groups: &'a [Group],
     reader: Reader,
     trial: Trial,
+    /// True after it was found that there are not enough huge pages.
+    only_base_pages: bool,
     locking: Locking,
 }
 
-impl Commit {
-    /// Maps and commits `count` regions, and returns the number of bytes that are locked. After a
+impl Commit<'_> {
+    /// Maps and commits all regions, and returns the number of bytes that are locked. After a
     /// failure those in the list have to be unmapped.
     fn run(
         &self,
         regions: &mut Vec<SecuredRegion>,
-        layout: Layout,
-        count: usize,
         progress: OnProgress<'_>,
     ) -> Result<u64, Error> {
         // One more for the margin.
-        let mut parts = Vec::with_capacity(count + 1);
-        let margin = self.before_mapping(count, progress)?;
-        for _ in 0..count {
-            let region = self.map(layout)?;
-            // SAFETY: the range is the region's own, which outlives the part, and was just made
-            // writable.
-            parts.push(unsafe { Part::new(region.base(), self.bytes, true) });
-            regions.push(SecuredRegion {
-                region,
-                bytes: self.bytes,
-                secured: Secured {
-                    how: Method::HugePool,
-                    elapsed: Duration::ZERO,
-                    resident_bytes: self.bytes as u64,
-                    locked_bytes: 0,
-                    waited: Duration::ZERO,
-                },
-            });
+        let mut parts = Vec::with_capacity(count_of(self.groups) + 1);
+        let margin = self.before_mapping(progress)?;
+        for group in self.groups {
+            for _ in 0..group.count {
+                let region = map(group)?;
+                if group.pool_page_log2.is_none() {
+                    // SAFETY: the range is the region's own, which outlives the part, and was just
+                    // made writable.
+                    parts.push(unsafe { Part::new(region.base(), group.bytes, true) });
+                }
+                regions.push(SecuredRegion {
+                    region,
+                    bytes: group.bytes,
+                    secured: Secured {
+                        how: Method::HugePool,
+                        elapsed: Duration::ZERO,
+                        resident_bytes: group.bytes as u64,
+                        locked_bytes: 0,
+                        waited: Duration::ZERO,
+                    },
+                });
+            }
         }
         if let Some(margin) = &margin {
             let bytes = self.margin_in_huge_pages();
             // SAFETY: the range is the region's own, which outlives the part, and is writable.
             parts.push(unsafe { Part::new(margin.base(), bytes, true) });
         }
-        match self.requirements.backing.pool_page_log2() {
-            Some(log2) => self.populate_pool_pages(regions, 1 << log2, progress)?,
-            None => {
-                let mut populate =
-                    Populate::new(&self.requirements, &self.reader, &self.trial, progress);
-                populate.run(&mut parts)?;
-            }
-        }
+        self.populate_pool_pages(regions, progress)?;
+        let requirements = Requirements {
+            backing: self.backing(),
+            ..self.requirements.clone()
+        };
+        Populate::new(&requirements, &self.reader, &self.trial, progress).run(&mut parts)?;
         let ranges = regions
             .iter()
-            .map(|region| (region.region.base(), self.bytes));
+            .map(|region| (region.region.base(), region.bytes));
         // SAFETY: the ranges are the regions' own.
         let locked_bytes = unsafe { self.locking.lock(ranges) }?;
-        for (region, part) in regions.iter_mut().zip(&mut parts) {
-            if self.requirements.backing.pool_page_log2().is_none() {
+        let mut parts = parts.iter();
+        for (region, pool_page_log2) in regions.iter_mut().zip(self.pool_pages()) {
+            if pool_page_log2.is_none()
+                && let Some(part) = parts.next()
+            {
                 region.secured.how = part.method();
             }
-            self.reader
-                .check(region.region.base().as_ptr(), self.bytes, Mapped::Anonymous)?;
+            let base = region.region.base().as_ptr();
+            self.reader.check(base, region.bytes, Mapped::Anonymous)?;
         }
         Ok(locked_bytes)
     }
 
-    /// Maps one region that is writable. Nothing of it is resident.
-    fn map(&self, layout: Layout) -> Result<Region, Error> {
-        let bytes = self.bytes;
-        let mapping_bytes = layout.mapping_bytes().unwrap_or(usize::MAX);
-        let mut region = Region::reserve(layout).map_err(Error::system("mmap", mapping_bytes))?;
+    /// Returns the kind of pages of the regions that are not in pages of the machine's pool.
+    fn backing(&self) -> Backing {
         match self.requirements.backing.pool_page_log2() {
-            Some(log2) => region
-                .map_huge_pages(bytes, log2)
-                .map_err(Error::system("mmap(MAP_HUGETLB)", bytes))?,
-            None => region
-                .make_writable(bytes)
-                .map_err(Error::system("mprotect", bytes))?,
+            _ if self.only_base_pages => Backing::Base,
+            Some(_) => Backing::Auto,
+            None => self.requirements.backing,
         }
-        // SAFETY: the range is the region's own.
-        unsafe { keep(region.base(), bytes) }?;
-        Ok(region)
+    }
+
+    /// Returns the size of the page of the machine's pool, if it has one, for each region.
+    fn pool_pages(&self) -> impl Iterator<Item = Option<u32>> {
+        let of_group = |group: &Group| iter::repeat_n(group.pool_page_log2, group.count);
+        self.groups.iter().flat_map(of_group)
     }
 
     fn populate_pool_pages(
         &self,
         regions: &[SecuredRegion],
-        page_bytes: usize,
         progress: OnProgress<'_>,
     ) -> Result<(), Error> {
         let mut done = 0;
-        for region in regions {
+        for (region, log2) in regions.iter().zip(self.pool_pages()) {
+            let Some(log2) = log2 else { continue };
             let base = region.region.base();
             // SAFETY: the range was mapped as pages of the pool.
             unsafe {
                 let progress =
                     &mut |within: usize| progress(Stage::Committing, done + within as u64);
-                populate::pool_pages(base, self.bytes, page_bytes, progress)
+                populate::pool_pages(base, region.bytes, 1 << log2, progress)
             }?;
-            done += self.bytes as u64;
+            done += region.bytes as u64;
             progress(Stage::Committing, done);
         }
         Ok(())
     }
 
-    /// Secures the margin, where a limit may be hidden, before anything is mapped. In base pages a
-    /// trial commits it together with the memory. In huge pages this returns a region for it, which
-    /// is committed with the others and which the kernel can refuse.
-    fn before_mapping(
-        &self,
-        count: usize,
-        progress: OnProgress<'_>,
-    ) -> Result<Option<Region>, Error> {
-        let Requirements {
-            backing,
-            margin_bytes,
-            ..
-        } = self.requirements;
+    /// Where a limit may be hidden, proves that there is room before anything is mapped: in base
+    /// pages by a trial, and in huge pages by a part of its own for the margin, which the kernel
+    /// can refuse.
+    fn before_mapping(&self, progress: OnProgress<'_>) -> Result<Option<Region>, Error> {
         if !self.trial.is_needed() {
             return Ok(None);
         }
-        if backing.pool_page_log2().is_some() {
-            return self
-                .trial
-                .of_base_pages(0, margin_bytes, progress)
-                .map(|()| None);
-        }
-        let huge = self.bytes >= HUGE_PAGE_BYTES && populate::may_have_huge_pages(backing);
+        let others = self.groups.iter();
+        let others = others.filter(|group| group.pool_page_log2.is_none());
+        let huge = others.clone().any(|group| group.bytes >= HUGE_PAGE_BYTES)
+            && populate::may_have_huge_pages(self.backing());
         if !huge {
-            let bytes = (self.bytes as u64).saturating_mul(count as u64);
-            return self
-                .trial
-                .of_base_pages(bytes, margin_bytes, progress)
-                .map(|()| None);
+            let sizes = others.map(Group::all_bytes);
+            let bytes = sizes.fold(0, u64::saturating_add);
+            let margin_bytes = self.requirements.margin_bytes;
+            self.trial.of_base_pages(bytes, margin_bytes, progress)?;
+            return Ok(None);
         }
         let bytes = self.margin_in_huge_pages();
         let layout = Layout {
@@ -369,6 +358,25 @@ impl Commit {
         let bytes = usize::try_from(self.requirements.margin_bytes).unwrap_or(usize::MAX >> 1);
         bytes.next_multiple_of(HUGE_PAGE_BYTES)
     }
+}
+
+/// Maps one region that is writable. Nothing of it is resident.
+fn map(group: &Group) -> Result<Region, Error> {
+    let bytes = group.bytes;
+    let mapping_bytes = group.layout.mapping_bytes().unwrap_or(usize::MAX);
+    let region = Region::reserve(group.layout);
+    let mut region = region.map_err(Error::system("mmap", mapping_bytes))?;
+    match group.pool_page_log2 {
+        Some(log2) => region
+            .map_huge_pages(bytes, log2)
+            .map_err(Error::system("mmap(MAP_HUGETLB)", bytes))?,
+        None => region
+            .make_writable(bytes)
+            .map_err(Error::system("mprotect", bytes))?,
+    }
+    // SAFETY: the range is the region's own.
+    unsafe { keep(region.base(), bytes) }?;
+    Ok(region)
 }
 
 /// Keeps a range that is to be committed from same-page merging, from children and from core dumps.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::commit::pace::Pace;
 use crate::commit::report::{OnProgress, Stage};
 use crate::error::Error;
-use crate::limits::headroom::Headroom;
+use crate::limits::headroom::{Headroom, Need};
 use crate::sys::HUGE_PAGE_BYTES;
 use crate::sys::{self, Child, Outcome};
 
@@ -53,6 +53,19 @@ impl Trial {
     /// Returns true if a limit may be hidden.
     pub(crate) fn is_needed(&self) -> bool {
         self.hidden.is_some()
+    }
+
+    /// Adds to a need the memory that is mapped besides it where a limit may be hidden: the margin or
+    /// the reserve, in whole and aligned huge pages.
+    pub(crate) fn add_need(margin_bytes: u64, need: Need) -> Need {
+        let mapped_bytes = margin_bytes
+            .max(RESERVE_BYTES)
+            .saturating_add(2 * HUGE_PAGE_BYTES as u64);
+        need.and(Need {
+            address_space_bytes: mapped_bytes.saturating_add(Child::address_space_bytes()),
+            data_bytes: mapped_bytes,
+            ..Need::default()
+        })
     }
 
     /// Returns trials that do nothing, for limits that are all visible.

@@ -4,18 +4,19 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::commit::backing::Backing;
+use crate::commit::group::Group;
 use crate::commit::lock::LockOptions;
 use crate::commit::locking::Locking;
 use crate::commit::report::{Progress, Secured};
-use crate::commit::requirements::{LockMemory, Requirements, WASM_PAGE_BYTES};
-use crate::commit::secure::{layout, need_of_many, secure_many};
+use crate::commit::requirements::{LockMemory, Requirements};
+use crate::commit::secure::{bytes_of, need_of_many, need_under, secure_many};
 use crate::error::Error;
 use crate::limits::headroom::{Headroom, Need};
 use crate::limits::limit::Limit;
 use crate::pool::engine_side::EngineOptions;
 use crate::pool::memory_pool::MemoryPool;
 use crate::pool::policy::{Options, Policy, Reset, Tracking, WhenExhausted};
-use crate::pool::slot::{GUARD_BYTES, RESERVATION_BYTES, Slot};
+use crate::pool::slot::Slot;
 use crate::sys::Tracker;
 
 impl MemoryPool {
@@ -144,27 +145,34 @@ impl MemoryPoolBuilder {
         self
     }
 
-    /// Returns the need of all slots together under each limit: compare it with
-    /// [`Headroom::read`].
+    /// Returns the need of all slots together under each limit, where every limit is visible: compare
+    /// it with [`Headroom::read`]. Where some are [hidden](Headroom::visibility),
+    /// [`need_under`](Self::need_under) is more.
     ///
     /// # Errors
     /// [`Error::PageCount`] and [`Error::Backing`] if such a pool cannot exist.
     pub fn need(&self) -> Result<Need, Error> {
-        let slots = self.slots.unwrap_or(1);
-        let requirements = self.engine.with_tables(slots, &self.requirements);
-        let layout = layout(&requirements, RESERVATION_BYTES, GUARD_BYTES)?;
-        let need = need_of_many(&requirements, &layout, slots)?;
-        self.engine.add_need(slots, &requirements, need)
+        let (requirements, groups) = self.memory()?;
+        Ok(need_of_many(&requirements, &groups))
     }
 
-    /// Checks, with limits that were read before, all that securing checks before it commits
-    /// memory.
+    /// Returns the need of all slots together under limits that were read before. Where some are
+    /// hidden, the margin is mapped too, by this process or by a child that tries the commit.
+    ///
+    /// # Errors
+    /// As for [`need`](Self::need).
+    pub fn need_under(&self, headroom: &Headroom) -> Result<Need, Error> {
+        let (requirements, groups) = self.memory()?;
+        Ok(need_under(&requirements, &groups, headroom))
+    }
+
+    /// Checks, with limits that were read before, all that securing checks before it commits memory.
     ///
     /// # Errors
     /// [`Error::Shortfall`] names the limit that leaves too little. [`Error::PageCount`],
     /// [`Error::Backing`] and [`Error::GrowthNotAssured`] if such a pool cannot exist here.
     pub fn check(&self, headroom: &Headroom) -> Result<(), Error> {
-        let need = self.need()?;
+        let need = self.need_under(headroom)?;
         self.check_protection(headroom)?;
         headroom.check(&need)
     }
@@ -172,10 +180,16 @@ impl MemoryPoolBuilder {
     /// Returns true if securing will lock the memory under limits that were read before. The system
     /// can still refuse to.
     pub fn locks_memory(&self, headroom: &Headroom) -> bool {
-        let slots = self.slots.unwrap_or(1) as u64;
-        let bytes = self.requirements.pages.saturating_mul(WASM_PAGE_BYTES);
-        let bytes = bytes.saturating_mul(slots);
+        let bytes = self.memory().map_or(0, |(_, groups)| bytes_of(&groups));
         Locking::decide(self.requirements.lock_memory, headroom, bytes) != Locking::None
+    }
+
+    /// Returns the requirements, with room for tables in the margin, and the memory.
+    fn memory(&self) -> Result<(Requirements, Vec<Group>), Error> {
+        let slots = self.slots.unwrap_or(1);
+        let requirements = self.engine.with_tables(slots, &self.requirements);
+        let groups = self.engine.groups(slots, &requirements)?;
+        Ok((requirements, groups))
     }
 
     /// Checks that every memory that grows can be made accessible when it does.
@@ -240,10 +254,9 @@ impl PreparedPool {
     /// it. Nothing stays mapped.
     pub fn secure(mut self) -> Result<MemoryPool, Error> {
         let count = self.builder.slots.unwrap_or(1);
-        let engine = self.builder.engine;
-        let requirements = &engine.with_tables(count, &self.builder.requirements);
+        let (requirements, groups) = self.builder.memory()?;
         let policy = self.builder.policy;
-        if policy == Policy::CommitMaximum || engine.heap_bytes > 0 {
+        if policy == Policy::CommitMaximum || self.builder.engine.heap_bytes > 0 {
             self.builder.check_protection(&Headroom::read()?)?;
         }
         let mut slots = Vec::new();
@@ -253,19 +266,24 @@ impl PreparedPool {
             Some(progress) => progress,
             None => &mut |_| {},
         };
-        let with_heaps = engine.with_heaps(count, requirements)?;
-        let layout = layout(requirements, RESERVATION_BYTES, GUARD_BYTES)?;
-        let regions = secure_many(&with_heaps, layout, count, progress)?;
-        let (heap_bytes, heap_locked_bytes) = engine.secure_heaps(&self.pool, requirements)?;
-        let resident = regions.iter().map(|region| region.secured().resident_bytes);
-        let resident_bytes = resident.sum::<u64>() + heap_bytes;
-        let locked = regions.iter().map(|region| region.secured().locked_bytes);
-        let locked_bytes = locked.sum::<u64>() + heap_locked_bytes;
+        let mut regions = secure_many(&requirements, &groups, progress)?;
+        let all = |part: fn(&Secured) -> u64| {
+            let parts = regions.iter().map(|region| part(region.secured()));
+            parts.sum()
+        };
+        let (resident_bytes, locked_bytes) =
+            (all(|one| one.resident_bytes), all(|one| one.locked_bytes));
+        let heaps = regions.split_off(count);
         let secured = regions.first().map(|region| Secured {
             resident_bytes,
             locked_bytes,
             ..*region.secured()
         });
+        if let Some(heap) = &self.pool.engine_side().heap {
+            // Nothing is tracked, so nothing fails.
+            let heaps = heaps.into_iter().map(|region| Slot::new(region, None).0);
+            heap.fill(heaps.collect(), None, None);
+        }
         let tracker = match (policy, self.builder.tracking) {
             (Policy::Declared, Tracking::Auto) => Tracker::open()
                 .inspect_err(|error| tracing::warn!(%error, "each reset zeroes the whole slot"))

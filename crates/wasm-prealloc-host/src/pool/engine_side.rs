@@ -4,15 +4,14 @@
 use std::sync::Arc;
 
 use crate::commit::backing::Backing;
+use crate::commit::group::Group;
 use crate::commit::requirements::{Requirements, WASM_PAGE_BYTES};
-use crate::commit::secure::{SecuredRegion, layout, need_of_many, secure_many};
 use crate::error::Error;
-use crate::limits::headroom::Need;
 use crate::pool::lent::LentMemory;
 use crate::pool::memory_pool::MemoryPool;
 use crate::pool::policy::{Options, Policy, Reset};
 use crate::pool::shared::{EngineSide, Shared};
-use crate::pool::slot::{GUARD_BYTES, RESERVATION_BYTES, Slot};
+use crate::pool::slot::{GUARD_BYTES, RESERVATION_BYTES};
 
 /// The number of table elements that are counted for each slot by default.
 pub const DEFAULT_TABLE_ELEMENTS: u64 = 65_536;
@@ -65,83 +64,30 @@ impl EngineOptions {
         }
     }
 
-    /// Returns the requirements for the heaps of a pool, or `None` if it has none.
-    fn heaps(&self, requirements: &Requirements) -> Option<Requirements> {
-        let backing = match requirements.backing.pool_page_log2() {
-            // Those pages cannot be protected exactly to the heap's size.
-            Some(_) => Backing::Auto,
-            None => requirements.backing,
-        };
-        (self.heap_bytes > 0).then(|| Requirements {
-            pages: self.heap_bytes.div_ceil(WASM_PAGE_BYTES),
-            backing,
-            ..requirements.clone()
-        })
-    }
-
-    /// Adds the need of the heaps to that of the slots.
-    pub(crate) fn add_need(
+    /// Returns the memory of a pool: its slots, and then its heaps if it has any.
+    pub(crate) fn groups(
         &self,
         slots: usize,
         requirements: &Requirements,
-        need: Need,
-    ) -> Result<Need, Error> {
-        let Some(mut heaps) = self.heaps(requirements) else {
-            return Ok(need);
+    ) -> Result<Vec<Group>, Error> {
+        let group = |requirements: &_, count| {
+            Group::new(requirements, RESERVATION_BYTES, GUARD_BYTES, count)
         };
-        heaps.margin_bytes = 0;
-        let layout = layout(&heaps, RESERVATION_BYTES, GUARD_BYTES)?;
-        let added = need_of_many(&heaps, &layout, heaps_of(slots))?;
-        Ok(need.and(added))
-    }
-
-    /// Commits the heaps, and gives them to the pool. Returns the bytes that are resident, and
-    /// those of them that are locked.
-    pub(crate) fn secure_heaps(
-        &self,
-        pool: &MemoryPool,
-        requirements: &Requirements,
-    ) -> Result<(u64, u64), Error> {
-        let side = pool.engine_side();
-        let Some(heap) = &side.heap else {
-            return Ok((0, 0));
-        };
-        let Some(heaps) = self.heaps(requirements) else {
-            heap.fill(Vec::new(), None, None);
-            return Ok((0, 0));
-        };
-        let layout = layout(&heaps, RESERVATION_BYTES, GUARD_BYTES)?;
-        let regions = secure_many(&heaps, layout, heap.options().slots, &mut |_| {})?;
-        let secured = regions.iter().map(SecuredRegion::secured);
-        let sums = secured.fold((0, 0), |(resident, locked), secured| {
-            (
-                resident + secured.resident_bytes,
-                locked + secured.locked_bytes,
-            )
-        });
-        let regions = regions.into_iter();
-        // Nothing is tracked, so nothing fails.
-        let slots = regions.map(|region| Slot::new(region, None).0);
-        heap.fill(slots.collect(), None, None);
-        Ok(sums)
-    }
-
-    /// Returns the requirements for the slots, which leave room for the heaps too, so that one
-    /// answer counts both.
-    pub(crate) fn with_heaps(
-        &self,
-        slots: usize,
-        requirements: &Requirements,
-    ) -> Result<Requirements, Error> {
-        let bytes = match self.heaps(requirements) {
-            Some(heaps) => (heaps.bytes()? as u64).saturating_mul(heaps_of(slots) as u64),
-            None => 0,
-        };
-        let with_page_tables = bytes.saturating_add(bytes / 512);
-        Ok(Requirements {
-            margin_bytes: requirements.margin_bytes.saturating_add(with_page_tables),
-            ..requirements.clone()
-        })
+        let mut groups = vec![group(requirements, slots)?];
+        if self.heap_bytes > 0 {
+            let backing = match requirements.backing.pool_page_log2() {
+                // Those pages cannot be protected exactly to the heap's size.
+                Some(_) => Backing::Auto,
+                None => requirements.backing,
+            };
+            let heaps = Requirements {
+                pages: self.heap_bytes.div_ceil(WASM_PAGE_BYTES),
+                backing,
+                ..requirements.clone()
+            };
+            groups.push(group(&heaps, heaps_of(slots))?);
+        }
+        Ok(groups)
     }
 }
 

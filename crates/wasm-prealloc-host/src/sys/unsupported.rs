@@ -70,6 +70,10 @@ impl Child {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    pub(crate) fn address_space_bytes() -> u64 {
+        0
+    }
+
     pub(crate) fn committed_bytes(&self) -> u64 {
         match *self {}
     }

@@ -1,6 +1,8 @@
 //! The engine's own heap, for exceptions, `externref` and GC types: memory of its own.
 
-use wasm_prealloc_host::{Error, InstantiateError, MemoryPool, Policy, WasmtimePool};
+use std::sync::{Arc, Mutex};
+
+use wasm_prealloc_host::{Error, Headroom, InstantiateError, MemoryPool, Policy, WasmtimePool};
 use wasmtime::{Config, Engine, ExternRef, Linker, Module, Rooted, Store};
 
 use crate::module;
@@ -198,6 +200,34 @@ fn the_heap_is_counted_in_the_need_and_in_what_is_secured() {
         builder(u64::MAX).secure(),
         Err(Error::PageCount { .. })
     ));
+}
+
+#[test]
+fn slots_and_heaps_are_one_commit_with_one_answer() {
+    // More than any machine of a test has, and neither the slots nor the heaps alone decide.
+    let pool = || MemoryPool::builder().slots(1 << 10).pages(1 << 16);
+    let both = pool().engine_heap_bytes(4 << 30);
+    let need = both.need_under(&Headroom::read().unwrap()).unwrap();
+    assert!(need.physical_bytes > 2 * 1024 * (4 << 30));
+    match both.secure() {
+        Err(Error::Shortfall(shortfall)) => {
+            assert_eq!(shortfall.needed_bytes, need.under(&shortfall.limit));
+        }
+        other => panic!("{other:?}"),
+    }
+    // Heaps smaller than a huge page, and larger than one.
+    for heap_bytes in [64 << 10, 3 << 20] {
+        let total_bytes = 2 * ((4 << 20) + heap_bytes);
+        let last = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&last);
+        let builder = MemoryPool::builder().slots(2).pages(64);
+        let builder = builder.on_progress(move |progress| seen.lock().unwrap().push(progress));
+        let pool = builder.engine_heap_bytes(heap_bytes).secure().unwrap();
+        let seen = last.lock().unwrap();
+        assert!(seen.iter().all(|one| one.total_bytes == total_bytes));
+        assert_eq!(pool.secured().unwrap().resident_bytes, total_bytes);
+        assert_eq!(pool.check().unwrap().resident_bytes, total_bytes);
+    }
 }
 
 #[test]

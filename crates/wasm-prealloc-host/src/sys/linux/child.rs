@@ -94,6 +94,12 @@ impl Child {
         Ok(child)
     }
 
+    /// Returns the size of the shared memory that a child maps besides what it commits.
+    pub(crate) fn address_space_bytes() -> u64 {
+        let weight = Weight::read();
+        (weight.window_bytes * (weight.windows + 1)) as u64
+    }
+
     /// Returns the number of bytes that the child has committed so far.
     pub(crate) fn committed_bytes(&self) -> u64 {
         self.report().committed_bytes.load(Ordering::Relaxed)
