@@ -22,7 +22,8 @@ fn advised(text: &str, words: &str) -> u64 {
     digits.parse().unwrap()
 }
 
-/// What two hosts use besides their memory differs, and so do the charges in advance.
+/// Two hosts use different amounts besides their memory, and the kernel charges different amounts in
+/// advance.
 #[test]
 fn the_advised_limit_of_a_cgroup_is_enough() {
     let _lock = memory_lock().unwrap();

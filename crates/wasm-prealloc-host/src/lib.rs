@@ -46,8 +46,8 @@
 //!   [`MemoryPoolBuilder::engine_heap_bytes`] commits the heap for exceptions, `externref` and GC
 //!   types.
 //!
-//! Where a limit on this process's cgroups may be hidden ([`Visibility`]), as in a container, no
-//! reading of limits suffices. Huge pages are then committed by a call that the kernel can refuse
+//! In a container, a limit on this process's cgroups may be hidden ([`Visibility`]), and no reading
+//! of limits suffices. Huge pages are then committed by a call that the kernel can refuse
 //! at any limit. Base pages are first committed by a child process, with the margin: it has an
 //! `oom_score_adj` of 1000, so the OOM killer ends it, and not the host. The exception is a group
 //! with `memory.oom.group`, which the kernel ends as a whole.

@@ -319,9 +319,9 @@ impl Commit<'_> {
         Ok(())
     }
 
-    /// Where a limit may be hidden, proves that there is room before anything is mapped: in base
-    /// pages by a trial, and in huge pages by a part of its own for the margin, which the kernel
-    /// can refuse.
+    /// Proves, before anything is mapped, that there is room if a limit may be hidden: in base pages
+    /// by a trial, and in huge pages by a part of its own for the margin, which the kernel can
+    /// refuse.
     fn before_mapping(&self, progress: OnProgress<'_>) -> Result<Option<Region>, Error> {
         if !self.trial.is_needed() {
             return Ok(None);
