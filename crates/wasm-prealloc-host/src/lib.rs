@@ -90,10 +90,12 @@ pub use commit::requirements::{
 pub use commit::residency::{Residency, resident_bytes};
 pub use commit::secure::SecuredRegion;
 #[cfg(feature = "wasmtime")]
-pub use engine::wasmtime::instantiate::{InstantiateError, WasmtimePool, deterministic};
-#[cfg(feature = "wasmtime")]
+pub use engine::wasmtime::instantiate::deterministic;
+#[cfg(feature = "wasmtime-runtime")]
+pub use engine::wasmtime::instantiate::{InstantiateError, WasmtimePool};
+#[cfg(feature = "wasmtime-runtime")]
 pub use engine::wasmtime::limiter::StoreLimiter;
-#[cfg(feature = "wasmtime")]
+#[cfg(feature = "wasmtime-runtime")]
 pub use engine::wasmtime::scope::{InstanceMemories, WithMemories};
 pub use error::Error;
 pub use limits::condition::Condition;

@@ -1,4 +1,4 @@
 //! Engines that take their linear memories from a pool, one folder each.
 
-#[cfg(feature = "wasmtime")]
+#[cfg(feature = "wasmtime-runtime")]
 pub(crate) mod wasmtime;

@@ -100,7 +100,7 @@ fn heaps_of(slots: usize) -> usize {
 impl EngineSide {
     /// Lends a heap, which starts with `minimum` wasm pages of 64 KiB and grows to all of it.
     #[cfg_attr(
-        not(feature = "wasmtime"),
+        not(feature = "wasmtime-runtime"),
         expect(dead_code, reason = "wasmtime alone")
     )]
     pub(crate) fn lend_heap(&self, minimum: u64) -> Result<LentMemory, Error> {

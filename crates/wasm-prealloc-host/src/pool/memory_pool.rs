@@ -51,7 +51,7 @@ impl MemoryPool {
     }
 
     /// Returns a number that no other pool has as long as a handle of this one exists.
-    #[cfg(feature = "wasmtime")]
+    #[cfg(feature = "wasmtime-runtime")]
     pub(crate) fn id(&self) -> usize {
         Arc::as_ptr(&self.shared).addr()
     }
@@ -151,7 +151,7 @@ pub struct WeakPool(Weak<Shared>);
 
 impl WeakPool {
     /// Returns the number of the pool, see [`MemoryPool::id`].
-    #[cfg(feature = "wasmtime")]
+    #[cfg(feature = "wasmtime-runtime")]
     pub(crate) fn id(&self) -> usize {
         self.0.as_ptr().addr()
     }

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::commit::report::Secured;
 use crate::commit::residency::{self, Residency};
-#[cfg(feature = "wasmtime")]
+#[cfg(feature = "wasmtime-runtime")]
 use crate::engine::wasmtime::{known::Known, refusals::Refusals};
 use crate::error::Error;
 use crate::pool::policy::{Options, Reset};
@@ -190,16 +190,16 @@ impl Drop for Shared {
 pub(crate) struct EngineSide {
     /// The number of table elements that are counted for each slot.
     #[cfg_attr(
-        not(feature = "wasmtime"),
+        not(feature = "wasmtime-runtime"),
         expect(dead_code, reason = "wasmtime alone")
     )]
     pub(crate) table_elements: u64,
     /// The heaps for exceptions, `externref` and GC types: a pool of its own, with a heap for each
     /// slot.
     pub(crate) heap: Option<Arc<Shared>>,
-    #[cfg(feature = "wasmtime")]
+    #[cfg(feature = "wasmtime-runtime")]
     pub(crate) known: Known,
-    #[cfg(feature = "wasmtime")]
+    #[cfg(feature = "wasmtime-runtime")]
     pub(crate) refusals: Arc<Refusals>,
 }
 
@@ -208,9 +208,9 @@ impl EngineSide {
         EngineSide {
             table_elements,
             heap,
-            #[cfg(feature = "wasmtime")]
+            #[cfg(feature = "wasmtime-runtime")]
             known: Known::default(),
-            #[cfg(feature = "wasmtime")]
+            #[cfg(feature = "wasmtime-runtime")]
             refusals: Arc::default(),
         }
     }

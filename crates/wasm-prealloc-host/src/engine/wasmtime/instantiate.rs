@@ -221,6 +221,7 @@ impl WasmtimePool for PreparedPool {
 
 /// Sets everything under which the same module computes the same on every machine: one bit pattern
 /// for NaN, and one result for relaxed SIMD.
+#[cfg(feature = "wasmtime")]
 pub fn deterministic(config: &mut Config) {
     config
         .cranelift_nan_canonicalization(true)
