@@ -8,6 +8,9 @@ pub const WASM_PAGE_SIZE: u64 = 65_536;
 /// The number of pages of the largest 32-bit memory: 4 GiB.
 pub const MAX_PAGES: u64 = 65_536;
 
+/// The largest number of pages of 64 KiB whose size in bytes fits a signed 32-bit number.
+pub(crate) const MAX_SIGNED_PAGES: u64 = 32_767;
+
 /// The identity of a memory. Displays as `memory 0`, or as `memory 0 of core module 2`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

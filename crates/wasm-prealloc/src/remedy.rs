@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::error::{Error, Limit, Unsupported};
-use crate::limits::{MAX_PAGES, MemoryId};
+use crate::limits::{MAX_PAGES, MAX_SIGNED_PAGES, MemoryId};
 use crate::rewrite::options::{EmulateFrom, Features, Growth, MemoryImportPolicy};
 use crate::rewrite::report::Warning;
 use crate::verify::{Violation, ViolationKind};
@@ -122,6 +122,14 @@ impl Remedy {
             settings.push(*other);
         }
         Self::new(text, settings)
+    }
+
+    /// Returns the sentence after a condition.
+    fn after(self, condition: &str) -> Self {
+        Self {
+            text: format!("{condition}{}", self.text),
+            ..self
+        }
     }
 
     /// The settings in the sentence, in order.
@@ -363,6 +371,13 @@ impl Warning {
             Self::SourceMapStays { .. } => {
                 Remedy::new("{} moves a source map along", [Setting::SourceMap])
             }
+            Self::EmbedderCannotGrow {
+                memory,
+                beyond_signed_sizes: true,
+                ..
+            } => Remedy::pages("", *memory, Some(MAX_SIGNED_PAGES), &[]).map(|remedy| {
+                remedy.after("if JavaScript glue (Emscripten's) keeps sizes in 32 signed bits, ")
+            }),
             Self::NoMemory
             | Self::EmbedderCannotGrow { .. }
             | Self::DataAddressUnknown { .. }

@@ -93,6 +93,11 @@ pub enum Warning {
         memory: MemoryId,
         /// True if the module measures the memory, so that it reads the size as already grown.
         measured: bool,
+        /// True if the size in bytes needs more than 31 bits, and the memory could be pinned at a
+        /// size that does not. JavaScript glue that keeps sizes in 32 signed bits needs that: it
+        /// computes 0, or a negative number.
+        #[cfg_attr(feature = "serde", serde(default))]
+        beyond_signed_sizes: bool,
     },
     /// Threads share an imported memory, and its growth is counted from the import's minimum. An
     /// embedder that provides more pages needs [`EmulateFrom::Pages`](crate::EmulateFrom::Pages).
@@ -210,6 +215,7 @@ impl fmt::Display for Warning {
             Self::EmbedderCannotGrow {
                 memory,
                 measured: true,
+                ..
             } => write!(
                 f,
                 "the module measures {memory} and never grows it: its size reads as already \

@@ -6,7 +6,7 @@ use super::sharing::{Access, Reach};
 use crate::analysis::Module;
 use crate::error::Error;
 use crate::growth::GrowthHandling;
-use crate::limits::{MAX_PAGES, Memory, WASM_PAGE_SIZE};
+use crate::limits::{MAX_PAGES, MAX_SIGNED_PAGES, Memory, WASM_PAGE_SIZE};
 use crate::rewrite::options::{EmulateFrom, Growth, MemoryImportPolicy, Options};
 use crate::rewrite::report::Warning;
 
@@ -77,6 +77,9 @@ impl Subject<'_, '_, '_> {
         let embedder_cannot_grow = Some(Warning::EmbedderCannotGrow {
             memory,
             measured: self.sites.count.size > 0,
+            beyond_signed_sizes: self.wraps()
+                && self.target > MAX_SIGNED_PAGES
+                && self.access.definition.minimum <= MAX_SIGNED_PAGES,
         });
         let size_wraps = (self.wraps() && self.access.definition.minimum > MAX_READABLE_PAGES)
             .then_some(Warning::SizeWraps {
