@@ -18,10 +18,29 @@ Exit status:
   1  the answer is no: not rewritten, not verified, memory not secured, guest trapped
   2  bad usage, or unreadable or invalid input";
 
+/// The exit codes of `run`.
+#[cfg(feature = "run")]
+const RUN_HELP: &str = "\
+Exit status:
+  that of the program, if it ran to its end
+  1  the answer is no: not verified, memory not secured, or the program trapped
+  2  bad usage, or unreadable or invalid input
+`--json` tells them apart: `outcome`, and `guest_exit` for that of the program";
+
 /// Returns the help of a subcommand that follows its flags: examples, then the exit status.
 pub(crate) fn help_with(examples: &[&str]) -> String {
+    help(examples, HELP)
+}
+
+/// Returns the help of `run` that follows its flags.
+#[cfg(feature = "run")]
+pub(crate) fn help_of_run(examples: &[&str]) -> String {
+    help(examples, RUN_HELP)
+}
+
+fn help(examples: &[&str], status: &str) -> String {
     let examples = examples.join("\n  ");
-    format!("Examples:\n  {examples}\n\n{HELP}")
+    format!("Examples:\n  {examples}\n\n{status}")
 }
 
 /// Accepts a report that could not be printed because the pipe is closed, as `head` closes it. The

@@ -1,2 +1,2 @@
-;; RUN: run %s --invoke f
+;; RUN: run --invoke f %s
 (module (func (export "f") (result i32) (i32.const -1)))

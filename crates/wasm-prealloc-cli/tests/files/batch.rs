@@ -118,8 +118,8 @@ fn a_closed_pipe_is_not_an_error_of_any_command() {
         "inspect --json a.wat",
         "preflight --pages 1",
         "preflight --pages 1 --json",
-        "run answer.wat --invoke answer",
-        "run --json answer.wat --invoke answer",
+        "run --invoke answer answer.wat",
+        "run --json --invoke answer answer.wat",
     ] {
         let output = folder.run_with_closed_pipe(args);
         let stderr = String::from_utf8_lossy(&output.stderr);

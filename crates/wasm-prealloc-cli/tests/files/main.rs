@@ -8,6 +8,8 @@ mod formats;
 mod gzip;
 mod harness;
 mod names;
+#[cfg(feature = "run")]
+mod run;
 mod single;
 mod source_map;
 mod special;

@@ -110,7 +110,7 @@ fn inputs_that_never_end_use_little_memory() {
         ),
         (
             "yes ' '",
-            "run - --max-input-bytes 1000000",
+            "run --max-input-bytes 1000000 -",
             "raise `--max-input-bytes`",
         ),
     ] {
@@ -131,16 +131,14 @@ fn a_file_above_the_limit_is_admitted_by_the_value_in_the_error() {
     let folder = Folder::with(&["a.wasm"], growing());
     let bytes = growing().len();
     let least = bytes - 1;
-    for command in [
-        "verify a.wasm --pages 1",
-        "inspect a.wasm",
-        "rewrite a.wasm -o b.wasm",
-        "run a.wasm",
-    ] {
+    for command in ["verify --pages 1", "inspect", "rewrite -o b.wasm", "run"] {
         let words = format!(
             "a.wasm: it has {bytes} bytes, more than the limit: `--max-input-bytes {bytes}` admits it"
         );
-        folder.fails(&format!("{command} --max-input-bytes {least}"), &words);
+        folder.fails(
+            &format!("{command} --max-input-bytes {least} a.wasm"),
+            &words,
+        );
     }
     folder.run(&format!("inspect a.wasm --max-input-bytes {bytes}"));
     folder.write("a.wat", GROWING);

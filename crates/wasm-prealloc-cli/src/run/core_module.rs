@@ -1,0 +1,150 @@
+//! A core module as a program: it is compiled, linked to WASI preview 1, and called.
+
+use anyhow::{Context as _, Result, bail};
+use wasm_prealloc_host::{Error, InstantiateError, MemoryPool, PreparedPool, WasmtimePool as _};
+use wasmtime::{
+    Config, Engine, ExternType, Instance, Linker, Module, Store, Val, format_err as engine_error,
+};
+use wasmtime_wasi::p1::add_to_linker_sync;
+
+use super::from_engine;
+use super::opts::Opts;
+use super::values::{arguments, show};
+use super::wasi::State;
+
+/// The function that starts a program.
+const START: &str = "_start";
+/// The function that must be called first in a library.
+const INITIALIZE: &str = "_initialize";
+
+/// A core module that can be run.
+pub(super) struct CoreProgram {
+    module: Module,
+    linker: Linker<State>,
+    call: Call,
+}
+
+impl CoreProgram {
+    /// Links a module, and checks its imports and its arguments.
+    pub(super) fn new(opts: &Opts, args: &[String], module: Module) -> Result<Self> {
+        let mut linker: Linker<State> = Linker::new(module.engine());
+        add_to_linker_sync(&mut linker, |state: &mut State| &mut state.wasi)
+            .map_err(from_engine)?;
+        linker
+            .instantiate_pre(&module)
+            .map_err(from_engine)
+            .context("only WASI preview 1 is provided")?;
+        let call = Call::read(opts, args, &module)?;
+        Ok(Self {
+            module,
+            linker,
+            call,
+        })
+    }
+
+    /// Instantiates the module, and calls its function. Returns the results as text.
+    pub(super) fn run(
+        &self,
+        pool: &MemoryPool,
+        store: &mut Store<State>,
+    ) -> Result<Vec<String>, InstantiateError> {
+        let instance = pool.instantiate(&self.linker, &mut *store, &self.module)?;
+        Ok(self.call.run(store, instance)?)
+    }
+}
+
+pub(super) fn compile(engine: &Engine, wasm: &[u8]) -> Result<Module> {
+    let module = Module::new(engine, wasm).map_err(from_engine);
+    module.map_err(
+        |error| match format!("{error:#}").contains("legacy_exceptions") {
+            true => error.context(
+                "it uses legacy exceptions, which the engine does not run: compile it with `-mllvm \
+             -wasm-use-legacy-eh=false`, or translate it with Binaryen's `wasm-opt \
+             --translate-to-exnref`",
+            ),
+            false => error,
+        },
+    )
+}
+
+/// Returns true if the module needs the engine's own heap, or if that cannot be found out.
+pub(super) fn needs_engine_heap(
+    prepared: &PreparedPool,
+    module: &Module,
+    wasm: &[u8],
+) -> Result<bool, Error> {
+    // A pool does not find it out for a module without memories and tables.
+    Ok(prepared.needs_engine_heap(module)? && !is_valid_without_heap(wasm))
+}
+
+/// Returns true if the module is valid without the proposals that need the engine's own heap.
+fn is_valid_without_heap(wasm: &[u8]) -> bool {
+    let mut config = Config::new();
+    config
+        .wasm_gc(false)
+        .wasm_function_references(false)
+        .wasm_exceptions(false)
+        .gc_support(false);
+    let engine = Engine::new(&config);
+    engine.is_ok_and(|engine| Module::validate(&engine, wasm).is_ok())
+}
+
+/// The function call that the command line requests.
+struct Call {
+    function: String,
+    args: Vec<Val>,
+    results: usize,
+    /// The module is a library that must be initialized first.
+    initialize: bool,
+}
+
+impl Call {
+    fn read(opts: &Opts, args: &[String], module: &Module) -> Result<Self> {
+        let function = opts.invoke.as_deref().unwrap_or(START);
+        let Some(ExternType::Func(ty)) = module.get_export(function) else {
+            let functions = module
+                .exports()
+                .filter(|export| export.ty().func().is_some());
+            let known: Vec<&str> = functions.map(|export| export.name()).collect();
+            if known.is_empty() {
+                bail!("it exports no function, so there is nothing to run");
+            }
+            bail!(
+                "it exports no function `{function}`: choose one with `--invoke NAME` before the \
+                 module (it exports {})",
+                known.join(", ")
+            );
+        };
+        // The arguments of a program are passed by WASI.
+        let given = match opts.invoke {
+            Some(_) => args,
+            None => &[],
+        };
+        let args = arguments(given, ty.params()).with_context(|| format!("`{function}`"))?;
+        let is_unit = |ty: ExternType| {
+            ty.func()
+                .is_some_and(|ty| ty.params().len() == 0 && ty.results().len() == 0)
+        };
+        Ok(Self {
+            function: function.to_owned(),
+            args,
+            results: ty.results().len(),
+            initialize: opts.invoke.is_some() && module.get_export(INITIALIZE).is_some_and(is_unit),
+        })
+    }
+
+    /// Calls the function, and returns its results as text.
+    fn run(&self, store: &mut Store<State>, instance: Instance) -> wasmtime::Result<Vec<String>> {
+        let mut results = vec![Val::I32(0); self.results];
+        let mut call = |name: &str, args: &[Val], results: &mut [Val]| {
+            let function = instance.get_func(&mut *store, name);
+            let function = function.ok_or_else(|| engine_error!("no function `{name}`"))?;
+            function.call(&mut *store, args, results)
+        };
+        if self.initialize {
+            call(INITIALIZE, &[], &mut [])?;
+        }
+        call(&self.function, &self.args, &mut results)?;
+        Ok(results.iter().map(show).collect())
+    }
+}

@@ -1,0 +1,2 @@
+;; RUN: run --dir ::/data %s
+(module (func (export "_start")))

@@ -1,0 +1,2 @@
+;; RUN: run --env =3 %s
+(module (func (export "_start")))

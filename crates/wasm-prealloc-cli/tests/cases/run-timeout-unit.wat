@@ -1,0 +1,2 @@
+;; RUN: run --timeout 1h %s
+(module (func (export "_start")))

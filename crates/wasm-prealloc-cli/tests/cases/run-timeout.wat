@@ -1,0 +1,2 @@
+;; RUN: run --json --timeout 50ms %s
+(module (func (export "_start") (loop $forever (br $forever))))
