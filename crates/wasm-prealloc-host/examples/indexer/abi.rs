@@ -1,62 +1,110 @@
-//! The functions that a guest can call. A buffer is a pointer to bytes; their length, a u32 in
-//! little-endian order, is 4 bytes before them.
+//! The functions that a guest can call: the module `env` of its imports. An invalid argument is a
+//! trap. Nothing here writes the database.
 //!
-//! An invalid argument of a guest is a trap. Nothing here writes the database.
-
-use std::ops::Range;
+//! | import | what it does |
+//! |---|---|
+//! | `__host_len() -> i32` | returns the length of the input in bytes |
+//! | `__load_input(ptr)` | writes the input: the height as a u32 (little-endian), then the block or the view's input |
+//! | `__get_len(key) -> i32` | returns the length of a key's value, 0 if it has none |
+//! | `__get(key, ptr)` | writes the value of a key |
+//! | `__flush(list)` | takes keys and values in turn, as protobuf: `repeated bytes list = 1` |
+//! | `__log(text)` | takes a line of text |
+//! | `abort(..)` | ends the instance; AssemblyScript passes a message, a file, a line and a column |
+//!
+//! `key`, `list` and `text` are buffers (see `buffers`). `__get` reads the state before the block;
+//! in a view, the state after the block at the view's height. A block that flushes more than once
+//! stores all of it, and the last value of each key. A view is read-only: `__flush` traps in it.
+//! An import that is not in the table traps when it is called.
 
 use wasmtime::{
-    Caller, Engine, Extern, Linker, ResourceLimiter, Result, StoreLimits, bail, ensure, format_err,
+    Caller, Engine, Extern, ExternType, FuncType, Linker, Module, ResourceLimiter, Result,
+    StoreLimits, Val, bail, ensure,
 };
 
+use crate::buffers::{buffer, length, write};
+use crate::protobuf::decode_list;
 use crate::store::{Flushed, Snapshot};
 
-/// The state of one block's instance.
+/// The state of one instance.
 pub(crate) struct Guest {
-    /// The height as a u32 in little-endian order, then the block.
+    /// The height as a u32 in little-endian order, then the block or the view's input.
     input: Vec<u8>,
     stored: Snapshot,
-    flushed: Flushed,
+    output: Output,
     log: bool,
     /// Bounds what the instance takes beside its memory.
     pub(crate) limiter: Box<dyn ResourceLimiter + Send>,
 }
 
+enum Output {
+    /// The values that a block flushed; `None` before it flushed any.
+    Block(Option<Flushed>),
+    /// A view flushes nothing. It returns a buffer.
+    View,
+}
+
 impl Guest {
-    pub(crate) fn new(height: u32, block: &[u8], stored: Snapshot, log: bool) -> Guest {
+    /// Returns the state of an instance that indexes a block.
+    pub(crate) fn block(height: u32, block: &[u8], stored: Snapshot, log: bool) -> Guest {
+        Guest::new(height, block, stored, Output::Block(None), log)
+    }
+
+    /// Returns the state of an instance that answers a view.
+    pub(crate) fn view(height: u32, input: &[u8], stored: Snapshot, log: bool) -> Guest {
+        Guest::new(height, input, stored, Output::View, log)
+    }
+
+    fn new(height: u32, rest: &[u8], stored: Snapshot, output: Output, log: bool) -> Guest {
         let mut input = height.to_le_bytes().to_vec();
-        input.extend_from_slice(block);
+        input.extend_from_slice(rest);
         Guest {
             input,
             stored,
-            flushed: Flushed::new(),
+            output,
             log,
             limiter: Box::new(StoreLimits::default()),
         }
     }
 
-    pub(crate) fn into_flushed(self) -> Flushed {
-        self.flushed
+    /// Returns the values that the block flushed, or `None` if it called `__flush` not once.
+    pub(crate) fn into_flushed(self) -> Option<Flushed> {
+        match self.output {
+            Output::Block(flushed) => flushed,
+            Output::View => None,
+        }
     }
 
-    /// Returns a key's value: the one that this block flushed, or else the stored one, or else an
-    /// empty one.
+    /// Returns a key's stored value, or an empty one.
     fn value(&self, key: &[u8]) -> Result<Vec<u8>> {
-        if let Some(value) = self.flushed.get(key) {
-            return Ok(value.clone());
-        }
         match self.stored.get(key) {
             Ok(value) => Ok(value.unwrap_or_default()),
             Err(error) => bail!("reading the database: {error:#}"),
         }
+    }
+
+    fn flush(&mut self, message: &[u8]) -> Result<()> {
+        let Output::Block(flushed) = &mut self.output else {
+            bail!("__flush: a view is read-only; it returns its answer as a buffer");
+        };
+        let list = decode_list(message)?;
+        let pairs = list.chunks_exact(2);
+        ensure!(
+            pairs.remainder().is_empty(),
+            "__flush: the list ends with a key that has no value"
+        );
+        let flushed = flushed.get_or_insert_default();
+        for pair in pairs {
+            flushed.insert(pair[0].to_vec(), pair[1].to_vec());
+        }
+        Ok(())
     }
 }
 
 /// A guest that calls a function of the host.
 type Call<'a> = Caller<'a, Guest>;
 
-/// Defines the module `env` of a guest's imports.
-pub(crate) fn linker(engine: &Engine) -> Result<Linker<Guest>> {
+/// Defines the imports of a module.
+pub(crate) fn linker(engine: &Engine, module: &Module) -> Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     linker.func_wrap("env", "__host_len", |caller: Call<'_>| {
         length("__host_len", &caller.data().input)
@@ -77,16 +125,7 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<Guest>> {
     })?;
     linker.func_wrap("env", "__flush", |mut caller: Call<'_>, list: i32| {
         let (bytes, guest) = memory(&mut caller)?;
-        let list = decode_list(buffer("__flush", bytes, list)?)?;
-        let pairs = list.chunks_exact(2);
-        ensure!(
-            pairs.remainder().is_empty(),
-            "__flush: the list ends with a key that has no value"
-        );
-        for pair in pairs {
-            guest.flushed.insert(pair[0].to_vec(), pair[1].to_vec());
-        }
-        Ok(())
+        guest.flush(buffer("__flush", bytes, list)?)
     })?;
     linker.func_wrap("env", "__log", |mut caller: Call<'_>, text: i32| {
         let (bytes, guest) = memory(&mut caller)?;
@@ -96,7 +135,28 @@ pub(crate) fn linker(engine: &Engine) -> Result<Linker<Guest>> {
         }
         Ok(())
     })?;
+    if let Some(ty) = imported_function(module, "abort") {
+        linker.func_new("env", "abort", ty, |caller, arguments, _| {
+            abort(caller, arguments)
+        })?;
+    }
+    linker.define_unknown_imports_as_traps(module)?;
     Ok(linker)
+}
+
+/// Returns true if the module can flush values.
+pub(crate) fn can_flush(module: &Module) -> bool {
+    imported_function(module, "__flush").is_some()
+}
+
+/// Returns the type with which a module imports a function of `env`.
+fn imported_function(module: &Module, name: &str) -> Option<FuncType> {
+    let mut imports = module.imports();
+    let import = imports.find(|import| (import.module(), import.name()) == ("env", name))?;
+    match import.ty() {
+        ExternType::Func(ty) => Some(ty),
+        _ => None,
+    }
 }
 
 /// Borrows the guest's memory and its state.
@@ -107,140 +167,35 @@ fn memory<'c>(caller: &'c mut Call<'_>) -> Result<(&'c mut [u8], &'c mut Guest)>
     }
 }
 
-fn length(function: &str, bytes: &[u8]) -> Result<i32> {
-    let length = bytes.len();
-    i32::try_from(length)
-        .map_err(|_| format_err!("{function}: {length} bytes are more than a guest can address"))
-}
-
-/// Returns the bytes of the buffer at `pointer`.
-fn buffer<'m>(function: &str, memory: &'m [u8], pointer: i32) -> Result<&'m [u8]> {
-    let pointer = u64::from(pointer.cast_unsigned());
-    let Some(prefix) = pointer.checked_sub(4) else {
-        bail!("{function}: there is no room for a length before the pointer {pointer}");
-    };
-    let mut length = [0; 4];
-    length.copy_from_slice(&memory[range(function, memory, prefix, 4)?]);
-    let length = u64::from(u32::from_le_bytes(length));
-    Ok(&memory[range(function, memory, pointer, length)?])
-}
-
-fn write(function: &str, memory: &mut [u8], at: i32, bytes: &[u8]) -> Result<()> {
-    let at = u64::from(at.cast_unsigned());
-    let range = range(function, memory, at, bytes.len() as u64)?;
-    memory[range].copy_from_slice(bytes);
-    Ok(())
-}
-
-fn range(function: &str, memory: &[u8], at: u64, length: u64) -> Result<Range<usize>> {
-    // Both are at most 2^32, so the sum cannot overflow.
-    let end = at + length;
-    ensure!(
-        end <= memory.len() as u64,
-        "{function}: {length} bytes at {at} are outside of the guest's memory of {} bytes",
-        memory.len()
-    );
-    Ok(at as usize..end as usize)
-}
-
-/// Decodes the protobuf message `repeated bytes list = 1`. Other fields are skipped.
-fn decode_list(mut message: &[u8]) -> Result<Vec<&[u8]>> {
-    const VARINT: u64 = 0;
-    const FIXED_64: u64 = 1;
-    const BYTES: u64 = 2;
-    const FIXED_32: u64 = 5;
-    let mut list = Vec::new();
-    while !message.is_empty() {
-        let tag = take_varint(&mut message)?;
-        let (field, kind) = (tag >> 3, tag & 7);
-        ensure!(field != 0, "__flush: not protobuf, there is no field 0");
-        let bytes = match kind {
-            VARINT => {
-                take_varint(&mut message)?;
-                continue;
-            }
-            FIXED_64 => take(&mut message, 8)?,
-            BYTES => {
-                let length = take_varint(&mut message)?;
-                take(&mut message, length)?
-            }
-            FIXED_32 => take(&mut message, 4)?,
-            other => bail!("__flush: not protobuf, there is no wire type {other}"),
-        };
-        if (field, kind) == (1, BYTES) {
-            list.push(bytes);
+/// Ends the instance with the message that it passed. AssemblyScript calls `abort` with two strings,
+/// a line and a column; another signature is reported as it is.
+fn abort(mut caller: Call<'_>, arguments: &[Val]) -> Result<()> {
+    match *arguments {
+        [
+            Val::I32(message),
+            Val::I32(file),
+            Val::I32(line),
+            Val::I32(column),
+        ] => {
+            let bytes: &[u8] = memory(&mut caller).map_or(&[], |(bytes, _)| bytes);
+            let (message, file) = (utf16(bytes, message), utf16(bytes, file));
+            let (line, column) = (line.cast_unsigned(), column.cast_unsigned());
+            bail!("the guest called abort: {message} ({file}:{line}:{column})")
         }
+        [] => bail!("the guest called abort"),
+        _ => bail!("the guest called abort with the arguments {arguments:?}"),
     }
-    Ok(list)
 }
 
-fn take<'m>(message: &mut &'m [u8], length: u64) -> Result<&'m [u8]> {
-    let left = message.len();
-    ensure!(
-        length <= left as u64,
-        "__flush: not protobuf, a field of {length} bytes has only {left} left"
-    );
-    let (taken, rest) = message.split_at(length as usize);
-    *message = rest;
-    Ok(taken)
-}
-
-/// Takes a number in groups of 7 bits, the least significant first, of at most 64 bits.
-fn take_varint(message: &mut &[u8]) -> Result<u64> {
-    let mut value: u64 = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = u64::from(take(message, 1)?[0]);
-        let bits = byte & 0x7f;
-        ensure!(
-            shift < 63 || bits <= 1,
-            "__flush: not protobuf, a number of more than 64 bits"
-        );
-        value |= bits << shift;
-        if byte < 0x80 {
-            return Ok(value);
+/// Reads a string of AssemblyScript, which is in UTF-16. A null pointer is an empty string.
+fn utf16(memory: &[u8], pointer: i32) -> String {
+    match buffer("abort", memory, pointer) {
+        _ if pointer == 0 => String::new(),
+        Ok(bytes) => {
+            let (units, _) = bytes.as_chunks();
+            let units: Vec<u16> = units.iter().map(|unit| u16::from_le_bytes(*unit)).collect();
+            String::from_utf16_lossy(&units)
         }
-    }
-    bail!("__flush: not protobuf, a number of more than 10 bytes")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lists_are_decoded_and_other_fields_skipped() {
-        let message = b"\x0a\x03key\x10\x96\x01\x0a\x00\x1d\0\0\0\0\x12\x01x";
-        assert_eq!(decode_list(message).unwrap(), [&b"key"[..], b""]);
-        assert!(decode_list(b"").unwrap().is_empty());
-    }
-
-    #[test]
-    fn invalid_protobuf_is_an_error() {
-        for message in [
-            &b"\x0a"[..],
-            b"\x0a\x05key",
-            b"\x0b",
-            b"\x02\x00",
-            b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
-            b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02",
-            b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
-        ] {
-            assert!(decode_list(message).is_err(), "{message:?}");
-        }
-    }
-
-    #[test]
-    fn buffers_must_lie_in_memory() {
-        let mut memory = [0; 16];
-        memory[4] = 8;
-        assert_eq!(buffer("f", &memory, 8).unwrap(), [0; 8]);
-        assert_eq!(buffer("f", &memory, 16).unwrap(), [0; 0]);
-        for pointer in [0, 3, 17, 20, -1] {
-            assert!(buffer("f", &memory, pointer).is_err(), "{pointer}");
-        }
-        memory[4] = 9;
-        assert!(buffer("f", &memory, 8).is_err());
-        assert!(write("f", &mut memory, 13, b"four").is_err());
-        write("f", &mut memory, 12, b"four").unwrap();
+        Err(_) => format!("(no string at {})", pointer.cast_unsigned()),
     }
 }

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::hexadecimal;
+
 /// Reads a block: the file of that name if there is one, else bytes in hexadecimal.
 pub(crate) fn read_block(block: &str) -> Result<Vec<u8>> {
     if Path::new(block).is_file() {
         return std::fs::read(block).with_context(|| format!("cannot read {block}"));
     }
-    from_hexadecimal(block)
+    hexadecimal::decode(block)
         .ok_or_else(|| anyhow!("the block {block:?} is neither a file nor hexadecimal"))
 }
 
@@ -92,19 +94,9 @@ fn parse_line(path: &Path, number: u64, line: &str) -> Result<Option<Vec<u8>>> {
     if block.is_empty() {
         return Ok(None);
     }
-    let bytes = from_hexadecimal(block);
+    let bytes = hexadecimal::decode(block);
     let at = || format!("{}:{number}: not hexadecimal", path.display());
     bytes.with_context(at).map(Some)
-}
-
-fn from_hexadecimal(text: &str) -> Option<Vec<u8>> {
-    let text = text.strip_prefix("0x").unwrap_or(text);
-    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
-    let digits = digits?;
-    let (pairs, rest) = digits.as_chunks();
-    // Two hexadecimal digits fit into a byte.
-    let bytes = pairs.iter().map(|[high, low]| (high * 16 + low) as u8);
-    rest.is_empty().then(|| bytes.collect())
 }
 
 #[cfg(test)]

@@ -1,13 +1,12 @@
-//! The memory of the guests: the flags for it, the progress of its commit, the check that it is
-//! still there, and the statistics of the pool.
+//! The flags for the guests' memory, and the progress of its commit. Blocks and views have a pool
+//! each.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use wasm_prealloc_host::{
-    ApiItem, Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, Error, LockMemory, LockOptions,
-    MemoryPool, MemoryPoolBuilder, Policy, Progress, Stage, write_tracking,
+    ApiItem, Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, LockMemory, LockOptions, MemoryPool,
+    MemoryPoolBuilder, Policy, Progress, Reset, Stage,
 };
 
 use crate::service;
@@ -25,6 +24,9 @@ pub(crate) struct MemoryOpts {
     /// unchanged
     #[arg(long, default_value_t, value_name = "declared|commit-maximum")]
     policy: Policy,
+    /// The number of memories for blocks: 1, or 2, so that one is zeroed while the next block runs
+    #[arg(long, value_name = "1|2", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    block_slots: u8,
     /// The kind of pages
     #[arg(
         long,
@@ -58,9 +60,46 @@ pub(crate) struct MemoryOpts {
     check_interval: u64,
 }
 
+/// The flags for views, and for their memory.
+#[derive(clap::Args)]
+pub(crate) struct ViewMemoryOpts {
+    /// The number of views that run at the same time over HTTP, each in a memory of its own
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "listen")]
+    pub(crate) views: usize,
+    /// The size of a view's memory, in wasm pages of 64 KiB
+    #[arg(long, value_name = "PAGES", default_value_t = 4096)]
+    view_pages: u64,
+    /// As --policy, for the module that answers views
+    #[arg(long, value_name = "declared|commit-maximum", default_value_t = Policy::CommitMaximum)]
+    view_policy: Policy,
+    /// The module that answers views [default: the guest]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) view_module: Option<PathBuf>,
+    /// The number of views that may wait for a memory; one more is refused
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub(crate) waiting_views: usize,
+    /// The longest time that a view may run, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) view_timeout: u32,
+}
+
 impl MemoryOpts {
+    /// Returns the options of the pool for blocks.
+    pub(crate) fn for_blocks(&self) -> MemoryPoolBuilder {
+        self.builder(self.block_slots.into(), self.pages, self.policy)
+            .reset(match self.block_slots {
+                1 => Reset::Inline,
+                _ => Reset::Background,
+            })
+    }
+
+    /// Returns the options of the pool for views.
+    pub(crate) fn for_views(&self, views: &ViewMemoryOpts, slots: usize) -> MemoryPoolBuilder {
+        self.builder(slots, views.view_pages, views.view_policy)
+    }
+
     /// Returns a pool's options, which report the progress of securing.
-    pub(crate) fn builder(&self) -> MemoryPoolBuilder {
+    fn builder(&self, slots: usize, pages: u64, policy: Policy) -> MemoryPoolBuilder {
         let mut lock = LockOptions::default();
         if let Some(path) = &self.lock {
             lock.path.clone_from(path);
@@ -70,8 +109,9 @@ impl MemoryOpts {
         let mut reported = None;
         let mut last = Instant::now();
         MemoryPool::builder()
-            .pages(self.pages)
-            .policy(self.policy)
+            .slots(slots)
+            .pages(pages)
+            .policy(policy)
             .backing(self.backing)
             .margin_bytes(self.margin_bytes)
             .lock_memory(self.lock_memory)
@@ -111,101 +151,42 @@ fn describe(progress: Progress, lock: &str) -> String {
     }
 }
 
+/// The two uses of memory, which have flags of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    Blocks,
+    Views,
+}
+
 /// Replaces the names of the library's API in a message by flags. The match has no `_` arm, so that
 /// a new item cannot be forgotten.
-pub(crate) fn in_flags(message: &str) -> String {
+pub(crate) fn in_flags(message: &str, of: Use) -> String {
     ApiItem::rename(message, |item| {
-        Some(match item {
-            ApiItem::BackingAuto => "--backing auto".to_owned(),
-            ApiItem::PolicyDeclared => "--policy declared".to_owned(),
-            ApiItem::PolicyCommitMaximum => "--policy commit-maximum".to_owned(),
-            ApiItem::Pages => "--pages N".to_owned(),
-            ApiItem::LockMemoryAuto => "--lock-memory=auto".to_owned(),
-            ApiItem::LockPath => "--lock PATH".to_owned(),
-            ApiItem::LockTimeout => "--lock-timeout SECONDS".to_owned(),
-            // This host has one slot, one instance at a time, and no flags for these.
-            ApiItem::Slots
-            | ApiItem::Wait
-            | ApiItem::Secure
-            | ApiItem::Configure
-            | ApiItem::Engine
-            | ApiItem::Limiter
-            | ApiItem::TableElements
-            | ApiItem::EngineHeapBytes => return None,
-        })
+        let flag = match (item, of) {
+            (ApiItem::BackingAuto, _) => "--backing auto",
+            (ApiItem::PolicyDeclared, Use::Blocks) => "--policy declared",
+            (ApiItem::PolicyDeclared, Use::Views) => "--view-policy declared",
+            (ApiItem::PolicyCommitMaximum, Use::Blocks) => "--policy commit-maximum",
+            (ApiItem::PolicyCommitMaximum, Use::Views) => "--view-policy commit-maximum",
+            (ApiItem::Pages, Use::Blocks) => "--pages N",
+            (ApiItem::Pages, Use::Views) => "--view-pages N",
+            (ApiItem::Slots, Use::Blocks) => "--block-slots 2",
+            (ApiItem::Slots, Use::Views) => "--views N",
+            (ApiItem::LockMemoryAuto, _) => "--lock-memory=auto",
+            (ApiItem::LockPath, _) => "--lock PATH",
+            (ApiItem::LockTimeout, _) => "--lock-timeout SECONDS",
+            // This host does these itself.
+            (
+                ApiItem::Wait
+                | ApiItem::Secure
+                | ApiItem::Configure
+                | ApiItem::Engine
+                | ApiItem::Limiter
+                | ApiItem::TableElements
+                | ApiItem::EngineHeapBytes,
+                _,
+            ) => return None,
+        };
+        Some(flag.to_owned())
     })
-}
-
-/// A pool whose residency is checked at intervals.
-pub(crate) struct CheckedPool {
-    pub(crate) pool: MemoryPool,
-    interval: Option<Duration>,
-    checked: Instant,
-    checks: u64,
-}
-
-impl CheckedPool {
-    pub(crate) fn new(pool: MemoryPool, interval: Option<Duration>) -> CheckedPool {
-        CheckedPool {
-            pool,
-            interval,
-            checked: Instant::now(),
-            checks: 0,
-        }
-    }
-
-    /// Checks that all of the memory is still there, if the last check is long enough ago.
-    pub(crate) fn check_if_due(&mut self) -> Result<(), Error> {
-        if self
-            .interval
-            .is_some_and(|interval| self.checked.elapsed() >= interval)
-        {
-            self.checked = Instant::now();
-            match self.pool.check() {
-                Ok(_) => self.checks += 1,
-                // A process that is not dumpable cannot read its own page tables.
-                Err(error @ Error::Unreadable { .. }) => {
-                    eprintln!("warning: the memory is not checked again: {error}");
-                    self.interval = None;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Prints what was secured.
-    pub(crate) fn report_secured(&self) {
-        if let Some(secured) = self.pool.secured() {
-            eprintln!("secured: {secured}");
-            service::set_status(&format!("secured: {secured}"));
-        }
-        if let (Policy::Declared, Err(error)) = (self.pool.policy(), write_tracking()) {
-            let error = in_flags(&error.to_string());
-            eprintln!("warning: each block zeroes its whole slot: {error}");
-        }
-    }
-}
-
-/// The statistics of the pool, on one line.
-impl fmt::Display for CheckedPool {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let statistics = self.pool.statistics();
-        write!(
-            f,
-            "pool: {} loans of {} slots ({} retired); resets: {} with write tracking ({} failed), {} \
-             up to the enforced size, {} of the whole slot; {} MiB zeroed in {:.3} s; {} checks of \
-             residency",
-            statistics.loans,
-            statistics.slots,
-            statistics.retired,
-            statistics.watermark_resets,
-            statistics.tracking_failures,
-            statistics.high_water_resets,
-            statistics.full_resets,
-            statistics.zeroed_bytes >> 20,
-            statistics.reset_time.as_secs_f64(),
-            self.checks,
-        )
-    }
 }

@@ -69,6 +69,11 @@ impl Service {
         Ok(())
     }
 
+    /// Returns the flag that a signal sets.
+    pub(crate) fn stopped(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stopped)
+    }
+
     /// Returns true if a signal asked the process to stop.
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)

@@ -1,0 +1,217 @@
+//! Views: exports of the guest that read the index and return an answer. Many run at the same time,
+//! each in a new instance with a memory of its own, and none changes the index.
+//!
+//! Waiting for a memory suspends the task. The guest itself runs on a thread for blocking work, so
+//! that it does not hold up the tasks of other requests.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{task, time};
+
+use crate::abi::Guest;
+use crate::host::{Host, TimedOut};
+use crate::store::Index;
+use crate::times::Times;
+
+/// The length of an epoch of the engine.
+const EPOCH: Duration = Duration::from_millis(100);
+
+/// Returns the number of epochs after which a view traps.
+pub(crate) fn deadline(timeout_seconds: u32) -> u64 {
+    let epochs = u64::from(timeout_seconds) * 1000 / EPOCH.as_millis() as u64;
+    // The first epoch is shorter.
+    epochs + 1
+}
+
+/// The engine for views.
+pub(crate) struct Views {
+    host: Host,
+    index: Arc<Index>,
+    log: bool,
+    /// A permit for each memory.
+    memories: Arc<Semaphore>,
+    slots: usize,
+    most_waiting: usize,
+    counters: Mutex<Counters>,
+}
+
+/// The counters of views.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// The views that were answered, each from its request to its answer.
+    pub(crate) answered: Times,
+    /// The number of views that trapped or took too long.
+    pub(crate) failed: u64,
+    /// The number of views that were refused because too many waited.
+    pub(crate) refused: u64,
+    /// The number of views that wait for a memory now.
+    pub(crate) waiting: usize,
+}
+
+/// A request for a view.
+pub(crate) struct Request {
+    pub(crate) name: String,
+    pub(crate) input: Vec<u8>,
+    /// The height whose state the view reads. `None` for the last that was indexed.
+    pub(crate) height: Option<u32>,
+}
+
+/// An answer of a view.
+pub(crate) struct Answer {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) height: u32,
+}
+
+/// The reason why a view has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ViewError {
+    #[error(
+        "the guest exports no view {name:?}: a function without parameters that returns a pointer"
+    )]
+    Unknown { name: String },
+    #[error("height {height} is not indexed yet; the last height is {last}")]
+    NotIndexed { height: u32, last: u32 },
+    #[error("no block is indexed yet")]
+    Empty,
+    #[error(
+        "{waiting} views wait for {slots} memories (--waiting-views, --views); try again later"
+    )]
+    TooManyWait { waiting: usize, slots: usize },
+    #[error("the indexer stops")]
+    Stopping,
+    #[error("the view {name:?} has no answer: {TimedOut}")]
+    TimedOut { name: String },
+    #[error("the view {name:?} has no answer")]
+    Failed {
+        name: String,
+        #[source]
+        cause: anyhow::Error,
+    },
+}
+
+impl Views {
+    /// `slots` is the number of memories of the host's pool.
+    pub(crate) fn new(
+        host: Host,
+        index: Arc<Index>,
+        slots: usize,
+        most_waiting: usize,
+        log: bool,
+    ) -> Views {
+        Views {
+            host,
+            index,
+            log,
+            memories: Arc::new(Semaphore::new(slots)),
+            slots,
+            most_waiting,
+            counters: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn counters(&self) -> MutexGuard<'_, Counters> {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts the engine's epochs, by which views time out.
+    pub(crate) async fn count_epochs(self: Arc<Views>) {
+        let mut epochs = time::interval(EPOCH);
+        loop {
+            epochs.tick().await;
+            self.host.engine().increment_epoch();
+        }
+    }
+
+    /// Refuses the views that wait, and all later ones. Those that run are answered.
+    pub(crate) fn stop(&self) {
+        self.memories.close();
+    }
+
+    /// Answers a view.
+    pub(crate) async fn answer(self: Arc<Views>, request: Request) -> Result<Answer, ViewError> {
+        let begin = Instant::now();
+        if !self.host.has_view(&request.name) {
+            return Err(ViewError::Unknown { name: request.name });
+        }
+        let memory = self.memory().await?;
+        let views = Arc::clone(&self);
+        let name = request.name.clone();
+        let running = task::spawn_blocking(move || {
+            let answer = views.run(&request);
+            drop(memory);
+            answer
+        });
+        let outcome = running.await.unwrap_or_else(|panic| {
+            let cause = anyhow!("the host panicked: {panic}");
+            Err(ViewError::Failed { name, cause })
+        });
+        let mut counters = self.counters();
+        match &outcome {
+            Ok(_) => counters.answered.record(begin.elapsed()),
+            Err(_) => counters.failed += 1,
+        }
+        outcome
+    }
+
+    /// Waits for a memory, unless too many others do.
+    async fn memory(&self) -> Result<OwnedSemaphorePermit, ViewError> {
+        if let Ok(free) = Arc::clone(&self.memories).try_acquire_owned() {
+            return Ok(free);
+        }
+        let _waiting = Waiting::begin(self)?;
+        let free = Arc::clone(&self.memories).acquire_owned().await;
+        free.map_err(|_| ViewError::Stopping)
+    }
+
+    fn run(&self, request: &Request) -> Result<Answer, ViewError> {
+        let failed = |cause: anyhow::Error| {
+            let name = request.name.clone();
+            match cause.is::<TimedOut>() {
+                true => ViewError::TimedOut { name },
+                false => ViewError::Failed { name, cause },
+            }
+        };
+        let last = self.index.last_height().map_err(failed)?;
+        let last = last.ok_or(ViewError::Empty)?;
+        let height = match request.height {
+            Some(height) if height > last => return Err(ViewError::NotIndexed { height, last }),
+            Some(height) => height,
+            None => last,
+        };
+        let state = self.index.snapshot_at(height).map_err(failed)?;
+        let guest = Guest::view(height, &request.input, state, self.log);
+        let answer = self
+            .host
+            .instantiate(guest)
+            .and_then(|mut running| running.view(&request.name));
+        let bytes = answer.map_err(failed)?;
+        Ok(Answer { bytes, height })
+    }
+}
+
+/// A view that waits. It stops waiting when this is dropped, also because its client has gone.
+struct Waiting<'a>(&'a Views);
+
+impl Waiting<'_> {
+    fn begin(views: &Views) -> Result<Waiting<'_>, ViewError> {
+        let mut counters = views.counters();
+        if counters.waiting >= views.most_waiting {
+            counters.refused += 1;
+            return Err(ViewError::TooManyWait {
+                waiting: counters.waiting,
+                slots: views.slots,
+            });
+        }
+        counters.waiting += 1;
+        Ok(Waiting(views))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.counters().waiting -= 1;
+    }
+}
