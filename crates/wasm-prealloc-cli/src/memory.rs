@@ -9,7 +9,7 @@ use clap::builder::PossibleValue;
 use indicatif::{ProgressBar, ProgressStyle};
 use wasm_prealloc_host::{
     ApiItem, Backing, Condition, DEFAULT_MARGIN_BYTES, Error, LockMemory, LockOptions,
-    MemoryPoolBuilder, Policy, Progress, Stage,
+    MemoryPoolBuilder, Policy, PolicyError, Progress, Stage,
 };
 
 use crate::names::names;
@@ -212,9 +212,10 @@ impl Display {
 }
 
 /// Returns the message of an error, in which flags are named instead of the library's API.
-pub(crate) fn with_flags(error: Error) -> anyhow::Error {
-    let pages = match &error {
-        Error::SlotTooSmall { maximum, .. } => *maximum,
+pub(crate) fn with_flags(error: impl Into<Error>) -> anyhow::Error {
+    let error = error.into();
+    let pages = match error.policy() {
+        Some(PolicyError::SlotTooSmall { maximum, .. }) => *maximum,
         _ => None,
     };
     let message = error.to_string();
@@ -264,36 +265,36 @@ fn with_pages(message: &str, pages: Option<u64>) -> String {
 mod tests {
     use std::io;
 
-    use wasm_prealloc_host::Limit;
+    use wasm_prealloc_host::{LendError, Limit, SecureError};
 
     use super::*;
 
     #[test]
     fn errors_name_flags_and_no_items_of_the_library() {
-        let huge_pages = Error::NoHugePages {
+        let huge_pages = SecureError::NoHugePages {
             collapsed_bytes: 0,
             needed_bytes: 1,
         };
-        let growth = Error::GrowthNotAssured {
+        let growth = SecureError::GrowthNotAssured {
             limit: Limit::DataSegment,
         };
-        let slot = Error::SlotTooSmall {
+        let slot = LendError::Policy(PolicyError::SlotTooSmall {
             maximum: Some(17),
             slot_pages: 16,
-        };
+        });
         let path = PathBuf::from("/lock");
-        let lock = Error::Lock {
+        let lock = SecureError::Lock {
             path: path.clone(),
             source: io::ErrorKind::NotFound.into(),
         };
         let waited = Duration::from_secs(120);
-        let timeout = Error::LockTimeout { path, waited };
+        let timeout = SecureError::LockTimeout { path, waited };
         for (error, flag) in [
-            (huge_pages, "(`--backing auto`)"),
-            (growth, "use `--policy declared`"),
-            (slot, "(`--pages 17`)"),
-            (lock, "(`--lock PATH`)"),
-            (timeout, "(`--lock-timeout SECONDS`)"),
+            (Error::from(huge_pages), "(`--backing auto`)"),
+            (growth.into(), "use `--policy declared`"),
+            (slot.into(), "(`--pages 17`)"),
+            (lock.into(), "(`--lock PATH`)"),
+            (timeout.into(), "(`--lock-timeout SECONDS`)"),
         ] {
             let message = with_flags(error).to_string();
             assert!(

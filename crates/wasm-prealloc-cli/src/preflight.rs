@@ -10,8 +10,8 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use wasm_prealloc::MAX_PAGES;
 use wasm_prealloc_host::{
-    Condition, Conditions, DEFAULT_TABLE_ELEMENTS, Headroom, MemoryPool, MemoryPoolBuilder, Need,
-    Reading,
+    Condition, Conditions, DEFAULT_TABLE_ELEMENTS, Headroom, LendError, MemoryPool,
+    MemoryPoolBuilder, Need, Reading,
 };
 
 use crate::io::print_json;
@@ -217,7 +217,7 @@ fn report_condition(condition: &Condition) -> ConditionReport {
 
 /// Measures what a reset costs after a block that wrote 1 MiB: the median of several. Returns
 /// `None` for a pool that does not count its resets by one of the known methods.
-fn measure_reset(pool: &MemoryPool) -> Result<Option<ResetReport>, wasm_prealloc_host::Error> {
+fn measure_reset(pool: &MemoryPool) -> Result<Option<ResetReport>, LendError> {
     const ROUNDS: usize = 5;
     const WRITTEN_BYTES: usize = 1 << 20;
     let pages = pool.pages();

@@ -73,7 +73,6 @@ pub mod bare;
 mod commit;
 mod engine;
 mod error;
-mod error_text;
 mod limits;
 mod name;
 mod pool;
@@ -97,7 +96,7 @@ pub use engine::wasmtime::instantiate::{InstantiateError, WasmtimePool};
 pub use engine::wasmtime::limiter::StoreLimiter;
 #[cfg(feature = "wasmtime-runtime")]
 pub use engine::wasmtime::scope::{InstanceMemories, WithMemories};
-pub use error::Error;
+pub use error::{Error, LendError, PolicyError, SecureError, VerifyError};
 pub use limits::condition::Condition;
 pub use limits::conditions::Conditions;
 pub use limits::files::Files;

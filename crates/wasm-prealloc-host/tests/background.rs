@@ -7,7 +7,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use wasm_prealloc_host::{Error, MemoryPool, Policy, Reset, Tracking, WhenExhausted};
+use wasm_prealloc_host::{
+    LendError, MemoryPool, Policy, Reset, SecureError, Tracking, WhenExhausted,
+};
 
 use support::{in_child_process, is_zero, one_at_a_time, skipped, status_kib};
 
@@ -47,7 +49,7 @@ fn a_slot_that_is_being_reset_is_neither_lent_nor_free_and_is_waited_for() {
         assert!(is_zero(both.lend(1024, Some(1024)).unwrap().bytes()));
         let refused = pool.reserve(2).unwrap_err();
         assert!(
-            matches!(refused, Error::NoSlot { lent: 1, .. }),
+            matches!(refused, LendError::NoSlot { lent: 1, .. }),
             "{refused}"
         );
         drop(both);
@@ -127,11 +129,11 @@ fn a_forked_child_leaves_the_pool_alone() {
             // SAFETY: the child only uses the pool and ends without unwinding.
             match unsafe { libc::fork() } {
                 0 => {
-                    let refused = matches!(pool.lend(64, Some(64)), Err(Error::Forked))
-                        && matches!(pool.check(), Err(Error::Forked))
+                    let refused = matches!(pool.lend(64, Some(64)), Err(LendError::Forked))
+                        && matches!(pool.check(), Err(SecureError::Forked))
                         && match memory.grow_to(64 << 16) {
                             Ok(()) => minimum == 64,
-                            Err(error) => matches!(error, Error::Forked),
+                            Err(error) => matches!(error, LendError::Forked),
                         };
                     drop(memory);
                     drop(reserved);

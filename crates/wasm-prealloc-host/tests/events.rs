@@ -8,7 +8,7 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use tracing::span;
-use wasm_prealloc_host::{Error, LockOptions, MemoryPool, Policy, Reset, Tracking};
+use wasm_prealloc_host::{LendError, LockOptions, MemoryPool, Policy, Reset, Tracking};
 
 /// The pools that exist so far.
 static POOLS: Mutex<Vec<MemoryPool>> = Mutex::new(Vec::new());
@@ -74,7 +74,7 @@ fn a_subscriber_can_call_the_pool_at_each_event() {
                 let end = if block < 4 { 12 << 20 } else { 1 };
                 memory.bytes_mut()[..end].fill(1);
                 let refused = pool.lend(256, Some(256)).unwrap_err();
-                assert!(matches!(refused, Error::NoSlot { lent: 2, .. }));
+                assert!(matches!(refused, LendError::NoSlot { lent: 2, .. }));
             }
             // A refusal has events too.
             let builder = MemoryPool::builder().slots(20_000).lock(lock.clone());

@@ -5,7 +5,7 @@
 
 mod support;
 
-use wasm_prealloc_host::{Error, LentMemory, MemoryPool, Policy};
+use wasm_prealloc_host::{LendError, LentMemory, MemoryPool, Policy};
 
 use support::{fill_the_table_of_mappings, in_child_process, is_zero, skipped};
 
@@ -105,7 +105,7 @@ fn growth_is_never_refused_where_the_kernel_has_no_further_mapping() {
                 grow(&mut memory, &mut random);
                 grown += 1;
             }
-            Err(Error::System { .. }) => refused += 1,
+            Err(LendError::System { .. }) => refused += 1,
             Err(other) => panic!("{other}"),
         }
     }

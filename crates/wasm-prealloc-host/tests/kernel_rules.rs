@@ -5,7 +5,9 @@
 
 use std::path::Path;
 
-use wasm_prealloc_host::{Error, Files, Headroom, Limit, MemoryPool, Need, Reading, Visibility};
+use wasm_prealloc_host::{
+    Files, Headroom, Limit, MemoryPool, Need, Reading, SecureError, Visibility,
+};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -91,7 +93,7 @@ fn the_advised_commit_limit_is_enough_when_set_exactly() {
     let need = Need::commit(12 * GIB, 14 * GIB, 0);
     let shortfall = headroom.shortfall(&need).unwrap();
     assert_eq!(shortfall.needed_bytes, 12 * GIB + MIB + 128 * MIB);
-    let message = Error::Shortfall(shortfall.clone()).to_string();
+    let message = SecureError::Shortfall(shortfall.clone()).to_string();
     let kib = shortfall.sufficient_bytes() / KIB;
     for part in [
         "vm.overcommit_memory = 2",
@@ -348,7 +350,7 @@ fn more_memories_than_a_process_has_addresses_for_are_refused_at_once() {
     }
     for (slots, limit) in expected {
         match MemoryPool::builder().slots(slots).pages(1).secure() {
-            Err(Error::Shortfall(shortfall)) => assert_eq!(shortfall.limit, limit),
+            Err(SecureError::Shortfall(shortfall)) => assert_eq!(shortfall.limit, limit),
             other => panic!("{slots}: {other:?}"),
         }
     }

@@ -8,7 +8,7 @@ use std::sync::{Mutex, mpsc};
 use std::time::Duration;
 
 use tracing::span;
-use wasm_prealloc_host::{Error, LockOptions, MemoryPool, Policy, Reset, WhenExhausted};
+use wasm_prealloc_host::{LendError, LockOptions, MemoryPool, Policy, Reset, WhenExhausted};
 
 static POOL: Mutex<Option<MemoryPool>> = Mutex::new(None);
 /// The loans in events, by outcome: served, or refused.
@@ -43,7 +43,7 @@ impl tracing::Subscriber for Borrower {
                 0
             }
             Err(error) => {
-                assert!(matches!(error, Error::NoSlot { .. }), "{error}");
+                assert!(matches!(error, LendError::NoSlot { .. }), "{error}");
                 1
             }
         };

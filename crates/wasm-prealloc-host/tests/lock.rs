@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use wasm_prealloc_host::{Error, LockOptions, MemoryPool, Stage};
+use wasm_prealloc_host::{LockOptions, MemoryPool, SecureError, Stage};
 
 use support::{one_at_a_time, skipped};
 
@@ -124,7 +124,7 @@ fn a_lock_that_is_held_ends_in_an_error_that_names_it() {
     let held = std::fs::File::open(&path).unwrap();
     held.lock().unwrap();
     match builder().secure() {
-        Err(Error::LockTimeout {
+        Err(SecureError::LockTimeout {
             path: named,
             waited,
         }) => {

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use wasm_prealloc_host::{
-    Backing, Error, LentMemory, Limit, MemoryPool, Method, Policy, Stage, Tracking, WhenExhausted,
-    resident_bytes,
+    Backing, LendError, LentMemory, Limit, MemoryPool, Method, Policy, PolicyError, SecureError,
+    Stage, Tracking, WhenExhausted, resident_bytes,
 };
 
 use support::{is_zero, one_at_a_time, skipped, status_kib};
@@ -124,7 +124,7 @@ fn a_pool_without_a_free_slot_fails_or_waits_as_configured() {
     let failing = pool(WhenExhausted::Fail);
     let first = lend(&failing);
     match failing.lend(1, Some(1)) {
-        Err(error @ Error::NoSlot { .. }) => {
+        Err(error @ LendError::NoSlot { .. }) => {
             let text = error.to_string();
             assert!(text.starts_with("no memory is free: of the pool's 1 slots 1 are lent; "));
         }
@@ -138,7 +138,7 @@ fn a_pool_without_a_free_slot_fails_or_waits_as_configured() {
     let waiting = pool(wait);
     let first = lend(&waiting);
     match waiting.lend(1, Some(1)) {
-        Err(Error::NoSlot { waited, .. }) => assert!(waited >= wait),
+        Err(LendError::NoSlot { waited, .. }) => assert!(waited >= wait),
         other => panic!("{other:?}"),
     }
     drop(first);
@@ -158,7 +158,7 @@ fn limits_that_do_not_suit_the_policy_are_refused() {
     let pool = MemoryPool::builder().pages(4).secure().unwrap();
     for (minimum, maximum) in [(4, None), (3, Some(4)), (5, Some(5)), (0, Some(4))] {
         match pool.lend(minimum, maximum) {
-            Err(Error::NotPinned { expected: 4, .. }) => {}
+            Err(LendError::Policy(PolicyError::NotPinned { expected: 4, .. })) => {}
             other => panic!("{minimum} {maximum:?}: {other:?}"),
         }
     }
@@ -166,14 +166,17 @@ fn limits_that_do_not_suit_the_policy_are_refused() {
     let pool = pool.secure().unwrap();
     for (minimum, maximum) in [(0, None), (3, Some(5)), (4, Some(3))] {
         match pool.lend(minimum, maximum) {
-            Err(Error::SlotTooSmall { .. }) => {}
+            Err(LendError::Policy(PolicyError::SlotTooSmall { .. })) => {}
             other => panic!("{minimum} {maximum:?}: {other:?}"),
         }
     }
     let mut memory = pool.lend(1, Some(3)).unwrap();
     assert_eq!((memory.len(), memory.maximum_bytes()), (1 << 16, 3 << 16));
     let refused = memory.grow_to((3 << 16) + 1).unwrap_err();
-    assert!(matches!(refused, Error::SlotTooSmall { .. }), "{refused}");
+    assert!(
+        matches!(refused, LendError::Policy(PolicyError::SlotTooSmall { .. })),
+        "{refused}"
+    );
     memory.grow_to(3 << 16).unwrap();
     memory.grow_to(0).unwrap();
     assert_eq!(memory.len(), 3 << 16);
@@ -224,7 +227,7 @@ fn a_pool_of_no_slots_secures_nothing_and_lends_nothing() {
     let pool = MemoryPool::builder().slots(0).secure().unwrap();
     assert_eq!(pool.secured(), None);
     match pool.lend(65_536, Some(65_536)) {
-        Err(Error::NoSlot { slots: 0, .. }) => {}
+        Err(LendError::NoSlot { slots: 0, .. }) => {}
         other => panic!("{other:?}"),
     }
 }
@@ -239,7 +242,7 @@ fn all_slots_count_against_a_limit_together() {
     // More slots than a machine has memory for; none of them is committed first.
     let since = Instant::now();
     match MemoryPool::builder().slots(100_000).secure() {
-        Err(Error::Shortfall(shortfall)) => assert!(shortfall.missing_bytes() > 0),
+        Err(SecureError::Shortfall(shortfall)) => assert!(shortfall.missing_bytes() > 0),
         other => panic!("{other:?}"),
     }
     assert!(since.elapsed() < Duration::from_secs(30));
@@ -251,9 +254,9 @@ fn more_slots_than_can_exist_are_refused_before_anything_is_mapped() {
     for slots in [usize::MAX, usize::MAX / 200, 1 << 40, 1 << 30] {
         let builder = MemoryPool::builder().slots(slots).pages(1);
         match builder.secure() {
-            Err(Error::TooManySlots { slots: named }) => assert_eq!(named, slots),
+            Err(SecureError::TooManySlots { slots: named }) => assert_eq!(named, slots),
             // The list would fit, and the memory does not.
-            Err(Error::Shortfall(_)) if slots < 1 << 41 => {}
+            Err(SecureError::Shortfall(_)) if slots < 1 << 41 => {}
             other => panic!("{slots}: {other:?}"),
         }
     }
@@ -314,7 +317,7 @@ fn the_machines_pool_of_huge_pages_backs_slots_or_is_named() {
     // The kernel protects these pages only as a whole, and tracks writes to them.
     assert_eq!(lender.statistics().tracking_failures, 0);
     match pool(1) {
-        Err(Error::Shortfall(shortfall)) => {
+        Err(SecureError::Shortfall(shortfall)) => {
             let limit = shortfall.limit.to_string();
             assert!(limit.ends_with("hugepages-2048kB"), "{limit}");
             assert_eq!(shortfall.needed_bytes, 64 * MIB as u64);
@@ -335,11 +338,11 @@ fn pages_of_1_gib_back_a_slot_or_are_named() {
         builder.backing(Backing::HugeTlb1G).secure()
     };
     match secure() {
-        Err(Error::Shortfall(shortfall)) => {
+        Err(SecureError::Shortfall(shortfall)) => {
             let limit = shortfall.limit.to_string();
             assert!(limit.ends_with("hugepages-1048576kB"), "{limit}");
         }
-        Err(Error::System { .. }) => return skipped("this machine has no pages of 1 GiB"),
+        Err(SecureError::System { .. }) => return skipped("this machine has no pages of 1 GiB"),
         other => panic!("{other:?}"),
     }
     let Some(_huge) = HugePages::reserve_or_skip(1 << 20, 1) else {
@@ -364,7 +367,7 @@ fn unsuitable_backings_are_refused_with_the_remedy() {
     ] {
         let builder = MemoryPool::builder().pages(pages).backing(backing);
         match builder.policy(policy).secure() {
-            Err(error @ Error::Backing { .. }) => {
+            Err(error @ SecureError::Backing { .. }) => {
                 assert!(error.to_string().contains(text), "{error}");
             }
             other => panic!("{other:?}"),
@@ -383,7 +386,7 @@ fn locked_memory_is_locked() {
             assert_eq!(status_kib("VmLck"), before);
         }
         // Without root's capability the limit may be lower than this.
-        Err(Error::Shortfall(shortfall)) => assert_eq!(shortfall.limit, Limit::LockedMemory),
+        Err(SecureError::Shortfall(shortfall)) => assert_eq!(shortfall.limit, Limit::LockedMemory),
         Err(other) => panic!("{other}"),
     }
 }

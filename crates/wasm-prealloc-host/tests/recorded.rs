@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use wasm_prealloc_host::{Error, Files, Headroom, Limit, Need, Reading, Visibility};
+use wasm_prealloc_host::{Files, Headroom, Limit, Need, Reading, SecureError, Visibility};
 
 const MIB: u64 = 1 << 20;
 /// The values in every tree's `/proc/meminfo`.
@@ -12,7 +12,7 @@ const MEM_TOTAL: u64 = 24_684_084 * 1024;
 const MEM_FREE: u64 = 22_711_904 * 1024;
 const MEM_AVAILABLE: u64 = 24_027_080 * 1024;
 
-fn read(case: &str) -> Result<Headroom, Error> {
+fn read(case: &str) -> Result<Headroom, SecureError> {
     let root = format!("{}/tests/trees/{case}", env!("CARGO_MANIFEST_DIR"));
     Headroom::read_from(&Files::under(root))
 }
@@ -251,7 +251,7 @@ fn each_limit_is_compared_with_its_own_part_of_the_need() {
 #[test]
 fn a_malformed_file_is_named() {
     match read("unreadable") {
-        Err(Error::Unreadable { path, .. }) => {
+        Err(SecureError::Unreadable { path, .. }) => {
             assert_eq!(path, std::path::Path::new("/sys/fs/cgroup/memory.current"));
         }
         other => panic!("{other:?}"),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use wasm_prealloc_host::{Error, MemoryPool, Policy, WhenExhausted};
+use wasm_prealloc_host::{LendError, MemoryPool, Policy, PolicyError, WhenExhausted};
 
 use support::is_zero;
 
@@ -34,12 +34,15 @@ fn a_reservation_lends_its_slots_and_gives_the_rest_back() {
     assert_eq!((pool.statistics().lent, pool.statistics().loans), (2, 0));
     // A refused module does not use its slot up.
     let refused = two.lend(15, Some(16)).unwrap_err();
-    assert!(matches!(refused, Error::NotPinned { .. }), "{refused}");
+    assert!(
+        matches!(refused, LendError::Policy(PolicyError::NotPinned { .. })),
+        "{refused}"
+    );
     let mut first = two.lend(16, Some(16)).unwrap();
     first.bytes_mut().fill(1);
     assert_eq!(two.len(), 1);
     match pool.reserve(2) {
-        Err(Error::NoSlot {
+        Err(LendError::NoSlot {
             slots: 3, lent: 2, ..
         }) => {}
         other => panic!("{other:?}"),
@@ -50,7 +53,7 @@ fn a_reservation_lends_its_slots_and_gives_the_rest_back() {
     let loans = [two.lend(16, Some(16)), two.lend(16, Some(16))];
     assert!(two.is_empty());
     match two.lend(16, Some(16)) {
-        Err(Error::NotReserved { reserved: 2 }) => {}
+        Err(LendError::NotReserved { reserved: 2 }) => {}
         other => panic!("{other:?}"),
     }
     drop((first, two));
@@ -71,7 +74,7 @@ fn more_than_can_ever_be_free_is_refused_at_once() {
     let waiting = pool(2, WhenExhausted::Wait(LONG));
     let held = waiting.reserve(1).unwrap();
     match waiting.reserve(3) {
-        Err(error @ Error::TooManyMemories { .. }) => assert_eq!(
+        Err(error @ LendError::TooManyMemories { .. }) => assert_eq!(
             error.to_string(),
             "3 memories are needed at once, and the pool can lend only 2; give it a slot for each \
              memory that a module defines (MemoryPoolBuilder::slots)"
@@ -82,7 +85,7 @@ fn more_than_can_ever_be_free_is_refused_at_once() {
     let none = pool(0, WhenExhausted::Wait(LONG));
     let refused = none.lend(16, Some(16)).unwrap_err();
     assert!(
-        matches!(refused, Error::NoSlot { slots: 0, .. }),
+        matches!(refused, LendError::NoSlot { slots: 0, .. }),
         "{refused}"
     );
     assert!(since.elapsed() < LONG);
@@ -152,7 +155,7 @@ fn a_request_that_gives_up_lets_the_next_one_pass() {
         // It is served when the large request gives up, before its own time is over.
         pool.lend(16, Some(16)).unwrap();
         match large.join().unwrap() {
-            Err(Error::NoSlot { lent: 1, .. }) => {}
+            Err(LendError::NoSlot { lent: 1, .. }) => {}
             other => panic!("{other:?}"),
         }
     });

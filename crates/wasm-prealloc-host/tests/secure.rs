@@ -5,7 +5,7 @@ mod support;
 
 use support::{is_zero, one_at_a_time, skipped};
 use wasm_prealloc_host::{
-    Backing, Error, Method, Requirements, SecuredRegion, WASM_PAGE_BYTES, resident_bytes,
+    Backing, Method, Requirements, SecureError, SecuredRegion, WASM_PAGE_BYTES, resident_bytes,
 };
 
 fn requirements(pages: u64, backing: Backing) -> Requirements {
@@ -51,7 +51,7 @@ fn transparent_huge_pages_throughout_or_an_error() {
     // With a tail that is smaller than a huge page.
     match SecuredRegion::secure(&requirements(4097, Backing::Transparent)) {
         Ok(region) => assert_eq!(region.secured().how, Method::Collapsed),
-        Err(Error::NoHugePages { needed_bytes, .. }) => {
+        Err(SecureError::NoHugePages { needed_bytes, .. }) => {
             assert_eq!(needed_bytes, 4097 << 16);
             skipped("no huge pages here, as the error says");
         }
@@ -80,7 +80,7 @@ fn a_whole_linear_memory_is_committed() {
 fn page_counts_out_of_range_are_refused() {
     for pages in [0, 65_537, u64::MAX] {
         match SecuredRegion::secure(&requirements(pages, Backing::Auto)) {
-            Err(Error::PageCount { pages: refused }) => assert_eq!(refused, pages),
+            Err(SecureError::PageCount { pages: refused }) => assert_eq!(refused, pages),
             other => panic!("{other:?}"),
         }
     }
@@ -91,7 +91,7 @@ fn a_margin_larger_than_the_machine_is_a_shortfall() {
     let mut requirements = requirements(16, Backing::Auto);
     requirements.margin_bytes = 1 << 50;
     match SecuredRegion::secure(&requirements) {
-        Err(Error::Shortfall(shortfall)) => {
+        Err(SecureError::Shortfall(shortfall)) => {
             assert_eq!(shortfall.needed_bytes, (1 << 50) + (1 << 20) + (1 << 11));
         }
         other => panic!("{other:?}"),
@@ -107,7 +107,7 @@ fn a_held_lock_is_waited_for_and_then_named() {
     requirements.lock.path = directory.path().to_owned();
     requirements.lock.timeout = std::time::Duration::from_millis(30);
     match SecuredRegion::secure(&requirements) {
-        Err(Error::LockTimeout { path, waited }) => {
+        Err(SecureError::LockTimeout { path, waited }) => {
             assert_eq!(path, directory.path());
             assert!(waited >= requirements.lock.timeout, "{waited:?}");
         }

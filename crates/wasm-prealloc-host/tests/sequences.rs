@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use wasm_prealloc_host::{
-    Error, LentMemory, LockOptions, MemoryPool, Policy, Reservation, Reset, Tracking, WhenExhausted,
+    LendError, LentMemory, LockOptions, MemoryPool, Policy, Reservation, Reset, Tracking,
+    WhenExhausted,
 };
 
 use support::is_zero;
@@ -151,13 +152,13 @@ impl<'a> Sequence<'a> {
     }
 
     /// Adds a memory that was lent, and checks that it shows nothing.
-    fn take(&mut self, lent: Result<LentMemory, Error>, may_be_refused: bool) {
+    fn take(&mut self, lent: Result<LentMemory, LendError>, may_be_refused: bool) {
         match lent {
             Ok(memory) => {
                 assert!(is_zero(memory.bytes()), "seed {}", self.seed);
                 self.lent.push(memory);
             }
-            Err(Error::NoSlot { .. }) if may_be_refused => {}
+            Err(LendError::NoSlot { .. }) if may_be_refused => {}
             Err(other) => panic!("{other}"),
         }
     }
@@ -184,8 +185,8 @@ impl<'a> Sequence<'a> {
         let free = self.pool.slots() - self.held();
         match self.pool.reserve(count) {
             Ok(reservation) => self.reserved.push(reservation),
-            Err(Error::NoSlot { .. }) => assert!(count > free),
-            Err(Error::TooManyMemories { .. }) => assert!(count > self.pool.slots()),
+            Err(LendError::NoSlot { .. }) => assert!(count > free),
+            Err(LendError::TooManyMemories { .. }) => assert!(count > self.pool.slots()),
             Err(other) => panic!("{other}"),
         }
     }
@@ -279,7 +280,7 @@ impl<'a> Sequence<'a> {
         if child == 0 {
             self.lent.clear();
             self.reserved.clear();
-            let refused = matches!(self.pool.reserve(1), Err(Error::Forked));
+            let refused = matches!(self.pool.reserve(1), Err(LendError::Forked));
             // SAFETY: the child ends here.
             unsafe { libc::_exit(if refused { 0 } else { 1 }) };
         }

@@ -7,7 +7,9 @@
 
 mod support;
 
-use wasm_prealloc_host::{Backing, Error, Method, Requirements, SecuredRegion, resident_bytes};
+use wasm_prealloc_host::{
+    Backing, Method, Requirements, SecureError, SecuredRegion, resident_bytes,
+};
 
 #[test]
 fn collapse_is_refused_and_memory_is_populated() {
@@ -26,7 +28,7 @@ fn collapse_is_refused_and_memory_is_populated() {
 
     requirements.backing = Backing::Transparent;
     match SecuredRegion::secure(&requirements) {
-        Err(Error::NoHugePages {
+        Err(SecureError::NoHugePages {
             collapsed_bytes,
             needed_bytes,
         }) => assert_eq!((collapsed_bytes, needed_bytes), (0, 4096 << 16)),

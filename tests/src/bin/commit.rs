@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use wasm_prealloc_host::{
     Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, Error, Headroom, LockMemory, LockOptions,
-    MemoryPool, Policy,
+    MemoryPool, Policy, SecureError,
 };
 
 /// Secure memory, or name on stderr the limit that leaves too little.
@@ -55,7 +55,7 @@ struct Opts {
 
 fn main() -> ExitCode {
     let opts = Opts::parse();
-    match secure(&opts).and_then(|pool| used(&opts, &pool)) {
+    match run(&opts) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -66,8 +66,12 @@ fn main() -> ExitCode {
     }
 }
 
+fn run(opts: &Opts) -> Result<(), Error> {
+    used(opts, &secure(opts)?)
+}
+
 /// Secures the memory and reports it.
-fn secure(opts: &Opts) -> Result<MemoryPool, Error> {
+fn secure(opts: &Opts) -> Result<MemoryPool, SecureError> {
     let mut lock = LockOptions::default();
     if let Some(path) = &opts.lock {
         lock.path.clone_from(path);

@@ -72,13 +72,13 @@ impl Cause {
 
 impl Failure {
     /// The module was not verified.
-    pub(super) fn not_verified(error: Error) -> Self {
-        Self::Refused(Refusal::NotPinned, memory::with_flags(error))
+    pub(super) fn not_verified(error: impl Into<Error>) -> Self {
+        Self::Refused(Refusal::NotPinned, memory::with_flags(error.into()))
     }
 
     /// The memory was not secured, or not lent.
-    pub(super) fn not_secured(error: Error) -> Self {
-        Self::Refused(Refusal::NotSecured, memory::with_flags(error))
+    pub(super) fn not_secured(error: impl Into<Error>) -> Self {
+        Self::Refused(Refusal::NotSecured, memory::with_flags(error.into()))
     }
 
     /// The time limit ended the program.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use wasm_prealloc_host::{Error, MemoryPool, Policy, Residency, write_tracking};
+use wasm_prealloc_host::{MemoryPool, Policy, Residency, SecureError, write_tracking};
 
 use crate::memory::{Use, in_flags};
 use crate::service;
@@ -51,7 +51,7 @@ impl Pools {
     }
 
     /// Checks that all of the memory is still there, if the last check is long enough ago.
-    pub(crate) fn check_if_due(&self) -> Result<(), Error> {
+    pub(crate) fn check_if_due(&self) -> Result<(), SecureError> {
         let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
         let elapsed = checks.last.elapsed();
         if self.pools.is_empty() || checks.interval.is_none_or(|interval| elapsed < interval) {
@@ -63,7 +63,7 @@ impl Pools {
             match pool.check() {
                 Ok(residency) => checks.found.push((*of, residency)),
                 // A process that is not dumpable cannot read its own page tables.
-                Err(error @ Error::Unreadable { .. }) => {
+                Err(error @ SecureError::Unreadable { .. }) => {
                     eprintln!("warning: the memory is not checked again: {error}");
                     checks.interval = None;
                     return Ok(());

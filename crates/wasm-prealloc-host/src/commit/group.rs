@@ -2,7 +2,7 @@
 
 use crate::commit::region::Layout;
 use crate::commit::requirements::{LockMemory, Requirements};
-use crate::error::Error;
+use crate::error::SecureError;
 use crate::limits::headroom::Need;
 use crate::sys::HUGE_PAGE_BYTES;
 
@@ -24,7 +24,7 @@ impl Group {
         reservation_bytes: usize,
         guard_bytes: usize,
         count: usize,
-    ) -> Result<Group, Error> {
+    ) -> Result<Group, SecureError> {
         let bytes = requirements.bytes()?;
         requirements.check_backing(bytes)?;
         let pool_page_log2 = requirements.backing.pool_page_log2();

@@ -13,7 +13,7 @@ use crate::commit::requirements::{LockMemory, Requirements};
 use crate::commit::residency::{Mapped, Reader};
 use crate::commit::secure::{keep, whole_milliseconds};
 use crate::commit::trial::Trial;
-use crate::error::Error;
+use crate::error::SecureError;
 use crate::limits::explain::explain;
 use crate::limits::headroom::{Headroom, Need};
 use crate::sys::{self, Mapping};
@@ -37,9 +37,9 @@ use crate::sys::{self, Mapping};
 /// [`SecuredRegion::secure`]: crate::SecuredRegion::secure
 ///
 /// # Errors
-/// As for [`SecuredRegion::secure`]; [`Error::Backing`] for pages of the machine's pool, which
-/// cannot back memory that is already mapped; [`Error::Mapping`] for shared memory, and for
-/// a part that is not mapped, or not readable and writable.
+/// As for [`SecuredRegion::secure`]; [`SecureError::Backing`] for pages of the machine's pool,
+/// which cannot back memory that is already mapped; [`SecureError::Mapping`] for shared memory, and
+/// for a part that is not mapped, or not readable and writable.
 ///
 /// # Safety
 /// All of the range is mapped, readable and writable, and stays so during the call.
@@ -58,9 +58,9 @@ pub unsafe fn secure_in_place(
     start: *mut u8,
     bytes: usize,
     requirements: &Requirements,
-) -> Result<Secured, Error> {
+) -> Result<Secured, SecureError> {
     if requirements.backing.pool_page_log2().is_some() {
-        return Err(Error::Backing {
+        return Err(SecureError::Backing {
             backing: requirements.backing,
             why: "the memory is mapped already; use Backing::Auto",
         });
@@ -142,26 +142,26 @@ pub unsafe fn secure_in_place(
     commit().map_err(|failure| explain(failure, &need))
 }
 
-const NOT_MAPPED: Error = Error::Mapping {
+const NOT_MAPPED: SecureError = SecureError::Mapping {
     why: "a part of it is not mapped; give only the range that the engine has mapped",
 };
 
 /// Reads the mappings of a range, and checks that they are private and cover all of it, readable and
 /// writable. Populating anything else would end the process.
-fn private_mappings(range: Range<usize>) -> Result<Vec<Mapping>, Error> {
+fn private_mappings(range: Range<usize>) -> Result<Vec<Mapping>, SecureError> {
     let bytes = range.len();
-    let mappings = sys::mappings(range).map_err(|source| Error::Unreadable {
+    let mappings = sys::mappings(range).map_err(|source| SecureError::Unreadable {
         path: "/proc/self/maps".into(),
         source,
     })?;
     if mappings.iter().any(|mapping| mapping.shared) {
-        return Err(Error::Mapping {
+        return Err(SecureError::Mapping {
             why: "it is shared (MAP_SHARED), so other processes can change it and take it away; \
                   map it with MAP_PRIVATE",
         });
     }
     if mappings.iter().any(|mapping| !mapping.accessible) {
-        return Err(Error::Mapping {
+        return Err(SecureError::Mapping {
             why: "a part of it is not readable and writable; give only the range that the guest \
                   can use now",
         });
@@ -267,7 +267,10 @@ pub(crate) mod tests {
         let mut memory = [0_u8; 8];
         // SAFETY: the array outlives the call.
         let refused = unsafe { secure_in_place(memory.as_mut_ptr(), 8, requirements) };
-        assert!(matches!(refused, Err(Error::Backing { .. })), "{refused:?}");
+        assert!(
+            matches!(refused, Err(SecureError::Backing { .. })),
+            "{refused:?}"
+        );
     }
 
     #[cfg(target_os = "linux")]
@@ -277,7 +280,10 @@ pub(crate) mod tests {
         let refused = |start: *mut u8, bytes| {
             // SAFETY: nothing uses the range, of which the call checks that it is writable.
             let refused = unsafe { secure_in_place(start, bytes, &Requirements::default()) };
-            assert!(matches!(refused, Err(Error::Mapping { .. })), "{refused:?}");
+            assert!(
+                matches!(refused, Err(SecureError::Mapping { .. })),
+                "{refused:?}"
+            );
         };
         for at in [0, 1 << 20, bytes - part] {
             for access in [libc::PROT_NONE, libc::PROT_READ] {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
+use crate::error::SecureError;
 use crate::sys;
 
 const POLL: Duration = Duration::from_millis(10);
@@ -72,7 +72,7 @@ impl CommitLock {
     pub(crate) fn acquire(
         options: &LockOptions,
         waiting: &mut dyn FnMut(),
-    ) -> Result<CommitLock, Error> {
+    ) -> Result<CommitLock, SecureError> {
         let path = &options.path;
         let (own, mut waited) = acquire_one(path, options.timeout, waiting)?;
         let mut shared = None;
@@ -122,8 +122,8 @@ fn acquire_one(
     path: &Path,
     timeout: Duration,
     waiting: &mut dyn FnMut(),
-) -> Result<(File, Duration), Error> {
-    let refused = |source| Error::Lock {
+) -> Result<(File, Duration), SecureError> {
+    let refused = |source| SecureError::Lock {
         path: path.to_owned(),
         source,
     };
@@ -139,7 +139,7 @@ fn acquire_one(
         }
         let waited = start.elapsed();
         if waited >= timeout {
-            return Err(Error::LockTimeout {
+            return Err(SecureError::LockTimeout {
                 path: path.to_owned(),
                 waited,
             });
@@ -156,7 +156,7 @@ fn acquire_one(
 mod tests {
     use super::*;
 
-    fn acquire(options: &LockOptions) -> Result<CommitLock, Error> {
+    fn acquire(options: &LockOptions) -> Result<CommitLock, SecureError> {
         CommitLock::acquire(options, &mut || {})
     }
 
@@ -189,7 +189,7 @@ mod tests {
         let mut reports = 0;
         let limited = options(&path, Duration::from_millis(550));
         let refused = CommitLock::acquire(&limited, &mut || reports += 1);
-        assert!(matches!(refused, Err(Error::LockTimeout { .. })));
+        assert!(matches!(refused, Err(SecureError::LockTimeout { .. })));
         assert!((2..=6).contains(&reports), "{reports}");
         drop(held);
         acquire(&limited).unwrap();

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use crate::commit::requirements::LockMemory;
-use crate::error::Error;
+use crate::error::SecureError;
 use crate::limits::headroom::Headroom;
 use crate::limits::limit::Limit;
 use crate::sys;
@@ -45,7 +45,7 @@ impl Locking {
     pub(crate) unsafe fn lock(
         self,
         ranges: impl Iterator<Item = (NonNull<u8>, usize)> + Clone,
-    ) -> Result<u64, Error> {
+    ) -> Result<u64, SecureError> {
         if self == Locking::None {
             return Ok(0);
         }
@@ -55,7 +55,7 @@ impl Locking {
             match unsafe { sys::lock_memory(start, bytes) } {
                 Ok(()) => locked_bytes += bytes as u64,
                 Err(source) if self == Locking::Required => {
-                    return Err(Error::NotLocked {
+                    return Err(SecureError::NotLocked {
                         bytes: bytes as u64,
                         source,
                     });

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
+use crate::error::SecureError;
 
 /// The time over which the pace is measured.
 const WINDOW: Duration = Duration::from_secs(5);
@@ -34,8 +34,12 @@ impl Pace {
         }
     }
 
-    /// Returns [`Error::Stalled`] if the commit has come to a halt.
-    pub(crate) fn check(&mut self, committed_bytes: u64, needed_bytes: u64) -> Result<(), Error> {
+    /// Returns [`SecureError::Stalled`] if the commit has come to a halt.
+    pub(crate) fn check(
+        &mut self,
+        committed_bytes: u64,
+        needed_bytes: u64,
+    ) -> Result<(), SecureError> {
         self.check_after(self.since.elapsed(), committed_bytes, needed_bytes)
     }
 
@@ -44,7 +48,7 @@ impl Pace {
         waited: Duration,
         committed_bytes: u64,
         needed_bytes: u64,
-    ) -> Result<(), Error> {
+    ) -> Result<(), SecureError> {
         if waited < WINDOW {
             return Ok(());
         }
@@ -53,7 +57,7 @@ impl Pace {
         let slower_than = |bytes: u64| (recent_bytes as f64) < bytes as f64 * windows;
         let halted = slower_than(HALTED_BYTES_PER_WINDOW);
         if halted && self.halted {
-            return Err(Error::Stalled {
+            return Err(SecureError::Stalled {
                 committed_bytes,
                 needed_bytes,
                 recent_bytes,
@@ -89,7 +93,7 @@ mod tests {
         pace.check_after(WINDOW, (500 << 20) + (640 << 10), 1 << 30)
             .unwrap();
         match pace.check_after(2 * WINDOW, (501 << 20) + (896 << 10), 1 << 30) {
-            Err(Error::Stalled { recent_bytes, .. }) => assert_eq!(recent_bytes, 1280 << 10),
+            Err(SecureError::Stalled { recent_bytes, .. }) => assert_eq!(recent_bytes, 1280 << 10),
             other => panic!("{other:?}"),
         }
     }

@@ -15,7 +15,7 @@ use crate::commit::report::{Method, OnProgress, Stage};
 use crate::commit::requirements::Requirements;
 use crate::commit::residency::Reader;
 use crate::commit::trial::{Amount, Trial};
-use crate::error::Error;
+use crate::error::SecureError;
 use crate::limits::headroom::{Headroom, Need};
 use crate::sys::HUGE_PAGE_BYTES;
 use crate::sys::{self, Advice};
@@ -126,10 +126,10 @@ impl<'a> Populate<'a> {
 
     /// Populates all parts. Where a limit may be hidden, a trial precedes all page faults.
     ///
-    /// In that case a shortage of huge pages is [`Error::NoHugePages`] for every backing: at a
-    /// limit the kernel would prefer this process to the child of a further trial, because the
+    /// In that case a shortage of huge pages is [`SecureError::NoHugePages`] for every backing: at
+    /// a limit the kernel would prefer this process to the child of a further trial, because the
     /// child does not have the huge pages. The caller has to start anew with base pages.
-    pub(crate) fn run(&mut self, parts: &mut [Part]) -> Result<(), Error> {
+    pub(crate) fn run(&mut self, parts: &mut [Part]) -> Result<(), SecureError> {
         let huge = may_have_huge_pages(self.requirements.backing);
         for part in &mut *parts {
             // A collapse at a cgroup's limit is refused, but a page fault there causes a kill. So
@@ -150,7 +150,7 @@ impl<'a> Populate<'a> {
             self.requirements.backing == Backing::Transparent || (self.trial.is_needed() && huge);
         let is_short = |part: &Part| part.bytes - part.head - part.collapsed >= HUGE_PAGE_BYTES;
         if required && parts.iter().any(is_short) {
-            return Err(Error::NoHugePages {
+            return Err(SecureError::NoHugePages {
                 collapsed_bytes: collapsed as u64,
                 needed_bytes: total,
             });
@@ -163,7 +163,7 @@ impl<'a> Populate<'a> {
     }
 
     /// Populates as many huge pages as the kernel provides, and the base pages around them.
-    fn collapse_all(&mut self, parts: &mut [Part], total: u64) -> Result<(), Error> {
+    fn collapse_all(&mut self, parts: &mut [Part], total: u64) -> Result<(), SecureError> {
         let huge = || parts.iter().filter(|part| part.whole > 0);
         // Where a limit may be hidden, no page fault may follow the trial and the collapse.
         let all = self.trial.is_needed();
@@ -196,7 +196,7 @@ impl<'a> Populate<'a> {
 
     /// Collapses the huge pages of a part, until the kernel provides no more. `needed_bytes` is the
     /// size of all parts.
-    fn collapse(&mut self, part: &mut Part, needed_bytes: u64) -> Result<(), Error> {
+    fn collapse(&mut self, part: &mut Part, needed_bytes: u64) -> Result<(), SecureError> {
         let start = part.head;
         while part.collapsed < part.whole {
             let mut retries = 0;
@@ -208,7 +208,7 @@ impl<'a> Populate<'a> {
                 match source.kind() {
                     // The caller adds the need and the nearest limit.
                     ErrorKind::ResourceBusy => {
-                        return Err(Error::CgroupRefused {
+                        return Err(SecureError::CgroupRefused {
                             committed_bytes: self.done,
                             needed_bytes,
                             nearest: None,
@@ -221,7 +221,7 @@ impl<'a> Populate<'a> {
                     | ErrorKind::OutOfMemory
                     | ErrorKind::WouldBlock
                     | ErrorKind::Interrupted => return Ok(()),
-                    _ => return Err(Error::system(COLLAPSE, HUGE_PAGE_BYTES)(source)),
+                    _ => return Err(SecureError::system(COLLAPSE, HUGE_PAGE_BYTES)(source)),
                 }
             }
             part.collapsed += HUGE_PAGE_BYTES;
@@ -239,7 +239,7 @@ impl<'a> Populate<'a> {
         &mut self,
         parts: &mut [Part],
         range: impl Fn(&Part) -> Range<usize>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), SecureError> {
         let mut missing_bytes = 0;
         for part in &*parts {
             missing_bytes += self.missing(part, range(part))?;
@@ -251,7 +251,7 @@ impl<'a> Populate<'a> {
         Ok(())
     }
 
-    fn missing(&self, part: &Part, range: Range<usize>) -> Result<u64, Error> {
+    fn missing(&self, part: &Part, range: Range<usize>) -> Result<u64, SecureError> {
         match range.is_empty() {
             true => Ok(0),
             false => {
@@ -269,7 +269,7 @@ impl<'a> Populate<'a> {
         part: &mut Part,
         range: Range<usize>,
         missing_bytes: u64,
-    ) -> Result<u64, Error> {
+    ) -> Result<u64, SecureError> {
         let mut populated_bytes = 0;
         for at in range.clone().step_by(CHUNK_BYTES) {
             let end = range.end.min(at + CHUNK_BYTES);
@@ -324,13 +324,13 @@ unsafe fn populate_or_touch(
     start: NonNull<u8>,
     bytes: usize,
     method: Method,
-) -> Result<Method, Error> {
+) -> Result<Method, SecureError> {
     if method == Method::Populated {
         // SAFETY: the caller's range.
         match unsafe { populate_write(start, bytes) } {
             Ok(()) => return Ok(method),
             Err(error) if is_unsupported(error.kind()) => {}
-            Err(source) => return Err(Error::system(POPULATE_WRITE, bytes)(source)),
+            Err(source) => return Err(SecureError::system(POPULATE_WRITE, bytes)(source)),
         }
     }
     // SAFETY: the caller's range.
@@ -348,7 +348,7 @@ pub(crate) unsafe fn pool_pages(
     bytes: usize,
     page_bytes: usize,
     progress: &mut dyn FnMut(usize),
-) -> Result<(), Error> {
+) -> Result<(), SecureError> {
     let chunk_bytes = CHUNK_BYTES.max(page_bytes);
     for at in (0..bytes).step_by(chunk_bytes) {
         if at > 0 {
@@ -357,7 +357,7 @@ pub(crate) unsafe fn pool_pages(
         let chunk = chunk_bytes.min(bytes - at);
         // SAFETY: the chunk lies in the caller's range.
         unsafe { populate_write(base.add(at), chunk) }
-            .map_err(Error::system(POPULATE_WRITE, chunk))?;
+            .map_err(SecureError::system(POPULATE_WRITE, chunk))?;
     }
     Ok(())
 }

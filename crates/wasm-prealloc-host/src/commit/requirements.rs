@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::commit::backing::Backing;
 use crate::commit::lock::LockOptions;
-use crate::error::Error;
+use crate::error::SecureError;
 use crate::name::{self, UnknownName};
 
 /// The size of a wasm page, in bytes.
@@ -119,20 +119,20 @@ impl Requirements {
     /// Returns the size of each memory in bytes.
     ///
     /// # Errors
-    /// [`Error::PageCount`] unless the number of pages is from 1 to 65,536.
-    pub fn bytes(&self) -> Result<usize, Error> {
+    /// [`SecureError::PageCount`] unless the number of pages is from 1 to 65,536.
+    pub fn bytes(&self) -> Result<usize, SecureError> {
         let pages = self.pages;
         if !(1..=DEFAULT_PAGES).contains(&pages) {
-            return Err(Error::PageCount { pages });
+            return Err(SecureError::PageCount { pages });
         }
-        usize::try_from(pages * WASM_PAGE_BYTES).map_err(|_| Error::PageCount { pages })
+        usize::try_from(pages * WASM_PAGE_BYTES).map_err(|_| SecureError::PageCount { pages })
     }
 
     /// Checks that memory of `bytes` can have the required backing.
-    pub(crate) fn check_backing(&self, bytes: usize) -> Result<(), Error> {
+    pub(crate) fn check_backing(&self, bytes: usize) -> Result<(), SecureError> {
         let backing = self.backing;
         match backing.unfit_for(bytes) {
-            Some(why) => Err(Error::Backing { backing, why }),
+            Some(why) => Err(SecureError::Backing { backing, why }),
             None => Ok(()),
         }
     }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::thread;
 use std::time::Duration;
 
-use crate::error::Error;
+use crate::error::SecureError;
 use crate::sys::{self, PageTables};
 
 /// The number of pages that one call of mincore(2) reads.
@@ -111,7 +111,7 @@ impl Reader {
 
     /// Returns the number of bytes that populating the range would take at most. `start` and
     /// `bytes` are of whole pages.
-    pub(crate) fn missing(&self, start: *const u8, bytes: usize) -> Result<u64, Error> {
+    pub(crate) fn missing(&self, start: *const u8, bytes: usize) -> Result<u64, SecureError> {
         let own = match self {
             Reader::PageTables(tables) => {
                 let mut own = 0;
@@ -123,7 +123,7 @@ impl Reader {
             Reader::Unreadable(_) => Ok(0),
             Reader::Mincore => self.count(start, bytes),
         };
-        let own = own.map_err(Error::system("reading the page tables", bytes))?;
+        let own = own.map_err(SecureError::system("reading the page tables", bytes))?;
         Ok((bytes as u64).saturating_sub(own))
     }
 
@@ -172,13 +172,14 @@ impl Reader {
         &self,
         ranges: impl Iterator<Item = (*const u8, usize)>,
         mapped: Mapped,
-    ) -> Result<u64, Error> {
+    ) -> Result<u64, SecureError> {
         let mut pauses = PAUSES.iter();
         let mut sum = 0;
         for (start, bytes) in ranges {
             sum += loop {
                 let counted = self.count_of(start, bytes, mapped);
-                let resident = counted.map_err(Error::system("reading the page tables", bytes))?;
+                let resident =
+                    counted.map_err(SecureError::system("reading the page tables", bytes))?;
                 match pauses.as_slice() {
                     [_, ..] if resident < bytes as u64 => {}
                     _ => break resident,
@@ -195,7 +196,7 @@ impl Reader {
         start: *const u8,
         bytes: usize,
         mapped: Mapped,
-    ) -> Result<u64, Error> {
+    ) -> Result<u64, SecureError> {
         let resident_bytes = self.count_all([(start, bytes)].into_iter(), mapped)?;
         all_of(bytes as u64, resident_bytes)
     }
@@ -209,18 +210,18 @@ fn whole_pages(start: *const u8, bytes: usize) -> Range<usize> {
 }
 
 /// Counts the residency of ranges that this crate mapped and committed, and that may be in use. The
-/// error of missing memory is [`Error::NotResident`].
+/// error of missing memory is [`SecureError::NotResident`].
 ///
 /// For 4 GiB it takes 0.3 ms in huge pages, and 40 ms in base pages. Page faults are not held
 /// up, but changes of mappings are, for about 1 ms at a time.
 pub(crate) fn residency(
     ranges: impl Iterator<Item = (*const u8, usize)> + Clone,
-) -> Result<Residency, Error> {
+) -> Result<Residency, SecureError> {
     let start = std::time::Instant::now();
     let reader = match Reader::open() {
         // What mincore says was true after the commit, and may not be true any more.
         Reader::Unreadable(source) => {
-            return Err(Error::Unreadable {
+            return Err(SecureError::Unreadable {
                 path: sys::PAGEMAP.into(),
                 source,
             });
@@ -236,9 +237,9 @@ pub(crate) fn residency(
     })
 }
 
-fn all_of(expected_bytes: u64, resident_bytes: u64) -> Result<u64, Error> {
+fn all_of(expected_bytes: u64, resident_bytes: u64) -> Result<u64, SecureError> {
     match resident_bytes < expected_bytes {
-        true => Err(Error::NotResident {
+        true => Err(SecureError::NotResident {
             expected_bytes,
             resident_bytes,
         }),

@@ -15,7 +15,7 @@ use crate::commit::report::{Method, OnProgress, Progress, Secured, Stage};
 use crate::commit::requirements::{Requirements, WASM_PAGE_BYTES};
 use crate::commit::residency::{Mapped, Reader, Residency, residency};
 use crate::commit::trial::Trial;
-use crate::error::Error;
+use crate::error::SecureError;
 use crate::limits::explain::explain;
 use crate::limits::headroom::{Headroom, Need};
 use crate::sys::HUGE_PAGE_BYTES;
@@ -33,10 +33,10 @@ impl SecuredRegion {
     /// Commits as many pages as required.
     ///
     /// # Errors
-    /// [`Error::Shortfall`] names the limit that leaves too little. The other variants say why
-    /// memory could not be requested, or was refused although every limit allows it. Nothing stays
-    /// mapped.
-    pub fn secure(requirements: &Requirements) -> Result<SecuredRegion, Error> {
+    /// [`SecureError::Shortfall`] names the limit that leaves too little. The other variants say
+    /// why memory could not be requested, or was refused although every limit allows it. Nothing
+    /// stays mapped.
+    pub fn secure(requirements: &Requirements) -> Result<SecuredRegion, SecureError> {
         let guard_bytes = sys::page_bytes().max(WASM_PAGE_BYTES as usize);
         let one = Group::new(requirements, requirements.bytes()?, guard_bytes, 1)?;
         let mut regions = secure_many(requirements, &[one], &mut |_| {})?;
@@ -51,9 +51,9 @@ impl SecuredRegion {
     /// Counts again how much of the memory is resident.
     ///
     /// # Errors
-    /// [`Error::NotResident`] if a part is not: the kernel swapped it out, or took it back in
-    /// another way. [`Error::Unreadable`] if the page tables cannot be read.
-    pub fn check(&self) -> Result<Residency, Error> {
+    /// [`SecureError::NotResident`] if a part is not: the kernel swapped it out, or took it back in
+    /// another way. [`SecureError::Unreadable`] if the page tables cannot be read.
+    pub fn check(&self) -> Result<Residency, SecureError> {
         residency([(self.region.base().as_ptr().cast_const(), self.bytes)].into_iter())
     }
 
@@ -90,7 +90,7 @@ pub(crate) fn secure_many(
     requirements: &Requirements,
     groups: &[Group],
     progress: &mut dyn FnMut(Progress),
-) -> Result<Vec<SecuredRegion>, Error> {
+) -> Result<Vec<SecuredRegion>, SecureError> {
     let span = tracing::info_span!(
         "secure",
         regions = count_of(groups),
@@ -130,9 +130,9 @@ pub(crate) fn secure_many(
     let mut regions = Vec::new();
     let slots = count_of(groups);
     let listed = regions.try_reserve_exact(slots);
-    listed.map_err(|_| Error::TooManySlots { slots })?;
+    listed.map_err(|_| SecureError::TooManySlots { slots })?;
     let mut outcome = commit.run(&mut regions, &mut report);
-    if let (Err(Error::NoHugePages { .. }), Backing::Auto) = (&outcome, commit.backing()) {
+    if let (Err(SecureError::NoHugePages { .. }), Backing::Auto) = (&outcome, commit.backing()) {
         regions.clear();
         commit.only_base_pages = true;
         outcome = commit.run(&mut regions, &mut report);
@@ -229,7 +229,7 @@ impl Commit<'_> {
         &self,
         regions: &mut Vec<SecuredRegion>,
         progress: OnProgress<'_>,
-    ) -> Result<u64, Error> {
+    ) -> Result<u64, SecureError> {
         // One more for the margin.
         let mut parts = Vec::with_capacity(count_of(self.groups) + 1);
         let margin = self.before_mapping(progress)?;
@@ -302,7 +302,7 @@ impl Commit<'_> {
         &self,
         regions: &[SecuredRegion],
         progress: OnProgress<'_>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), SecureError> {
         let mut done = 0;
         for (region, log2) in regions.iter().zip(self.pool_pages()) {
             let Some(log2) = log2 else { continue };
@@ -322,7 +322,7 @@ impl Commit<'_> {
     /// Proves, before anything is mapped, that there is room if a limit may be hidden: in base pages
     /// by a trial, and in huge pages by a part of its own for the margin, which the kernel can
     /// refuse.
-    fn before_mapping(&self, progress: OnProgress<'_>) -> Result<Option<Region>, Error> {
+    fn before_mapping(&self, progress: OnProgress<'_>) -> Result<Option<Region>, SecureError> {
         if !self.trial.is_needed() {
             return Ok(None);
         }
@@ -348,7 +348,7 @@ impl Commit<'_> {
             region.make_writable(bytes)?;
             Ok(region)
         };
-        let region = map().map_err(Error::system("mmap of the margin", bytes))?;
+        let region = map().map_err(SecureError::system("mmap of the margin", bytes))?;
         // SAFETY: the range is the region's own.
         unsafe { keep(region.base(), bytes) }?;
         Ok((bytes > 0).then_some(region))
@@ -361,18 +361,18 @@ impl Commit<'_> {
 }
 
 /// Maps one region that is writable. Nothing of it is resident.
-fn map(group: &Group) -> Result<Region, Error> {
+fn map(group: &Group) -> Result<Region, SecureError> {
     let bytes = group.bytes;
     let mapping_bytes = group.layout.mapping_bytes().unwrap_or(usize::MAX);
     let region = Region::reserve(group.layout);
-    let mut region = region.map_err(Error::system("mmap", mapping_bytes))?;
+    let mut region = region.map_err(SecureError::system("mmap", mapping_bytes))?;
     match group.pool_page_log2 {
         Some(log2) => region
             .map_huge_pages(bytes, log2)
-            .map_err(Error::system("mmap(MAP_HUGETLB)", bytes))?,
+            .map_err(SecureError::system("mmap(MAP_HUGETLB)", bytes))?,
         None => region
             .make_writable(bytes)
-            .map_err(Error::system("mprotect", bytes))?,
+            .map_err(SecureError::system("mprotect", bytes))?,
     }
     // SAFETY: the range is the region's own.
     unsafe { keep(region.base(), bytes) }?;
@@ -386,7 +386,7 @@ fn map(group: &Group) -> Result<Region, Error> {
 ///
 /// # Safety
 /// The range is mapped, and belongs to the caller.
-pub(crate) unsafe fn keep(start: NonNull<u8>, bytes: usize) -> Result<(), Error> {
+pub(crate) unsafe fn keep(start: NonNull<u8>, bytes: usize) -> Result<(), SecureError> {
     for (advice, call) in [
         (Advice::KeepFromMerging, "madvise(MADV_UNMERGEABLE)"),
         (Advice::KeepFromChildren, "madvise(MADV_DONTFORK)"),
@@ -397,7 +397,7 @@ pub(crate) unsafe fn keep(start: NonNull<u8>, bytes: usize) -> Result<(), Error>
             Ok(()) => {}
             // A kernel that was built without same-page merging returns EINVAL.
             Err(error) if populate::is_unsupported(error.kind()) => {}
-            Err(source) => return Err(Error::system(call, bytes)(source)),
+            Err(source) => return Err(SecureError::system(call, bytes)(source)),
         }
     }
     Ok(())

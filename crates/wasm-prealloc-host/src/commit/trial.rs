@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::commit::pace::Pace;
 use crate::commit::report::{OnProgress, Stage};
-use crate::error::Error;
+use crate::error::SecureError;
 use crate::limits::headroom::{Headroom, Need};
 use crate::sys::HUGE_PAGE_BYTES;
 use crate::sys::{self, Child, Outcome};
@@ -80,7 +80,7 @@ impl Trial {
         bytes: u64,
         margin_bytes: u64,
         progress: OnProgress<'_>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), SecureError> {
         let all = bytes.saturating_add(margin_bytes.max(RESERVE_BYTES));
         let amount = Amount {
             spread_bytes: 0,
@@ -90,13 +90,13 @@ impl Trial {
     }
 
     /// Commits the amount in a child process if a limit may be hidden, and gives it back.
-    pub(crate) fn run(&self, amount: Amount, progress: OnProgress<'_>) -> Result<(), Error> {
+    pub(crate) fn run(&self, amount: Amount, progress: OnProgress<'_>) -> Result<(), SecureError> {
         let needed_bytes = amount.bytes();
         let (Some(why), 1..) = (&self.hidden, needed_bytes) else {
             return Ok(());
         };
         let unavailable = |call: &'static str| {
-            move |source| Error::TrialUnavailable {
+            move |source| SecureError::TrialUnavailable {
                 call,
                 why: why.clone(),
                 source,
@@ -111,7 +111,7 @@ impl Trial {
             match child.outcome().map_err(unavailable("waitpid"))? {
                 Some(Outcome::Committed) => return Ok(()),
                 Some(Outcome::Killed) => {
-                    return Err(Error::HiddenLimit {
+                    return Err(SecureError::HiddenLimit {
                         committed_bytes: child.committed_bytes(),
                         needed_bytes,
                         why: why.clone(),
@@ -157,7 +157,7 @@ mod tests {
             whole_bytes: 1 << 60,
         };
         match hidden().run(amount, &mut |_, _| {}) {
-            Err(error @ Error::TrialUnavailable { call: "mmap", .. }) => {
+            Err(error @ SecureError::TrialUnavailable { call: "mmap", .. }) => {
                 let text = error.to_string();
                 assert!(text.contains("a test hides it"), "{text}");
             }

@@ -2,17 +2,17 @@
 
 use std::io::ErrorKind;
 
-use crate::error::Error;
+use crate::error::SecureError;
 use crate::limits::headroom::{Headroom, Need};
 
 /// Replaces a failure of the kernel by the limit that explains it, if a fresh reading finds one.
 /// It allocates, so the caller unmaps everything before.
-pub(crate) fn explain(mut error: Error, need: &Need) -> Error {
+pub(crate) fn explain(mut error: SecureError, need: &Need) -> SecureError {
     let caused_by_limit = match &error {
-        Error::CgroupRefused { .. } => true,
+        SecureError::CgroupRefused { .. } => true,
         // A limit is the usual cause of ENOMEM, and of EFAULT for huge pages of the machine's pool:
         // a cgroup refuses them when they are used.
-        Error::System { source, .. } => {
+        SecureError::System { source, .. } => {
             let of_pool = need.huge_pool_bytes > 0;
             source.kind() == ErrorKind::OutOfMemory
                 || (of_pool && source.raw_os_error() == Some(libc::EFAULT))
@@ -25,13 +25,13 @@ pub(crate) fn explain(mut error: Error, need: &Need) -> Error {
     let headroom = Headroom::read().ok();
     let shortfall = headroom.as_ref().and_then(|now| match &error {
         // The kernel counts some of its limits less exactly than it reports them.
-        Error::System { .. } => now.explanation(need),
+        SecureError::System { .. } => now.explanation(need),
         _ => now.shortfall(need),
     });
     if let Some(shortfall) = shortfall {
-        return Error::Shortfall(shortfall);
+        return SecureError::Shortfall(shortfall);
     }
-    if let Error::CgroupRefused {
+    if let SecureError::CgroupRefused {
         needed_bytes,
         nearest,
         ..
@@ -59,41 +59,44 @@ mod tests {
 
     #[test]
     fn no_memory_names_the_limit_if_there_is_one() {
-        let failed = |call, code| Error::system(call, 1)(io::Error::from_raw_os_error(code));
+        let failed = |call, code| SecureError::system(call, 1)(io::Error::from_raw_os_error(code));
         let error = explain(failed("mmap", libc::ENOMEM), &too_much());
-        assert!(matches!(error, Error::Shortfall(_)), "{error}");
+        assert!(matches!(error, SecureError::Shortfall(_)), "{error}");
         let error = explain(failed("mmap", libc::ENOMEM), &nothing());
         assert!(
-            matches!(error, Error::System { call: "mmap", .. }),
+            matches!(error, SecureError::System { call: "mmap", .. }),
             "{error}"
         );
         let error = explain(failed("mprotect", libc::EPERM), &too_much());
-        assert!(matches!(error, Error::System { bytes: 1, .. }), "{error}");
+        assert!(
+            matches!(error, SecureError::System { bytes: 1, .. }),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_refusal_of_a_cgroup_is_an_error_of_its_own_if_every_limit_allows_the_need() {
-        let full = || Error::CgroupRefused {
+        let full = || SecureError::CgroupRefused {
             committed_bytes: 4 << 20,
             needed_bytes: 0,
             nearest: None,
         };
         let error = explain(full(), &nothing());
         assert!(
-            matches!(error, Error::CgroupRefused { committed_bytes, .. } if committed_bytes == 4 << 20),
+            matches!(error, SecureError::CgroupRefused { committed_bytes, .. } if committed_bytes == 4 << 20),
             "{error}"
         );
         let error = explain(full(), &too_much());
-        assert!(matches!(error, Error::Shortfall(_)), "{error}");
+        assert!(matches!(error, SecureError::Shortfall(_)), "{error}");
     }
 
     #[test]
     fn missing_residency_is_an_error_whatever_the_limits_are() {
-        let error = Error::NotResident {
+        let error = SecureError::NotResident {
             expected_bytes: 2,
             resident_bytes: 1,
         };
         let error = explain(error, &too_much());
-        assert!(matches!(error, Error::NotResident { .. }), "{error}");
+        assert!(matches!(error, SecureError::NotResident { .. }), "{error}");
     }
 }

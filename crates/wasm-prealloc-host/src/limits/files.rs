@@ -5,7 +5,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::error::Error;
+use crate::error::SecureError;
 
 /// The root of the file system that holds `/proc` and `/sys`.
 ///
@@ -30,12 +30,12 @@ impl Files {
     }
 
     /// Reads a file that must exist.
-    pub(crate) fn read(&self, path: &Path) -> Result<String, Error> {
+    pub(crate) fn read(&self, path: &Path) -> Result<String, SecureError> {
         self.text(path).map_err(|source| unreadable(path, source))
     }
 
     /// Reads a file, or returns `None` if there is no such file.
-    pub(crate) fn read_optional(&self, path: &Path) -> Result<Option<String>, Error> {
+    pub(crate) fn read_optional(&self, path: &Path) -> Result<Option<String>, SecureError> {
         match self.text(path) {
             Ok(text) => Ok(Some(text)),
             Err(error) if is_absent(&error) => Ok(None),
@@ -99,15 +99,15 @@ fn is_absent(error: &io::Error) -> bool {
     ) || error.raw_os_error() == Some(libc::ENODEV)
 }
 
-pub(crate) fn unreadable(path: &Path, source: io::Error) -> Error {
-    Error::Unreadable {
+pub(crate) fn unreadable(path: &Path, source: io::Error) -> SecureError {
+    SecureError::Unreadable {
         path: path.to_owned(),
         source,
     }
 }
 
 /// The error of a file whose contents are not in the expected format.
-pub(crate) fn malformed(path: &Path, what: impl Into<String>) -> Error {
+pub(crate) fn malformed(path: &Path, what: impl Into<String>) -> SecureError {
     let source = io::Error::new(io::ErrorKind::InvalidData, what.into());
     unreadable(path, source)
 }
@@ -134,14 +134,14 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn read(files: &Files, path: impl Into<PathBuf>) -> Result<Table, Error> {
+    pub(crate) fn read(files: &Files, path: impl Into<PathBuf>) -> Result<Table, SecureError> {
         let path = path.into();
         let text = files.read(&path)?;
         Ok(Table { path, text })
     }
 
     /// Returns the number of bytes in a line, whose name may follow other words.
-    pub(crate) fn bytes(&self, name: &str) -> Result<u64, Error> {
+    pub(crate) fn bytes(&self, name: &str) -> Result<u64, SecureError> {
         let value = self
             .text
             .lines()
@@ -163,14 +163,14 @@ impl Table {
 }
 
 /// Returns true if a file was read and its contents are not in the expected format.
-pub(crate) fn is_malformed(error: &Error) -> bool {
-    matches!(error, Error::Unreadable { source, .. } if source.kind() == io::ErrorKind::InvalidData)
+pub(crate) fn is_malformed(error: &SecureError) -> bool {
+    matches!(error, SecureError::Unreadable { source, .. } if source.kind() == io::ErrorKind::InvalidData)
 }
 
 /// The file that could not be read and the reason, in words.
-pub(crate) fn reason(error: &Error) -> String {
+pub(crate) fn reason(error: &SecureError) -> String {
     match error {
-        Error::Unreadable { path, source } => {
+        SecureError::Unreadable { path, source } => {
             format!("{} cannot be read: {source}", path.display())
         }
         other => other.to_string(),
@@ -178,14 +178,14 @@ pub(crate) fn reason(error: &Error) -> String {
 }
 
 /// Parses all of `text` as a number.
-pub(crate) fn number(path: &Path, text: &str) -> Result<u64, Error> {
+pub(crate) fn number(path: &Path, text: &str) -> Result<u64, SecureError> {
     let text = text.trim();
     text.parse()
         .map_err(|_| malformed(path, format!("{text:?} is not a number of bytes")))
 }
 
 /// Finds the value of `key` in lines of `key value`.
-pub(crate) fn keyed_number(path: &Path, text: &str, key: &str) -> Result<Option<u64>, Error> {
+pub(crate) fn keyed_number(path: &Path, text: &str, key: &str) -> Result<Option<u64>, SecureError> {
     text.lines()
         .filter_map(|line| line.split_once(' '))
         .find(|(name, _)| *name == key)

@@ -6,7 +6,7 @@
 
 use std::cmp::Reverse;
 
-use crate::error::Error;
+use crate::error::SecureError;
 use crate::limits::cgroup::{self, Cgroups};
 use crate::limits::files::Files;
 use crate::limits::limit::{Limit, Reading};
@@ -33,11 +33,11 @@ impl Headroom {
     /// there are no readings.
     ///
     /// # Errors
-    /// [`Error::Unreadable`] if `meminfo`, `self/status` or `self/limits` of `/proc` cannot be
-    /// read, or if any file is not in the expected format. A cgroup that cannot be found, or a file
-    /// of a cgroup that cannot be read, is not an error: it is reported as [`Visibility`]. Page
-    /// cache whose size cannot be read counts as unavailable.
-    pub fn read() -> Result<Headroom, Error> {
+    /// [`SecureError::Unreadable`] if `meminfo`, `self/status` or `self/limits` of `/proc` cannot
+    /// be read, or if any file is not in the expected format. A cgroup that cannot be found, or a
+    /// file of a cgroup that cannot be read, is not an error: it is reported as [`Visibility`].
+    /// Page cache whose size cannot be read counts as unavailable.
+    pub fn read() -> Result<Headroom, SecureError> {
         match sys::HAS_LIMIT_FILES {
             true => Headroom::read_from(&Files::default()),
             false => Ok(Headroom {
@@ -51,7 +51,7 @@ impl Headroom {
     ///
     /// # Errors
     /// As for [`Headroom::read`].
-    pub fn read_from(files: &Files) -> Result<Headroom, Error> {
+    pub fn read_from(files: &Files) -> Result<Headroom, SecureError> {
         let cgroups = Cgroups::read(files)?;
         let huge_pages = cgroup::huge_pages(files, &cgroups)?;
         let mut headroom = Headroom::physical(files, cgroups)?;
@@ -66,7 +66,7 @@ impl Headroom {
     ///
     /// # Errors
     /// As for [`Headroom::read`] and [`Headroom::check`].
-    pub(crate) fn check_process(need: &Need) -> Result<(), Error> {
+    pub(crate) fn check_process(need: &Need) -> Result<(), SecureError> {
         let readings = match sys::HAS_LIMIT_FILES {
             true => process::own(&Files::default())?,
             false => Vec::new(),
@@ -83,7 +83,7 @@ impl Headroom {
     ///
     /// # Errors
     /// As for [`Headroom::read`] and [`Headroom::check`].
-    pub(crate) fn check_physical(need: &Need) -> Result<(), Error> {
+    pub(crate) fn check_physical(need: &Need) -> Result<(), SecureError> {
         match sys::HAS_LIMIT_FILES {
             true => {
                 let files = Files::default();
@@ -94,7 +94,7 @@ impl Headroom {
     }
 
     /// Reads the limits on physical memory.
-    fn physical(files: &Files, cgroups: Cgroups) -> Result<Headroom, Error> {
+    fn physical(files: &Files, cgroups: Cgroups) -> Result<Headroom, SecureError> {
         let Cgroups {
             mut readings,
             visibility,
@@ -120,10 +120,10 @@ impl Headroom {
     /// Checks that `need` fits.
     ///
     /// # Errors
-    /// [`Error::Shortfall`] with the limit that is exceeded most.
-    pub fn check(&self, need: &Need) -> Result<(), Error> {
+    /// [`SecureError::Shortfall`] with the limit that is exceeded most.
+    pub fn check(&self, need: &Need) -> Result<(), SecureError> {
         match self.shortfall(need) {
-            Some(shortfall) => Err(Error::Shortfall(shortfall)),
+            Some(shortfall) => Err(SecureError::Shortfall(shortfall)),
             None => Ok(()),
         }
     }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::Error;
+use crate::error::SecureError;
 use crate::limits::files::{self, Files, Table};
 use crate::limits::limit::{Limit, Reading};
 use crate::sys;
@@ -13,14 +13,14 @@ const DRIFT_BYTES: u64 = 32 << 20;
 
 /// Reads the memory of the machine, and of the nodes that the process may use if they are not all.
 /// `protected_bytes` of page cache are not reclaimable.
-pub(crate) fn memory(files: &Files, protected_bytes: u64) -> Result<Vec<Reading>, Error> {
+pub(crate) fn memory(files: &Files, protected_bytes: u64) -> Result<Vec<Reading>, SecureError> {
     let meminfo = Table::read(files, "/proc/meminfo")?;
     let mut readings = vec![machine(&meminfo, protected_bytes)?];
     readings.extend(nodes(files, protected_bytes)?);
     Ok(readings)
 }
 
-fn machine(meminfo: &Table, protected_bytes: u64) -> Result<Reading, Error> {
+fn machine(meminfo: &Table, protected_bytes: u64) -> Result<Reading, SecureError> {
     let total = meminfo.bytes("MemTotal")?;
     let free = meminfo.bytes("MemFree")?;
     let available = meminfo.bytes("MemAvailable")?;
@@ -39,7 +39,7 @@ fn machine(meminfo: &Table, protected_bytes: u64) -> Result<Reading, Error> {
 const NODES: &str = "/sys/devices/system/node";
 
 /// Returns the NUMA nodes that the process may use, or `None` if it may use all of them.
-fn allowed_nodes(files: &Files) -> Result<Option<Vec<usize>>, Error> {
+fn allowed_nodes(files: &Files) -> Result<Option<Vec<usize>>, SecureError> {
     let with_memory = files.read_if_possible(&Path::new(NODES).join("has_memory"));
     let Some(with_memory) = with_memory else {
         return Ok(None);
@@ -60,7 +60,7 @@ fn allowed_nodes(files: &Files) -> Result<Option<Vec<usize>>, Error> {
 
 /// Reads the memory of the NUMA nodes that the process may use. Returns `None` if it may use all of
 /// them.
-fn nodes(files: &Files, protected_bytes: u64) -> Result<Option<Reading>, Error> {
+fn nodes(files: &Files, protected_bytes: u64) -> Result<Option<Reading>, SecureError> {
     let Some(allowed) = allowed_nodes(files)? else {
         return Ok(None);
     };
@@ -146,7 +146,7 @@ fn zones(files: &Files, nodes: &[usize], total_bytes: u64) -> Zones {
 const HUGE_PAGES: [u64; 2] = [2 << 20, 1 << 30];
 
 /// Reads the machine's pools of huge pages, or those of the only node that the process may use.
-pub(crate) fn huge_pools(files: &Files) -> Result<Vec<Reading>, Error> {
+pub(crate) fn huge_pools(files: &Files) -> Result<Vec<Reading>, SecureError> {
     let machine = Path::new("/sys/kernel/mm/hugepages");
     let folder = match allowed_nodes(files)?.as_deref() {
         Some([node]) => Path::new(NODES).join(format!("node{node}/hugepages")),
@@ -174,7 +174,7 @@ fn huge_pool(
     page_bytes: u64,
     pool: PathBuf,
     machine: &Path,
-) -> Result<Reading, Error> {
+) -> Result<Reading, SecureError> {
     let bytes = |folder: &Path, name: &str| {
         let path = folder.join(name);
         let pages = files::number(&path, &files.read(&path)?)?;

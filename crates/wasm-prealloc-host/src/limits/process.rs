@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::error::Error;
+use crate::error::SecureError;
 use crate::limits::files::{self, Files, Table};
 use crate::limits::limit::{Limit, Reading, UserReserve};
 use crate::sys;
@@ -14,7 +14,7 @@ const THREAD_ADDRESS_BYTES: u64 = 72 << 20;
 const THREAD_DATA_BYTES: u64 = 3 << 20;
 
 /// Reads the limits that count this process alone.
-pub(crate) fn own(files: &Files) -> Result<Vec<Reading>, Error> {
+pub(crate) fn own(files: &Files) -> Result<Vec<Reading>, SecureError> {
     let limits_path = Path::new("/proc/self/limits");
     let limits = files.read(limits_path)?;
     let status = Table::read(files, "/proc/self/status")?;
@@ -56,7 +56,7 @@ pub(crate) fn own(files: &Files) -> Result<Vec<Reading>, Error> {
 /// Reads strict overcommit accounting by the kernel's formula, `__vm_enough_memory` in `mm/util.c`:
 /// `CommitLimit`, without the administrator's reserve for a process without `CAP_SYS_ADMIN`, and
 /// without the user's reserve, must stay above `Committed_AS`.
-pub(crate) fn overcommit(files: &Files) -> Result<Option<Reading>, Error> {
+pub(crate) fn overcommit(files: &Files) -> Result<Option<Reading>, SecureError> {
     let mode = files.read_if_possible(Path::new("/proc/sys/vm/overcommit_memory"));
     if mode.is_none_or(|mode| mode.trim() != "2") {
         return Ok(None);
@@ -68,7 +68,7 @@ pub(crate) fn overcommit(files: &Files) -> Result<Option<Reading>, Error> {
         meminfo.bytes("Committed_AS")?,
     );
     let page = sys::page_bytes() as u64;
-    let reserve = |name: &str| -> Result<u64, Error> {
+    let reserve = |name: &str| -> Result<u64, SecureError> {
         let path = Path::new("/proc/sys/vm").join(name);
         // A kernel without the setting keeps nothing.
         let text = files.read_if_possible(&path);
@@ -95,7 +95,7 @@ pub(crate) fn overcommit(files: &Files) -> Result<Option<Reading>, Error> {
 }
 
 /// Reads the limit on mappings, and the addresses of a process.
-fn of_mappings(files: &Files, status: &Table) -> Result<Vec<Reading>, Error> {
+fn of_mappings(files: &Files, status: &Table) -> Result<Vec<Reading>, SecureError> {
     let Some(maps) = files.read_if_possible(Path::new("/proc/self/maps")) else {
         return Ok(Vec::new());
     };
@@ -146,7 +146,7 @@ fn has_capability(files: &Files, status: &Table, number: u32) -> bool {
 }
 
 /// Reads the soft limit in bytes of one line of `/proc/self/limits`; `None` if it is unlimited.
-fn soft_limit(path: &Path, text: &str, name: &str) -> Result<Option<u64>, Error> {
+fn soft_limit(path: &Path, text: &str, name: &str) -> Result<Option<u64>, SecureError> {
     let value = text
         .lines()
         .find_map(|line| line.strip_prefix(name))

@@ -1,7 +1,7 @@
 //! Makes pools: the options, and the two steps of preparing and securing.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::commit::backing::Backing;
 use crate::commit::group::Group;
@@ -9,8 +9,8 @@ use crate::commit::lock::LockOptions;
 use crate::commit::locking::Locking;
 use crate::commit::report::{Progress, Secured};
 use crate::commit::requirements::{LockMemory, Requirements};
-use crate::commit::secure::{bytes_of, need_of_many, need_under, secure_many};
-use crate::error::Error;
+use crate::commit::secure::{SecuredRegion, bytes_of, need_of_many, need_under, secure_many};
+use crate::error::SecureError;
 use crate::limits::headroom::{Headroom, Need};
 use crate::limits::limit::Limit;
 use crate::pool::engine_side::EngineOptions;
@@ -26,6 +26,9 @@ impl MemoryPool {
     }
 }
 
+/// A function of the caller that receives the progress of securing.
+type ProgressFunction = Box<dyn FnMut(Progress) + Send>;
+
 /// The options of a pool; see [`MemoryPool::builder`].
 #[derive(Default)]
 #[must_use = "nothing is secured yet"]
@@ -37,7 +40,8 @@ pub struct MemoryPoolBuilder {
     tracking: Tracking,
     reset: Reset,
     engine: EngineOptions,
-    progress: Option<Box<dyn FnMut(Progress) + Send>>,
+    /// Locked while memory is secured.
+    progress: Mutex<Option<ProgressFunction>>,
 }
 
 impl fmt::Debug for MemoryPoolBuilder {
@@ -139,9 +143,9 @@ impl MemoryPoolBuilder {
     }
 
     /// Sets a function that receives the progress of securing, at least every 64 MiB. It can run
-    /// near a limit, and must not need much memory.
+    /// near a limit, and must not need much memory. It must not secure the same pool.
     pub fn on_progress(mut self, progress: impl FnMut(Progress) + Send + 'static) -> Self {
-        self.progress = Some(Box::new(progress));
+        self.progress = Mutex::new(Some(Box::new(progress)));
         self
     }
 
@@ -150,8 +154,8 @@ impl MemoryPoolBuilder {
     /// [`need_under`](Self::need_under) is more.
     ///
     /// # Errors
-    /// [`Error::PageCount`] and [`Error::Backing`] if such a pool cannot exist.
-    pub fn need(&self) -> Result<Need, Error> {
+    /// [`SecureError::PageCount`] and [`SecureError::Backing`] if such a pool cannot exist.
+    pub fn need(&self) -> Result<Need, SecureError> {
         let (requirements, groups) = self.memory()?;
         Ok(need_of_many(&requirements, &groups))
     }
@@ -161,7 +165,7 @@ impl MemoryPoolBuilder {
     ///
     /// # Errors
     /// As for [`need`](Self::need).
-    pub fn need_under(&self, headroom: &Headroom) -> Result<Need, Error> {
+    pub fn need_under(&self, headroom: &Headroom) -> Result<Need, SecureError> {
         let (requirements, groups) = self.memory()?;
         Ok(need_under(&requirements, &groups, headroom))
     }
@@ -169,9 +173,10 @@ impl MemoryPoolBuilder {
     /// Checks, with limits that were read before, all that securing checks before it commits memory.
     ///
     /// # Errors
-    /// [`Error::Shortfall`] names the limit that leaves too little. [`Error::PageCount`],
-    /// [`Error::Backing`] and [`Error::GrowthNotAssured`] if such a pool cannot exist here.
-    pub fn check(&self, headroom: &Headroom) -> Result<(), Error> {
+    /// [`SecureError::Shortfall`] names the limit that leaves too little.
+    /// [`SecureError::PageCount`], [`SecureError::Backing`] and [`SecureError::GrowthNotAssured`] if
+    /// such a pool cannot exist here.
+    pub fn check(&self, headroom: &Headroom) -> Result<(), SecureError> {
         let need = self.need_under(headroom)?;
         self.check_protection(headroom)?;
         headroom.check(&need)
@@ -185,7 +190,7 @@ impl MemoryPoolBuilder {
     }
 
     /// Returns the requirements, with room for tables in the margin, and the memory.
-    fn memory(&self) -> Result<(Requirements, Vec<Group>), Error> {
+    fn memory(&self) -> Result<(Requirements, Vec<Group>), SecureError> {
         let slots = self.slots.unwrap_or(1);
         let requirements = self.engine.with_tables(slots, &self.requirements);
         let groups = self.engine.groups(slots, &requirements)?;
@@ -193,7 +198,7 @@ impl MemoryPoolBuilder {
     }
 
     /// Checks that every memory that grows can be made accessible when it does.
-    fn check_protection(&self, headroom: &Headroom) -> Result<(), Error> {
+    fn check_protection(&self, headroom: &Headroom) -> Result<(), SecureError> {
         match self.policy {
             Policy::CommitMaximum => check_growth(self.requirements.backing, headroom),
             // Those pages are never of the machine's pool.
@@ -206,7 +211,7 @@ impl MemoryPoolBuilder {
     ///
     /// # Errors
     /// As for [`PreparedPool::secure`].
-    pub fn secure(self) -> Result<MemoryPool, Error> {
+    pub fn secure(self) -> Result<MemoryPool, SecureError> {
         self.prepare().secure()
     }
 
@@ -228,7 +233,8 @@ impl MemoryPoolBuilder {
     }
 }
 
-/// A pool without its memory; see [`MemoryPoolBuilder::prepare`].
+/// A pool that can be secured; see [`MemoryPoolBuilder::prepare`]. Once it is secured, this is one
+/// of the pool's handles.
 #[derive(Debug)]
 #[must_use = "nothing is secured yet"]
 pub struct PreparedPool {
@@ -244,36 +250,54 @@ impl PreparedPool {
         self
     }
 
-    /// Secures all slots, or none of them.
+    /// Secures all slots, or none of them. After a failure it can be called again, for example when
+    /// a limit was raised: engines and modules that were made before keep their pool. When the pool
+    /// is secured, it returns another handle.
     ///
     /// # Errors
-    /// [`Error::Shortfall`] names the limit that leaves too little. [`Error::Backing`] and
-    /// [`Error::GrowthNotAssured`] are returned if the options exclude each other here,
-    /// [`Error::TooManySlots`] if not even the list of the slots fits in memory. The other
+    /// [`SecureError::Shortfall`] names the limit that leaves too little. [`SecureError::Backing`]
+    /// and [`SecureError::GrowthNotAssured`] are returned if the options exclude each other here,
+    /// [`SecureError::TooManySlots`] if not even the list of the slots fits in memory. The other
     /// variants say why memory could not be requested, or was refused although every limit allows
     /// it. Nothing stays mapped.
-    pub fn secure(mut self) -> Result<MemoryPool, Error> {
+    pub fn secure(&self) -> Result<MemoryPool, SecureError> {
+        let shared = self.pool.shared();
+        let progress = self.builder.progress.lock();
+        // A function that panicked is called again.
+        let mut progress = progress.unwrap_or_else(PoisonError::into_inner);
+        if !shared.is_here() {
+            return Err(SecureError::Forked);
+        }
+        if shared.is_filled() {
+            return Ok(self.pool.clone());
+        }
         let count = self.builder.slots.unwrap_or(1);
         let (requirements, groups) = self.builder.memory()?;
-        let policy = self.builder.policy;
-        if policy == Policy::CommitMaximum || self.builder.engine.heap_bytes > 0 {
+        if self.builder.policy == Policy::CommitMaximum || self.builder.engine.heap_bytes > 0 {
             self.builder.check_protection(&Headroom::read()?)?;
         }
         let mut slots = Vec::new();
         let listed = slots.try_reserve_exact(count);
-        listed.map_err(|_| Error::TooManySlots { slots: count })?;
-        let progress: &mut dyn FnMut(Progress) = match &mut self.builder.progress {
+        listed.map_err(|_| SecureError::TooManySlots { slots: count })?;
+        let progress: &mut dyn FnMut(Progress) = match &mut *progress {
             Some(progress) => progress,
             None => &mut |_| {},
         };
-        let mut regions = secure_many(&requirements, &groups, progress)?;
+        let regions = secure_many(&requirements, &groups, progress)?;
+        self.fill(regions, slots);
+        Ok(self.pool.clone())
+    }
+
+    /// Gives the pool its memory: the slots, and then the heaps. `slots` is an empty list with room
+    /// for the slots.
+    fn fill(&self, mut regions: Vec<SecuredRegion>, mut slots: Vec<Slot>) {
         let all = |part: fn(&Secured) -> u64| {
             let parts = regions.iter().map(|region| part(region.secured()));
             parts.sum()
         };
         let (resident_bytes, locked_bytes) =
             (all(|one| one.resident_bytes), all(|one| one.locked_bytes));
-        let heaps = regions.split_off(count);
+        let heaps = regions.split_off(self.builder.slots.unwrap_or(1));
         let secured = regions.first().map(|region| Secured {
             resident_bytes,
             locked_bytes,
@@ -284,7 +308,7 @@ impl PreparedPool {
             let heaps = heaps.into_iter().map(|region| Slot::new(region, None).0);
             heap.fill(heaps.collect(), None, None);
         }
-        let tracker = match (policy, self.builder.tracking) {
+        let tracker = match (self.builder.policy, self.builder.tracking) {
             (Policy::Declared, Tracking::Auto) => Tracker::open()
                 .inspect_err(|error| tracing::warn!(%error, "each reset zeroes the whole slot"))
                 .ok()
@@ -300,14 +324,13 @@ impl PreparedPool {
             slots.push(slot);
         }
         self.pool.shared().fill(slots, secured, tracking);
-        Ok(self.pool)
     }
 }
 
 /// Checks that committed memory can always be made accessible, exactly to the wasm page.
-fn check_growth(backing: Backing, headroom: &Headroom) -> Result<(), Error> {
+fn check_growth(backing: Backing, headroom: &Headroom) -> Result<(), SecureError> {
     if backing.pool_page_log2().is_some() {
-        return Err(Error::Backing {
+        return Err(SecureError::Backing {
             backing,
             why: "its pages cannot be protected exactly to 64 KiB, which Policy::CommitMaximum \
                   requires; use Policy::Declared or Backing::Auto",
@@ -319,7 +342,7 @@ fn check_growth(backing: Backing, headroom: &Headroom) -> Result<(), Error> {
         .iter()
         .any(|reading| reading.limit == limit)
     {
-        true => Err(Error::GrowthNotAssured { limit }),
+        true => Err(SecureError::GrowthNotAssured { limit }),
         false => Ok(()),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::commit::backing::Backing;
 use crate::commit::group::Group;
 use crate::commit::requirements::{Requirements, WASM_PAGE_BYTES};
-use crate::error::Error;
+use crate::error::{Error, LendError, SecureError, VerifyError};
 use crate::pool::lent::LentMemory;
 use crate::pool::memory_pool::MemoryPool;
 use crate::pool::policy::{Options, Policy, Reset};
@@ -69,7 +69,7 @@ impl EngineOptions {
         &self,
         slots: usize,
         requirements: &Requirements,
-    ) -> Result<Vec<Group>, Error> {
+    ) -> Result<Vec<Group>, SecureError> {
         let group = |requirements: &_, count| {
             Group::new(requirements, RESERVATION_BYTES, GUARD_BYTES, count)
         };
@@ -104,15 +104,14 @@ impl EngineSide {
         expect(dead_code, reason = "wasmtime alone")
     )]
     pub(crate) fn lend_heap(&self, minimum: u64) -> Result<LentMemory, Error> {
-        let Some(heap) = &self.heap else {
-            return Err(Error::NoEngineHeap { heaps: 0 });
+        let heaps = |heap: &Shared| heap.statistics().slots;
+        let Some(heap) = self.heap.as_ref().filter(|heap| heaps(heap) > 0) else {
+            return Err(VerifyError::NoEngineHeap.into());
         };
         let lent = MemoryPool::of(Arc::clone(heap)).lend(minimum, Some(heap.options().pages));
         lent.map_err(|error| match error {
-            Error::NoSlot { .. } | Error::TooManyMemories { .. } => Error::NoEngineHeap {
-                heaps: heap.statistics().slots,
-            },
-            other => other,
+            LendError::NoSlot { slots: heaps, .. } => LendError::NoEngineHeap { heaps }.into(),
+            other => other.into(),
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::commit::requirements::WASM_PAGE_BYTES;
-use crate::error::Error;
+use crate::error::{LendError, PolicyError};
 use crate::pool::shared::Shared;
 use crate::pool::slot::Slot;
 
@@ -27,7 +27,7 @@ impl LentMemory {
         shared: &Arc<Shared>,
         minimum: u64,
         limit: u64,
-    ) -> Result<LentMemory, Error> {
+    ) -> Result<LentMemory, LendError> {
         let mut lent = LentMemory {
             slot: Some(slot),
             shared: Arc::clone(shared),
@@ -41,10 +41,14 @@ impl LentMemory {
     }
 
     /// Makes exactly the first `bytes` accessible.
-    fn resize(&mut self, bytes: usize) -> Result<(), Error> {
+    fn resize(&mut self, bytes: usize) -> Result<(), LendError> {
         let slot = self.slot.as_mut().expect("there until dropped");
         slot.make_accessible(bytes)
-            .map_err(Error::system("mprotect", bytes))?;
+            .map_err(|source| LendError::System {
+                call: "mprotect",
+                bytes: bytes as u64,
+                source,
+            })?;
         self.bytes = bytes;
         Ok(())
     }
@@ -74,18 +78,18 @@ impl LentMemory {
     /// size, nothing changes.
     ///
     /// # Errors
-    /// [`Error::SlotTooSmall`] above the maximum. [`Error::Forked`] in a child. [`Error::System`] if the operating system refuses
-    /// to make committed memory accessible. A host has to stop then: on another machine the guest
-    /// would continue.
-    pub fn grow_to(&mut self, bytes: usize) -> Result<(), Error> {
+    /// [`PolicyError::SlotTooSmall`] above the maximum. [`LendError::Forked`] in a child.
+    /// [`LendError::System`] if the operating system refuses to make committed memory accessible. A
+    /// host has to stop then: on another machine the guest would continue.
+    pub fn grow_to(&mut self, bytes: usize) -> Result<(), LendError> {
         if bytes <= self.bytes {
             return Ok(());
         }
         if bytes > self.maximum_bytes {
-            return Err(Error::SlotTooSmall {
+            return Err(LendError::Policy(PolicyError::SlotTooSmall {
                 maximum: Some((bytes as u64).div_ceil(WASM_PAGE_BYTES)),
                 slot_pages: self.maximum_bytes as u64 / WASM_PAGE_BYTES,
-            });
+            }));
         }
         // In a child something else may be at the address.
         self.shared.check_here()?;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Weak};
 
 use crate::commit::report::Secured;
 use crate::commit::residency::Residency;
-use crate::error::Error;
+use crate::error::{LendError, SecureError};
 use crate::pool::lent::LentMemory;
 use crate::pool::policy::{Options, Policy};
 use crate::pool::shared::{EngineSide, Shared};
@@ -104,8 +104,9 @@ impl MemoryPool {
     /// lowered, can take memory away after it was secured.
     ///
     /// # Errors
-    /// [`Error::NotResident`] if a part is not resident any more, [`Error::NotSecuredYet`], and
-    /// [`Error::Unreadable`] if the page tables cannot be read.
+    /// [`SecureError::NotResident`] if a part is not resident any more,
+    /// [`SecureError::NotSecuredYet`], and [`SecureError::Unreadable`] if the page tables cannot be
+    /// read.
     ///
     /// ```
     /// use wasm_prealloc_host::MemoryPool;
@@ -115,7 +116,7 @@ impl MemoryPool {
     /// assert_eq!(pool.check()?.resident_bytes, 2 << 20);
     /// # Ok::<(), wasm_prealloc_host::Error>(())
     /// ```
-    pub fn check(&self) -> Result<Residency, Error> {
+    pub fn check(&self) -> Result<Residency, SecureError> {
         let slots = self.shared.check()?;
         let Some(heap) = &self.shared.engine.heap else {
             return Ok(slots);
@@ -135,12 +136,12 @@ impl MemoryPool {
     /// several memories needs [`reserve`](MemoryPool::reserve).
     ///
     /// # Errors
-    /// [`Error::NotPinned`] or [`Error::SlotTooSmall`] if the limits do not suit the pool's
-    /// policy, [`Error::NoSlot`] if every slot is lent.
-    pub fn lend(&self, minimum: u64, maximum: Option<u64>) -> Result<LentMemory, Error> {
+    /// [`LendError::Policy`] if the limits do not suit the pool's policy, [`LendError::NoSlot`] if
+    /// every slot is lent.
+    pub fn lend(&self, minimum: u64, maximum: Option<u64>) -> Result<LentMemory, LendError> {
         let shared = &self.shared;
         let limit = shared.options().limit_pages(minimum, maximum)?;
-        let slot = shared.take(1, Vec::pop)?.ok_or(Error::NotSecuredYet)?;
+        let slot = shared.take(1, Vec::pop)?.ok_or(LendError::NotSecuredYet)?;
         LentMemory::new(slot, shared, minimum, limit)
     }
 }

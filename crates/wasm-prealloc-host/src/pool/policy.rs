@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::commit::requirements::DEFAULT_PAGES;
-use crate::error::Error;
+use crate::error::PolicyError;
 use crate::name::{self, UnknownName};
 
 /// The modules that a pool serves, and the part of a slot that they see.
@@ -40,19 +40,19 @@ impl Policy {
         minimum: u64,
         maximum: Option<u64>,
         slot_pages: u64,
-    ) -> Result<u64, Error> {
+    ) -> Result<u64, PolicyError> {
         match self {
             Policy::Declared if minimum == slot_pages && maximum == Some(slot_pages) => {
                 Ok(slot_pages)
             }
-            Policy::Declared => Err(Error::NotPinned {
+            Policy::Declared => Err(PolicyError::NotPinned {
                 minimum,
                 maximum,
                 expected: slot_pages,
             }),
             Policy::CommitMaximum => match maximum.unwrap_or(DEFAULT_PAGES) {
                 limit if minimum <= limit && limit <= slot_pages => Ok(limit),
-                limit => Err(Error::SlotTooSmall {
+                limit => Err(PolicyError::SlotTooSmall {
                     maximum: Some(limit.max(minimum)),
                     slot_pages,
                 }),
@@ -79,13 +79,13 @@ impl FromStr for Policy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum WhenExhausted {
-    /// Returns [`Error::NoSlot`] at once, unless enough slots are free or being reset. It waits for
-    /// resets, because they end.
+    /// Returns [`LendError::NoSlot`](crate::LendError::NoSlot) at once, unless enough slots are free
+    /// or being reset. It waits for resets, because they end.
     #[default]
     Fail,
-    /// Blocks the thread until enough slots come back, and returns [`Error::NoSlot`] after this
-    /// time. Requests are served in the order in which they came. In an asynchronous host this
-    /// blocks the executor's thread.
+    /// Blocks the thread until enough slots come back, and returns
+    /// [`LendError::NoSlot`](crate::LendError::NoSlot) after this time. Requests are served in the
+    /// order in which they came. In an asynchronous host this blocks the executor's thread.
     Wait(Duration),
 }
 
@@ -152,7 +152,11 @@ pub(crate) struct Options {
 
 impl Options {
     /// Returns the number of pages that a memory with these limits can grow to.
-    pub(crate) fn limit_pages(&self, minimum: u64, maximum: Option<u64>) -> Result<u64, Error> {
+    pub(crate) fn limit_pages(
+        &self,
+        minimum: u64,
+        maximum: Option<u64>,
+    ) -> Result<u64, PolicyError> {
         self.policy.limit_pages(minimum, maximum, self.pages)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar};
 use std::time::Duration;
 
 use crate::commit::report::Secured;
-use crate::error::Error;
+use crate::error::LendError;
 use crate::pool::slot::Slot;
 use crate::pool::statistics::Statistics;
 use crate::sys::TrackingInterface;
@@ -69,16 +69,16 @@ impl State {
     }
 
     /// Checks that `count` slots can be free at the same time.
-    pub(crate) fn check_possible(&self, count: usize) -> Result<(), Error> {
+    pub(crate) fn check_possible(&self, count: usize) -> Result<(), LendError> {
         if self.free.is_none() {
-            return Err(Error::NotSecuredYet);
+            return Err(LendError::NotSecuredYet);
         }
         let slots = self.statistics.slots - self.statistics.retired;
         match count {
             0 => Ok(()),
             _ if count <= slots => Ok(()),
             1 => Err(self.no_slot(Duration::ZERO)),
-            memories => Err(Error::TooManyMemories { memories, slots }),
+            memories => Err(LendError::TooManyMemories { memories, slots }),
         }
     }
 
@@ -108,14 +108,14 @@ impl State {
     }
 
     /// Returns the error of a request that waited in vain.
-    pub(crate) fn no_slot(&self, waited: Duration) -> Error {
+    pub(crate) fn no_slot(&self, waited: Duration) -> LendError {
         let Statistics {
             slots,
             lent,
             retired,
             ..
         } = self.statistics;
-        Error::NoSlot {
+        LendError::NoSlot {
             slots,
             lent,
             retired,
@@ -128,8 +128,8 @@ impl State {
         &mut self,
         count: usize,
         take: impl FnOnce(&mut Vec<Slot>) -> T,
-    ) -> Result<T, Error> {
-        let taken = take(self.free.as_mut().ok_or(Error::NotSecuredYet)?);
+    ) -> Result<T, LendError> {
+        let taken = take(self.free.as_mut().ok_or(LendError::NotSecuredYet)?);
         self.statistics.lent += count;
         // More may be free, for the request that is first now.
         self.wake_first();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::Error;
+use crate::error::LendError;
 use crate::pool::lent::LentMemory;
 use crate::pool::memory_pool::MemoryPool;
 use crate::pool::shared::Shared;
@@ -20,21 +20,21 @@ impl MemoryPool {
     /// waits for it. It has to reserve everything that it needs at first.
     ///
     /// ```
-    /// use wasm_prealloc_host::{Error, MemoryPool};
+    /// use wasm_prealloc_host::{LendError, MemoryPool};
     ///
     /// let pool = MemoryPool::builder().slots(3).pages(16).secure()?;
     /// let mut both = pool.reserve(2)?;
     /// let first = both.lend(16, Some(16))?;
     /// let second = both.lend(16, Some(16))?;
-    /// assert!(matches!(pool.reserve(2), Err(Error::NoSlot { lent: 2, .. })));
-    /// assert!(matches!(pool.reserve(4), Err(Error::TooManyMemories { .. })));
-    /// # Ok::<(), Error>(())
+    /// assert!(matches!(pool.reserve(2), Err(LendError::NoSlot { lent: 2, .. })));
+    /// assert!(matches!(pool.reserve(4), Err(LendError::TooManyMemories { .. })));
+    /// # Ok::<(), LendError>(())
     /// ```
     ///
     /// # Errors
-    /// [`Error::TooManyMemories`] at once if the pool can never have so many free slots,
-    /// [`Error::NoSlot`] if too few are free, until the end of the wait if the pool waits.
-    pub fn reserve(&self, count: usize) -> Result<Reservation, Error> {
+    /// [`LendError::TooManyMemories`] at once if the pool can never have so many free slots,
+    /// [`LendError::NoSlot`] if too few are free, until the end of the wait if the pool waits.
+    pub fn reserve(&self, count: usize) -> Result<Reservation, LendError> {
         let shared = self.shared();
         let slots = shared.take(count, |free| free.split_off(free.len() - count))?;
         Ok(Reservation {
@@ -69,12 +69,15 @@ impl Reservation {
     /// refused the slot stays in the reservation.
     ///
     /// # Errors
-    /// [`Error::NotReserved`] if every slot is lent; else as for [`MemoryPool::lend`].
-    pub fn lend(&mut self, minimum: u64, maximum: Option<u64>) -> Result<LentMemory, Error> {
+    /// [`LendError::NotReserved`] if every slot is lent; else as for [`MemoryPool::lend`].
+    pub fn lend(&mut self, minimum: u64, maximum: Option<u64>) -> Result<LentMemory, LendError> {
         let shared = &self.shared;
         let limit = shared.options().limit_pages(minimum, maximum)?;
         let reserved = self.reserved;
-        let slot = self.slots.pop().ok_or(Error::NotReserved { reserved })?;
+        let slot = self
+            .slots
+            .pop()
+            .ok_or(LendError::NotReserved { reserved })?;
         LentMemory::new(slot, shared, minimum, limit)
     }
 }

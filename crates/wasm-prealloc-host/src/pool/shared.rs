@@ -10,7 +10,7 @@ use crate::commit::report::Secured;
 use crate::commit::residency::{self, Residency};
 #[cfg(feature = "wasmtime-runtime")]
 use crate::engine::wasmtime::{known::Known, refusals::Refusals};
-use crate::error::Error;
+use crate::error::{LendError, SecureError};
 use crate::pool::policy::{Options, Reset};
 use crate::pool::slot::Slot;
 use crate::pool::slots::Slots;
@@ -45,14 +45,14 @@ impl Shared {
 
     /// Returns true in the process that made the pool. A child that fork(2) made of it does not
     /// have the memory, and other threads may have held the pool's lock during the fork.
-    fn is_here(&self) -> bool {
+    pub(crate) fn is_here(&self) -> bool {
         self.process_mark == sys::process_mark()
     }
 
-    pub(crate) fn check_here(&self) -> Result<(), Error> {
+    pub(crate) fn check_here(&self) -> Result<(), LendError> {
         match self.is_here() {
             true => Ok(()),
-            false => Err(Error::Forked),
+            false => Err(LendError::Forked),
         }
     }
 
@@ -82,6 +82,11 @@ impl Shared {
         }
     }
 
+    /// Returns true if the pool has its slots.
+    pub(crate) fn is_filled(&self) -> bool {
+        self.slots.state().free.is_some()
+    }
+
     pub(crate) fn secured(&self) -> Option<Secured> {
         self.slots.state().secured
     }
@@ -100,13 +105,15 @@ impl Shared {
     }
 
     /// Counts the residency of all slots that are not retired.
-    pub(crate) fn check(&self) -> Result<Residency, Error> {
-        self.check_here()?;
+    pub(crate) fn check(&self) -> Result<Residency, SecureError> {
+        if !self.is_here() {
+            return Err(SecureError::Forked);
+        }
         loop {
             let (ranges, retired) = {
                 let state = self.slots.state();
                 if state.free.is_none() {
-                    return Err(Error::NotSecuredYet);
+                    return Err(SecureError::NotSecuredYet);
                 }
                 (state.ranges.clone(), state.statistics.retired)
             };
@@ -126,7 +133,7 @@ impl Shared {
         &self,
         count: usize,
         take: impl FnOnce(&mut Vec<Slot>) -> T,
-    ) -> Result<T, Error> {
+    ) -> Result<T, LendError> {
         self.check_here()?;
         self.slots.take(count, take)
     }

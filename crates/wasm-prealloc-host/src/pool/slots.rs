@@ -8,7 +8,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
+use crate::error::LendError;
 use crate::pool::policy::{Options, WhenExhausted};
 use crate::pool::queue::State;
 use crate::pool::reset::Work;
@@ -52,7 +52,7 @@ impl Slots {
         &self,
         count: usize,
         take: impl FnOnce(&mut Vec<Slot>) -> T,
-    ) -> Result<T, Error> {
+    ) -> Result<T, LendError> {
         let mut events = Vec::new();
         let taken = self.take_or_wait(count, take, &mut events);
         for event in events {
@@ -69,7 +69,7 @@ impl Slots {
         count: usize,
         take: impl FnOnce(&mut Vec<Slot>) -> T,
         events: &mut Vec<Event>,
-    ) -> Result<T, Error> {
+    ) -> Result<T, LendError> {
         let mut state = self.state();
         state.check_possible(count)?;
         if state.can_serve_at_once(count) {

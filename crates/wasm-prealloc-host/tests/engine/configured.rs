@@ -2,7 +2,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use wasm_prealloc_host::{Error, InstantiateError, MemoryPool, WasmtimePool};
+use wasm_prealloc_host::{
+    Error, InstantiateError, LendError, MemoryPool, VerifyError, WasmtimePool,
+};
 use wasmtime::{
     Config, Engine, Instance, InstanceAllocationStrategy, Linker, PoolingAllocationConfig, Store,
     WasmFeatures,
@@ -19,7 +21,7 @@ fn nothing_is_instantiated_before_the_pool_is_secured() {
     let mut store = Store::new(&engine, ());
     let error = Instance::new(&mut store, &module, &[]).unwrap_err();
     match InstantiateError::from(error) {
-        InstantiateError::Memory(Error::NotSecuredYet) => {}
+        InstantiateError::Memory(Error::Lend(LendError::NotSecuredYet)) => {}
         other => panic!("{other}"),
     }
     let pool = prepared.secure().unwrap();
@@ -44,7 +46,7 @@ fn refused_engine(change: Change) -> Error {
     let module = module(&engine, WITH_DATA);
     let mut store = Store::new(&engine, ());
     match pool.instantiate(&Linker::new(&engine), &mut store, &module) {
-        Err(InstantiateError::Memory(error @ Error::Engine { .. })) => error,
+        Err(InstantiateError::Memory(error @ Error::Verify(VerifyError::Engine { .. }))) => error,
         other => panic!("{other:?}"),
     }
 }

@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use wasm_prealloc_host::{Error, Headroom, InstantiateError, MemoryPool, Policy, WasmtimePool};
+use wasm_prealloc_host::{
+    Error, Headroom, InstantiateError, LendError, MemoryPool, Policy, SecureError, VerifyError,
+    WasmtimePool,
+};
 use wasmtime::{Config, Engine, ExternRef, Linker, Module, Rooted, Store};
 
 use crate::module;
@@ -92,7 +95,7 @@ fn without_a_heap_the_refusal_names_it() {
         let host = Host::new(policy, 0);
         for text in [EXCEPTIONS, STRUCTS] {
             match host.run(text, 1) {
-                Err(InstantiateError::Memory(error @ Error::NoEngineHeap { heaps: 0 })) => {
+                Err(InstantiateError::Memory(error @ Error::Verify(VerifyError::NoEngineHeap))) => {
                     let text = error.to_string();
                     assert!(
                         text.contains("MemoryPoolBuilder::engine_heap_bytes"),
@@ -115,7 +118,7 @@ fn a_module_of_the_gc_proposal_without_memory_is_refused_without_a_heap() {
             (struct.get $pair 0 (struct.new $pair (local.get 0)))))"#;
     for policy in POLICIES {
         match Host::new(policy, 0).run(text, 1) {
-            Err(InstantiateError::Memory(Error::NoEngineHeap { heaps: 0 })) => {}
+            Err(InstantiateError::Memory(Error::Verify(VerifyError::NoEngineHeap))) => {}
             other => panic!("{other:?}"),
         }
         assert_eq!(Host::new(policy, HEAP_BYTES).run(text, 7).unwrap(), 7);
@@ -169,7 +172,7 @@ fn each_store_has_a_heap_and_gives_it_back() {
     };
     let (first, _second) = (store().unwrap(), store().unwrap());
     match store().map(|_| ()).map_err(InstantiateError::from) {
-        Err(InstantiateError::Memory(Error::NoEngineHeap { heaps: 2 })) => {}
+        Err(InstantiateError::Memory(Error::Lend(LendError::NoEngineHeap { heaps: 2 }))) => {}
         other => panic!("{other:?}"),
     }
     drop(first);
@@ -194,11 +197,11 @@ fn the_heap_is_counted_in_the_need_and_in_what_is_secured() {
     assert_eq!(need(1).physical_bytes, need(1 << 16).physical_bytes);
     assert!(matches!(
         builder(5 << 30).need(),
-        Err(Error::PageCount { pages: 81_920 })
+        Err(SecureError::PageCount { pages: 81_920 })
     ));
     assert!(matches!(
         builder(u64::MAX).secure(),
-        Err(Error::PageCount { .. })
+        Err(SecureError::PageCount { .. })
     ));
 }
 
@@ -210,7 +213,7 @@ fn slots_and_heaps_are_one_commit_with_one_answer() {
     let need = both.need_under(&Headroom::read().unwrap()).unwrap();
     assert!(need.physical_bytes > 2 * 1024 * (4 << 30));
     match both.secure() {
-        Err(Error::Shortfall(shortfall)) => {
+        Err(SecureError::Shortfall(shortfall)) => {
             assert_eq!(shortfall.needed_bytes, need.under(&shortfall.limit));
         }
         other => panic!("{other:?}"),
@@ -246,7 +249,7 @@ fn other_settings_for_the_heap_are_refused() {
         let engine = Engine::new(change(&mut config)).unwrap();
         let module = module(&engine, "(module (table 1 1 funcref) (memory 16 16))");
         let error = pool.verify(&module).unwrap_err();
-        assert!(matches!(error, Error::Engine { .. }), "{error}");
+        assert!(matches!(error, VerifyError::Engine { .. }), "{error}");
         assert!(error.to_string().contains("heap"), "{error}");
     }
 }

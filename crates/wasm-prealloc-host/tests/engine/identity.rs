@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use wasm_prealloc_host::{
-    Error, InstantiateError, MemoryPool, WasmtimePool, WhenExhausted, deterministic, resident_bytes,
+    Error, InstantiateError, LendError, MemoryPool, VerifyError, WasmtimePool, WhenExhausted,
+    deterministic, resident_bytes,
 };
 use wasmtime::{Config, Engine, LinearMemory, Linker, MemoryCreator, MemoryType, Store};
 
@@ -83,7 +84,10 @@ fn an_engine_that_was_never_configured_is_refused() {
     for text in [USUAL, STARTS, WITHOUT_TABLE] {
         for config in [Config::new(), deterministic_only.clone()] {
             let error = refused(&pool, &config, text);
-            assert!(matches!(error, Error::Engine { .. }), "{error}");
+            assert!(
+                matches!(error, Error::Verify(VerifyError::Engine { .. })),
+                "{error}"
+            );
         }
     }
     // Without a heap of the engine, the module itself is probed.
@@ -102,7 +106,10 @@ fn an_engine_that_was_never_configured_is_refused() {
         }
     }
     let error = refused(&pool, &without_heap, WITHOUT_TABLE);
-    assert!(matches!(error, Error::EngineUnproven { .. }), "{error}");
+    assert!(
+        matches!(error, Error::Verify(VerifyError::EngineUnproven { .. })),
+        "{error}"
+    );
     // As the error advises.
     let engine = pool.engine(&mut without_heap).unwrap();
     answer(&pool, &engine, WITHOUT_TABLE).unwrap();
@@ -267,7 +274,7 @@ fn an_engine_keeps_no_memory_of_a_dropped_pool() {
     // The engine and its configuration are alive.
     let error = wasmtime::Instance::new(&mut Store::new(&engine, ()), &module, &[]).unwrap_err();
     match InstantiateError::from(error) {
-        InstantiateError::Memory(Error::PoolDropped) => {}
+        InstantiateError::Memory(Error::Lend(LendError::PoolDropped)) => {}
         other => panic!("{other}"),
     }
     drop(config);

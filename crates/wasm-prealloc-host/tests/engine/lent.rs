@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use wasm_prealloc_host::{
-    Error, InstantiateError, MemoryPool, WasmtimePool, WhenExhausted, resident_bytes,
+    Error, InstantiateError, LendError, MemoryPool, WasmtimePool, WhenExhausted, resident_bytes,
 };
 use wasmtime::{Instance, Linker, Store, Trap};
 
@@ -106,7 +106,10 @@ fn nothing_of_a_module_runs_if_no_memory_is_free() {
     host.instantiate(text).unwrap();
     // If the start function had run, the error would be its trap.
     let error = host.refusal("(module (memory 16 16) (func $f unreachable) (start $f))");
-    assert!(matches!(error, Error::NoSlot { slots: 2, .. }), "{error}");
+    assert!(
+        matches!(error, Error::Lend(LendError::NoSlot { slots: 2, .. })),
+        "{error}"
+    );
     host.end_block();
     host.instantiate(text).unwrap();
 }
@@ -118,7 +121,7 @@ fn a_module_refused_in_the_middle_gives_its_memories_back() {
     // wasmtime's own function takes the slots one after the other.
     let refused = Instance::new(&mut host.store, &module, &[]);
     match refused.map_err(InstantiateError::from) {
-        Err(InstantiateError::Memory(Error::NoSlot { .. })) => {}
+        Err(InstantiateError::Memory(Error::Lend(LendError::NoSlot { .. }))) => {}
         other => panic!("{other:?}"),
     }
     host.end_block();
@@ -218,7 +221,7 @@ fn an_asynchronous_store_gets_the_same_memory_and_the_same_errors() {
     let mut second = Store::new(&engine, ());
     let refused = finish(linker.instantiate_async(&mut second, &module));
     match refused.map_err(InstantiateError::from) {
-        Err(InstantiateError::Memory(Error::NoSlot { slots: 1, .. })) => {}
+        Err(InstantiateError::Memory(Error::Lend(LendError::NoSlot { slots: 1, .. }))) => {}
         other => panic!("{other:?}"),
     }
 }

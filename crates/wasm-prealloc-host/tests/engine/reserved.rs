@@ -7,7 +7,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use wasm_prealloc_host::{
-    Error, InstantiateError, MemoryPool, MemoryPoolBuilder, WasmtimePool, WhenExhausted,
+    Error, InstantiateError, LendError, MemoryPool, MemoryPoolBuilder, PolicyError, VerifyError,
+    WasmtimePool, WhenExhausted,
 };
 use wasmtime::{Caller, Config, Engine, Instance, Linker, Module, Store};
 
@@ -44,17 +45,17 @@ fn a_module_that_can_never_fit_is_refused_at_once() {
     let start = Instant::now();
     for _ in 0..2 {
         match pool.verify(&module) {
-            Err(Error::TooManyMemories {
+            Err(VerifyError::TooManyMemories {
                 memories: 3,
                 slots: 2,
             }) => {}
             other => panic!("{other:?}"),
         }
         match instantiate(&pool, &mut Store::new(&engine, ()), &module) {
-            Err(Error::TooManyMemories {
+            Err(Error::Verify(VerifyError::TooManyMemories {
                 memories: 3,
                 slots: 2,
-            }) => {}
+            })) => {}
             other => panic!("{other:?}"),
         }
     }
@@ -96,7 +97,7 @@ fn an_embedder_with_an_instance_pre_reserves_the_memories() {
     memories.with(|| pre.instantiate(&mut store)).unwrap();
     assert_eq!(pool.statistics().lent, 2);
     match pool.reserve_for(pre.module()).map(|_| ()) {
-        Err(Error::NoSlot { slots: 2, .. }) => {}
+        Err(Error::Lend(LendError::NoSlot { slots: 2, .. })) => {}
         other => panic!("{other:?}"),
     }
     drop(store);
@@ -120,7 +121,9 @@ fn a_module_that_a_start_function_instantiates_takes_memories_of_its_own() {
         let refused = Instance::new(&mut caller, &inner, &[]).map_err(InstantiateError::from);
         assert!(matches!(
             refused,
-            Err(InstantiateError::Memory(Error::NoSlot { .. }))
+            Err(InstantiateError::Memory(Error::Lend(
+                LendError::NoSlot { .. }
+            )))
         ));
     };
     linker.func_wrap("env", "again", again).unwrap();
@@ -331,11 +334,14 @@ fn a_refusal_is_told_apart_on_another_thread() {
     let [first, second] = errors.map(InstantiateError::from);
     assert!(matches!(
         first,
-        InstantiateError::Memory(Error::NotPinned { minimum: 1, .. })
+        InstantiateError::Memory(Error::Verify(VerifyError::Policy(PolicyError::NotPinned {
+            minimum: 1,
+            ..
+        })))
     ));
     assert!(matches!(
         second,
-        InstantiateError::Memory(Error::NoSlot { .. })
+        InstantiateError::Memory(Error::Lend(LendError::NoSlot { .. }))
     ));
     // An error of the engine with another text stays one.
     let other = wasmtime::Error::msg("something else");

@@ -1,6 +1,6 @@
 //! Enforced sizes: an unchanged module in its committed maximum.
 
-use wasm_prealloc_host::{Error, Policy, WasmtimePool};
+use wasm_prealloc_host::{Policy, PolicyError, WasmtimePool};
 use wasmtime::{Linker, Trap};
 
 use crate::Host;
@@ -51,9 +51,9 @@ fn a_memory_that_can_outgrow_its_slot_is_refused() {
         let mut host = Host::new(512, Policy::CommitMaximum);
         let error = host.refusal(&format!("(module (memory {declared}))"));
         let text = error.to_string();
-        let Error::SlotTooSmall {
+        let Some(PolicyError::SlotTooSmall {
             slot_pages: 512, ..
-        } = error
+        }) = error.policy()
         else {
             panic!("{declared}: {text}");
         };

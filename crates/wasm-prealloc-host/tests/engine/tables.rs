@@ -1,6 +1,8 @@
 //! The tables of a module: counted in the need, and bounded.
 
-use wasm_prealloc_host::{Error, InstantiateError, MemoryPool, StoreLimiter, WasmtimePool};
+use wasm_prealloc_host::{
+    Error, InstantiateError, MemoryPool, StoreLimiter, VerifyError, WasmtimePool,
+};
 use wasmtime::{
     Config, Engine, Linker, Module, Ref, RefType, ResourceLimiter, Store, Table, TableType,
 };
@@ -76,14 +78,16 @@ fn growth_beyond_the_bound_returns_minus_one_and_takes_no_memory() {
     let linker = Linker::new(&host.engine);
     let mut store = Store::new(&host.engine, ());
     let error = match host.pool.instantiate(&linker, &mut store, &module) {
-        Err(InstantiateError::Memory(error @ Error::UnboundedTables { .. })) => error.to_string(),
+        Err(InstantiateError::Memory(
+            error @ Error::Verify(VerifyError::UnboundedTables { .. }),
+        )) => error.to_string(),
         other => panic!("{other:?}"),
     };
     assert!(error.contains("WasmtimePool::limiter"), "{error}");
     assert!(error.contains("declare smaller maximums"), "{error}");
     assert!(matches!(
         host.pool.verify(&module),
-        Err(Error::UnboundedTables {
+        Err(VerifyError::UnboundedTables {
             maximum: None,
             bound: 65_536
         })
@@ -130,7 +134,10 @@ fn growth_is_the_same_for_every_kind_of_table() {
         let engine = pool.engine(&mut config).unwrap();
         let module = module(&engine, &growing(limits, ty, null));
         assert!(
-            matches!(pool.verify(&module), Err(Error::UnboundedTables { .. })),
+            matches!(
+                pool.verify(&module),
+                Err(VerifyError::UnboundedTables { .. })
+            ),
             "{ty}"
         );
         let mut store = Store::new(&engine, pool.limiter());
@@ -193,7 +200,7 @@ fn tables_that_can_exceed_the_bound_together_need_the_limiter() {
         let text = format!("(module {tables} (memory 16 16))");
         let module = host.module(&text);
         match host.pool.verify(&module) {
-            Err(Error::UnboundedTables {
+            Err(VerifyError::UnboundedTables {
                 maximum: found,
                 bound: 100,
             }) => {
@@ -204,7 +211,7 @@ fn tables_that_can_exceed_the_bound_together_need_the_limiter() {
         host.pool.verify_limited(&module).unwrap();
         assert!(matches!(
             host.pool.reserve_for(&module),
-            Err(Error::UnboundedTables { .. })
+            Err(Error::Verify(VerifyError::UnboundedTables { .. }))
         ));
     }
 }
@@ -226,10 +233,13 @@ fn minimums_above_the_bound_are_refused_with_a_limiter_too() {
             .to_string()
             .contains("MemoryPoolBuilder::table_elements");
         assert!(
-            matches!(error, Error::TablesTooLarge { bound: 100, .. }) && remedy,
+            matches!(error, VerifyError::TablesTooLarge { bound: 100, .. }) && remedy,
             "{error}"
         );
-        assert!(matches!(host.refusal(&text), Error::TablesTooLarge { .. }));
+        assert!(matches!(
+            host.refusal(&text),
+            Error::Verify(VerifyError::TablesTooLarge { .. })
+        ));
     }
 }
 
@@ -259,7 +269,7 @@ fn element_segments_and_imports_do_not_hinder_a_probe() {
     let module = host.module(text);
     assert!(matches!(
         host.pool.verify(&module),
-        Err(Error::UnboundedTables { maximum: None, .. })
+        Err(VerifyError::UnboundedTables { maximum: None, .. })
     ));
     host.pool.verify_limited(&module).unwrap();
     // An engine without a heap cannot be probed alone, and this module cannot be probed either.
@@ -268,7 +278,10 @@ fn element_segments_and_imports_do_not_hinder_a_probe() {
     let engine = Engine::new(&config).unwrap();
     let module = crate::module(&engine, text);
     let error = host.pool.verify_limited(&module).unwrap_err();
-    assert!(matches!(error, Error::EngineUnproven { .. }), "{error}");
+    assert!(
+        matches!(error, VerifyError::EngineUnproven { .. }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -279,7 +292,7 @@ fn a_limiter_of_another_pool_does_not_count() {
     let mut store = Store::new(&host.engine, other.pool.limiter());
     store.limiter(|limiter| limiter);
     match host.pool.instantiate(&linker, &mut store, &module) {
-        Err(InstantiateError::Memory(Error::UnboundedTables { .. })) => {}
+        Err(InstantiateError::Memory(Error::Verify(VerifyError::UnboundedTables { .. }))) => {}
         other => panic!("{other:?}"),
     }
 }

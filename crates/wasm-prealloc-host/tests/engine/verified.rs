@@ -1,6 +1,6 @@
 //! Verification before any of a module runs, and the origin of errors.
 
-use wasm_prealloc_host::{Error, InstantiateError, WasmtimePool};
+use wasm_prealloc_host::{Error, InstantiateError, PolicyError, VerifyError, WasmtimePool};
 use wasmtime::{Caller, Instance, Linker, Trap};
 
 use crate::Host;
@@ -15,11 +15,11 @@ fn a_memory_that_can_grow_is_not_pinned() {
         ("17 17", (17, Some(17))),
     ] {
         match Host::of_pages(16).refusal(&format!("(module (memory {declared}))")) {
-            Error::NotPinned {
+            Error::Verify(VerifyError::Policy(PolicyError::NotPinned {
                 minimum,
                 maximum,
                 expected: 16,
-            } => assert_eq!((minimum, maximum), found, "{declared}"),
+            })) => assert_eq!((minimum, maximum), found, "{declared}"),
             other => panic!("{declared}: {other}"),
         }
     }
@@ -29,7 +29,10 @@ fn a_memory_that_can_grow_is_not_pinned() {
 fn every_memory_of_a_module_is_verified() {
     let error = Host::of_pages(16).refusal("(module (memory 16 16) (memory 1))");
     assert!(
-        matches!(error, Error::NotPinned { minimum: 1, .. }),
+        matches!(
+            error.policy(),
+            Some(PolicyError::NotPinned { minimum: 1, .. })
+        ),
         "{error}"
     );
     Host::of_pages(16)
@@ -46,7 +49,7 @@ fn memories_of_another_kind_are_refused() {
 #[test]
 fn an_imported_memory_is_refused_by_name() {
     match Host::of_pages(16).refusal(r#"(module (import "env" "memory" (memory 16 16)))"#) {
-        Error::ImportedMemory { module, name } => {
+        Error::Verify(VerifyError::ImportedMemory { module, name }) => {
             assert_eq!((module.as_str(), name.as_str()), ("env", "memory"));
         }
         other => panic!("{other}"),

@@ -169,7 +169,7 @@ fn all_ranges_are_counted_and_a_missing_part_is_an_error() {
     assert_eq!(counted.expected_bytes, 2 * MIB as u64);
     assert_eq!(counted.resident_bytes, 2 * MIB as u64);
     match residency([range(0, 3 * MIB), range(1, MIB)].into_iter()) {
-        Err(Error::NotResident {
+        Err(SecureError::NotResident {
             expected_bytes,
             resident_bytes,
         }) => assert_eq!((expected_bytes, resident_bytes), (4 << 20, 2 << 20)),

@@ -13,7 +13,7 @@ use crate::commit::requirements::WASM_PAGE_BYTES;
 use crate::engine::wasmtime::probe::{self, Kind};
 use crate::engine::wasmtime::refusals::Refusals;
 use crate::engine::wasmtime::scope;
-use crate::error::Error;
+use crate::error::{Error, LendError, VerifyError};
 use crate::pool::lent::LentMemory;
 use crate::pool::memory_pool::{MemoryPool, WeakPool};
 use crate::pool::slot::{GUARD_BYTES, RESERVATION_BYTES};
@@ -66,7 +66,7 @@ unsafe impl MemoryCreator for Creator {
             return answer.map(|()| Box::new(Unused) as Box<dyn LinearMemory>);
         }
         let lent = pool
-            .ok_or(Error::PoolDropped)
+            .ok_or(LendError::PoolDropped.into())
             .and_then(|pool| request.lend(&pool));
         match lent {
             Ok(memory) => Ok(Box::new(Memory(memory))),
@@ -89,7 +89,7 @@ struct Request<'a> {
 
 impl Request<'_> {
     /// Checks, without lending, that the pool serves such a memory.
-    fn check(&self, pool: &MemoryPool) -> Result<(), Error> {
+    fn check(&self, pool: &MemoryPool) -> Result<(), VerifyError> {
         if self.kind == Kind::EngineHeap {
             return Ok(());
         }
@@ -100,11 +100,11 @@ impl Request<'_> {
             self.guard_bytes as u64,
         )?;
         if self.ty.is_shared() {
-            return Err(Error::UnsupportedMemory { kind: "shared" });
+            return Err(VerifyError::UnsupportedMemory { kind: "shared" });
         }
         if self.ty.page_size() != WASM_PAGE_BYTES {
             let kind = "custom-page-size";
-            return Err(Error::UnsupportedMemory { kind });
+            return Err(VerifyError::UnsupportedMemory { kind });
         }
         let policy = pool.policy();
         policy.limit_pages(self.ty.minimum(), self.maximum(), pool.pages())?;
@@ -122,7 +122,7 @@ impl Request<'_> {
     fn lend(&self, pool: &MemoryPool) -> Result<LentMemory, Error> {
         self.check(pool)?;
         match self.kind {
-            Kind::Linear => scope::lend(pool, self.ty.minimum(), self.maximum()),
+            Kind::Linear => Ok(scope::lend(pool, self.ty.minimum(), self.maximum())?),
             Kind::EngineHeap => pool.engine_side().lend_heap(self.ty.minimum()),
         }
     }
@@ -133,15 +133,15 @@ pub(crate) fn check_sizes(
     slot_bytes: u64,
     reservation_bytes: u64,
     guard_bytes: u64,
-) -> Result<(), Error> {
+) -> Result<(), VerifyError> {
     // An engine moves a memory that is larger than its reservation.
     if reservation_bytes < slot_bytes {
-        return Err(Error::Engine {
+        return Err(VerifyError::Engine {
             what: "reserves less address space than the memory has (memory_reservation)",
         });
     }
     if reservation_bytes > RESERVATION_BYTES as u64 || guard_bytes > GUARD_BYTES as u64 {
-        return Err(Error::Engine {
+        return Err(VerifyError::Engine {
             what: "requests more address space or larger guards than a slot has \
                    (memory_reservation, memory_guard_size)",
         });
@@ -150,8 +150,8 @@ pub(crate) fn check_sizes(
 }
 
 /// Formats the whole cause chain on one line.
-fn with_causes(error: &Error) -> String {
-    let chain = successors(Some(error as &dyn StdError), |&error| error.source());
+fn with_causes(error: &(dyn StdError + 'static)) -> String {
+    let chain = successors(Some(error), |&error| error.source());
     chain
         .map(ToString::to_string)
         .collect::<Vec<_>>()
@@ -176,7 +176,7 @@ unsafe impl LinearMemory for Memory {
         match self.0.grow_to(new_size) {
             // wasmtime requests nothing above the maximum, so the guest did not cause the refusal.
             // A guest that saw -1 would continue, with another result than on other machines.
-            Err(error @ Error::System { .. }) => {
+            Err(error @ LendError::System { .. }) => {
                 let causes = with_causes(&error);
                 panic!("committed memory cannot be made accessible: {causes}")
             }

@@ -12,7 +12,7 @@ use crate::engine::wasmtime::limiter::{self, StoreLimiter};
 use crate::engine::wasmtime::refusals;
 use crate::engine::wasmtime::scope::InstanceMemories;
 use crate::engine::wasmtime::verify::verify;
-use crate::error::Error;
+use crate::error::{Error, LendError, VerifyError};
 use crate::pool::builder::PreparedPool;
 use crate::pool::memory_pool::MemoryPool;
 use crate::pool::slot::{GUARD_BYTES, RESERVATION_BYTES};
@@ -86,11 +86,11 @@ pub trait WasmtimePool {
     /// Verifying one of them again takes less than 100 ns.
     ///
     /// # Errors
-    /// [`Error::Engine`] and [`Error::EngineUnproven`] for the engine, [`Error::ImportedMemory`],
-    /// [`Error::NotPinned`], [`Error::SlotTooSmall`], [`Error::UnsupportedMemory`] and
-    /// [`Error::TooManyMemories`] for the memories, [`Error::NoEngineHeap`],
-    /// [`Error::TablesTooLarge`] and [`Error::UnboundedTables`] for the rest.
-    fn verify(&self, module: &Module) -> Result<(), Error> {
+    /// [`VerifyError::Engine`] and [`VerifyError::EngineUnproven`] for the engine,
+    /// [`VerifyError::ImportedMemory`], [`VerifyError::Policy`], [`VerifyError::UnsupportedMemory`]
+    /// and [`VerifyError::TooManyMemories`] for the memories, [`VerifyError::NoEngineHeap`],
+    /// [`VerifyError::TablesTooLarge`] and [`VerifyError::UnboundedTables`] for the rest.
+    fn verify(&self, module: &Module) -> Result<(), VerifyError> {
         let pool = self.memory_pool();
         let findings = verify(pool, module)?;
         match unbounded(pool, &findings) {
@@ -104,8 +104,8 @@ pub trait WasmtimePool {
     /// have any maximum.
     ///
     /// # Errors
-    /// As for [`verify`](WasmtimePool::verify), without [`Error::UnboundedTables`].
-    fn verify_limited(&self, module: &Module) -> Result<(), Error> {
+    /// As for [`verify`](WasmtimePool::verify), without [`VerifyError::UnboundedTables`].
+    fn verify_limited(&self, module: &Module) -> Result<(), VerifyError> {
         verify(self.memory_pool(), module).map(drop)
     }
 
@@ -115,7 +115,7 @@ pub trait WasmtimePool {
     ///
     /// # Errors
     /// As for [`verify_limited`](WasmtimePool::verify_limited).
-    fn needs_engine_heap(&self, module: &Module) -> Result<bool, Error> {
+    fn needs_engine_heap(&self, module: &Module) -> Result<bool, VerifyError> {
         let findings = verify(self.memory_pool(), module)?;
         Ok(findings.engine_heap != Some(false))
     }
@@ -167,7 +167,7 @@ pub trait WasmtimePool {
     fn reserve_for(&self, module: &Module) -> Result<InstanceMemories, Error> {
         self.verify(module)?;
         let memories = module.resources_required().num_memories as usize;
-        InstanceMemories::reserve(self.memory_pool(), memories)
+        Ok(InstanceMemories::reserve(self.memory_pool(), memories)?)
     }
 
     /// Verifies the module, takes all of its memories at once, and instantiates it in them. A
@@ -199,9 +199,9 @@ pub trait WasmtimePool {
 }
 
 /// Returns the refusal of tables that need a limiter.
-fn unbounded(pool: &MemoryPool, findings: &Findings) -> Option<Error> {
+fn unbounded(pool: &MemoryPool, findings: &Findings) -> Option<VerifyError> {
     let (maximum, bound) = (findings.table_maximum, pool.engine_side().table_elements);
-    (maximum > bound).then(|| Error::UnboundedTables {
+    (maximum > bound).then(|| VerifyError::UnboundedTables {
         maximum: (maximum < u64::from(u32::MAX)).then_some(maximum),
         bound,
     })
@@ -237,6 +237,18 @@ pub enum InstantiateError {
     /// The engine refused, or the module's start function trapped.
     #[error("{0:#}")]
     Engine(wasmtime::Error),
+}
+
+impl From<VerifyError> for InstantiateError {
+    fn from(error: VerifyError) -> InstantiateError {
+        InstantiateError::Memory(error.into())
+    }
+}
+
+impl From<LendError> for InstantiateError {
+    fn from(error: LendError) -> InstantiateError {
+        InstantiateError::Memory(error.into())
+    }
 }
 
 impl From<wasmtime::Error> for InstantiateError {

@@ -12,7 +12,7 @@ use wasmtime::{
 };
 
 use crate::engine::wasmtime::known::Findings;
-use crate::error::Error;
+use crate::error::VerifyError;
 use crate::pool::memory_pool::MemoryPool;
 
 /// The kind of memory that an engine requests.
@@ -36,7 +36,7 @@ struct Requests {
     engine_heap: bool,
     /// The creator ends the probe at this number of linear memories, in a module without tables.
     last: Option<usize>,
-    outcome: Option<Error>,
+    outcome: Option<VerifyError>,
 }
 
 impl Requests {
@@ -50,13 +50,13 @@ impl Requests {
 pub(crate) fn answer(
     pool: Option<&MemoryPool>,
     kind: Kind,
-    limits: impl FnOnce(&MemoryPool) -> Result<(), Error>,
+    limits: impl FnOnce(&MemoryPool) -> Result<(), VerifyError>,
 ) -> Option<Result<(), String>> {
     PROBE.with_borrow_mut(|probe| {
         let requests = probe.as_mut()?;
         let checked = match pool.filter(|pool| pool.is_same(&requests.pool)) {
             Some(pool) => limits(pool),
-            None => Err(Error::Engine {
+            None => Err(VerifyError::Engine {
                 what: "takes its memories from another pool",
             }),
         };
@@ -94,17 +94,17 @@ struct Watch {
 
 enum End {
     AtLastTable,
-    Refused(Error),
+    Refused(VerifyError),
 }
 
 impl Watch {
     /// Adds a table's limits. Above the bound, returns the refusal.
-    fn add(&mut self, minimum: u64, maximum: Option<u64>) -> Result<(), Error> {
+    fn add(&mut self, minimum: u64, maximum: Option<u64>) -> Result<(), VerifyError> {
         self.minimum = self.minimum.saturating_add(minimum);
         let maximum = maximum.unwrap_or(u64::MAX);
         self.maximum = self.maximum.saturating_add(maximum);
         match self.minimum > self.bound {
-            true => Err(Error::TablesTooLarge {
+            true => Err(VerifyError::TablesTooLarge {
                 elements: self.minimum,
                 bound: self.bound,
             }),
@@ -124,7 +124,7 @@ impl Watch {
     }
 }
 
-const NOT_REACHED: Error = Error::Engine {
+const NOT_REACHED: VerifyError = VerifyError::Engine {
     what: "does not take its memories from this pool",
 };
 
@@ -188,7 +188,7 @@ impl Drop for Running {
 /// Returns true if the engine takes its memories from the pool, and false if that is unknown
 /// because the engine has no heap of its own. The heap has the same creator as linear memories, and
 /// a host object in it needs no module.
-pub(crate) fn reaches(pool: &MemoryPool, engine: &Engine) -> Result<bool, Error> {
+pub(crate) fn reaches(pool: &MemoryPool, engine: &Engine) -> Result<bool, VerifyError> {
     let mut store = Store::new(engine, ());
     let _running = Running::start(Requests {
         pool: pool.clone(),
@@ -215,7 +215,7 @@ pub(crate) fn run(
     module: &Module,
     known: bool,
     bound: u64,
-) -> Result<Findings, Error> {
+) -> Result<Findings, VerifyError> {
     let required = module.resources_required();
     let (memories, tables) = (required.num_memories as usize, required.num_tables);
     let mut store = Store::new(
@@ -249,7 +249,7 @@ pub(crate) fn run(
                 u64::MAX
             },
         }),
-        false => Err(Error::EngineUnproven { why }),
+        false => Err(VerifyError::EngineUnproven { why }),
     };
     // An engine that takes its memories from elsewhere would start the module after the last one.
     if tables == 0 && (memories == 0 || !known) {

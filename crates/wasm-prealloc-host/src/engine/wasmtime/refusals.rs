@@ -63,25 +63,26 @@ pub(crate) fn take(error: &wasmtime::Error) -> Option<Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::LendError;
 
-    fn error(pages: u64) -> Error {
-        Error::PageCount { pages }
+    fn error(heaps: usize) -> Error {
+        LendError::NoEngineHeap { heaps }.into()
     }
 
     #[test]
     fn errors_that_are_never_converted_are_bounded() {
         let refusals = Arc::new(Refusals::default());
-        for pages in 0..1000 {
-            refusals.keep(format!("{pages} pages"), error(pages));
+        for heaps in 0..1000 {
+            refusals.keep(format!("{heaps} heaps"), error(heaps));
         }
         assert_eq!(refusals.0.lock().unwrap().len(), KEPT);
-        let newest = wasmtime::Error::msg("999 pages");
+        let newest = wasmtime::Error::msg("999 heaps");
         assert!(matches!(
             take(&newest),
-            Some(Error::PageCount { pages: 999 })
+            Some(Error::Lend(LendError::NoEngineHeap { heaps: 999 }))
         ));
         assert!(take(&newest).is_none());
-        assert!(take(&wasmtime::Error::msg("0 pages")).is_none());
+        assert!(take(&wasmtime::Error::msg("0 heaps")).is_none());
     }
 
     #[test]

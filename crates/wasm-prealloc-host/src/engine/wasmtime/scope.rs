@@ -9,7 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use crate::error::Error;
+use crate::error::LendError;
 use crate::pool::lent::LentMemory;
 use crate::pool::memory_pool::MemoryPool;
 use crate::pool::reservation::Reservation;
@@ -37,7 +37,10 @@ pub struct InstanceMemories {
 }
 
 impl InstanceMemories {
-    pub(crate) fn reserve(pool: &MemoryPool, memories: usize) -> Result<InstanceMemories, Error> {
+    pub(crate) fn reserve(
+        pool: &MemoryPool,
+        memories: usize,
+    ) -> Result<InstanceMemories, LendError> {
         let reservation = match memories {
             0 => None,
             memories => Some(pool.reserve(memories)?),
@@ -117,7 +120,7 @@ pub(crate) fn lend(
     pool: &MemoryPool,
     minimum: u64,
     maximum: Option<u64>,
-) -> Result<LentMemory, Error> {
+) -> Result<LentMemory, LendError> {
     let take = |scopes: &mut Vec<Scope>| {
         let index = scopes.iter().rposition(|scope| scope.pool.is_same(pool))?;
         let reservation = scopes[index].reservation.take_if(|left| !left.is_empty())?;

@@ -6,12 +6,12 @@ use crate::commit::requirements::WASM_PAGE_BYTES;
 use crate::engine::wasmtime::creator::{ENGINE_HEAP_GUARD_BYTES, check_sizes};
 use crate::engine::wasmtime::known::Findings;
 use crate::engine::wasmtime::probe;
-use crate::error::Error;
+use crate::error::VerifyError;
 use crate::pool::memory_pool::MemoryPool;
 use crate::pool::slot::RESERVATION_BYTES;
 
 /// Verifies a module and its engine, or returns the findings of an earlier verification.
-pub(crate) fn verify(pool: &MemoryPool, module: &Module) -> Result<Findings, Error> {
+pub(crate) fn verify(pool: &MemoryPool, module: &Module) -> Result<Findings, VerifyError> {
     let side = pool.engine_side();
     if let Some(findings) = side.known.findings(module) {
         return Ok(findings);
@@ -20,7 +20,7 @@ pub(crate) fn verify(pool: &MemoryPool, module: &Module) -> Result<Findings, Err
     check_settings(pool, engine)?;
     for import in module.imports() {
         if let ExternType::Memory(_) = import.ty() {
-            return Err(Error::ImportedMemory {
+            return Err(VerifyError::ImportedMemory {
                 module: import.module().to_owned(),
                 name: import.name().to_owned(),
             });
@@ -29,12 +29,12 @@ pub(crate) fn verify(pool: &MemoryPool, module: &Module) -> Result<Findings, Err
     let (memories, slots) = (module.resources_required().num_memories, pool.slots());
     let memories = memories as usize;
     if memories > slots {
-        return Err(Error::TooManyMemories { memories, slots });
+        return Err(VerifyError::TooManyMemories { memories, slots });
     }
     let known = side.known.has_engine(engine) || probe::reaches(pool, engine)?;
     let findings = probe::run(pool, module, known, side.table_elements)?;
     if findings.engine_heap == Some(true) && side.heap.is_none() {
-        return Err(Error::NoEngineHeap { heaps: 0 });
+        return Err(VerifyError::NoEngineHeap);
     }
     if known || memories > 0 || findings.engine_heap == Some(true) {
         side.known.add_engine(engine);
@@ -44,7 +44,7 @@ pub(crate) fn verify(pool: &MemoryPool, module: &Module) -> Result<Findings, Err
 }
 
 /// Checks that no setting of the engine undoes the commit or bypasses the pool.
-fn check_settings(pool: &MemoryPool, engine: &Engine) -> Result<(), Error> {
+fn check_settings(pool: &MemoryPool, engine: &Engine) -> Result<(), VerifyError> {
     let heap_bytes = RESERVATION_BYTES as u64;
     let slot_bytes = pool.pages().saturating_mul(WASM_PAGE_BYTES);
     let refused = [
@@ -81,7 +81,7 @@ fn check_settings(pool: &MemoryPool, engine: &Engine) -> Result<(), Error> {
     ];
     for (is_set, what) in refused {
         if is_set {
-            return Err(Error::Engine { what });
+            return Err(VerifyError::Engine { what });
         }
     }
     check_sizes(

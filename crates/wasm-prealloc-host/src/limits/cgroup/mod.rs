@@ -9,7 +9,7 @@ mod v2;
 
 use std::path::{Path, PathBuf};
 
-use crate::error::Error;
+use crate::error::SecureError;
 use crate::limits::files::{self, Files};
 use crate::limits::limit::{CgroupVersion, Reading};
 use crate::limits::visibility::Visibility;
@@ -29,7 +29,7 @@ pub(crate) struct Cgroups {
 }
 
 /// Reads the limits of version 2 on huge pages.
-pub(crate) fn huge_pages(files: &Files, cgroups: &Cgroups) -> Result<Vec<Reading>, Error> {
+pub(crate) fn huge_pages(files: &Files, cgroups: &Cgroups) -> Result<Vec<Reading>, SecureError> {
     match cgroups.version {
         Some(CgroupVersion::V2) => v2::huge_pages(files, &cgroups.groups),
         _ => Ok(Vec::new()),
@@ -46,7 +46,7 @@ impl Cgroups {
 
     /// Reads them. A file that cannot be read makes them partly visible or unknown; a file that has
     /// an unexpected format is an error.
-    pub(crate) fn read(files: &Files) -> Result<Cgroups, Error> {
+    pub(crate) fn read(files: &Files) -> Result<Cgroups, SecureError> {
         let path = Path::new("/proc/self/cgroup");
         let groups = match files.read_optional(path) {
             Ok(Some(groups)) => groups,
@@ -84,7 +84,7 @@ impl Cgroups {
     }
 
     /// Reads a file of a group, or records that it cannot be read.
-    fn text(&mut self, files: &Files, path: &Path) -> Result<Option<String>, Error> {
+    fn text(&mut self, files: &Files, path: &Path) -> Result<Option<String>, SecureError> {
         match files.read_optional(path) {
             Err(error) if !files::is_malformed(&error) => {
                 self.visibility.reduce(files::reason(&error));
@@ -154,7 +154,7 @@ fn drift_bytes(files: &Files) -> u64 {
 /// measured as 2.6 % of the cache). It is freed with the pages, but version 1 does not distinguish
 /// it from memory that cannot be reclaimed. So it is left out: that can refuse a need that would
 /// fit, and never accepts one that does not.
-fn page_cache(files: &Files, group: &Path, names: [&str; 2]) -> Result<u64, Error> {
+fn page_cache(files: &Files, group: &Path, names: [&str; 2]) -> Result<u64, SecureError> {
     let stat = group.join("memory.stat");
     let text = match files.read_optional(&stat) {
         Ok(Some(text)) => text,

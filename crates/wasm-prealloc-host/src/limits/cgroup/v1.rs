@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::Error;
+use crate::error::SecureError;
 use crate::limits::cgroup::Cgroups;
 use crate::limits::files::{self, Files};
 use crate::limits::limit::{CgroupVersion, Limit, Reading};
@@ -16,7 +16,11 @@ const V1_NO_LIMIT: u64 = (1 << 63) - (64 << 10);
 const CACHE: [&str; 2] = ["total_inactive_file", "total_active_file"];
 
 /// Reads the limits of `groups`, the process's own first.
-pub(crate) fn read(files: &Files, groups: &[PathBuf], found: &mut Cgroups) -> Result<(), Error> {
+pub(crate) fn read(
+    files: &Files,
+    groups: &[PathBuf],
+    found: &mut Cgroups,
+) -> Result<(), SecureError> {
     let Some(own) = groups.first() else {
         return Ok(());
     };
@@ -81,7 +85,7 @@ fn read_usage(
     limit: Limit,
     limit_bytes: u64,
     found: &mut Cgroups,
-) -> Result<(), Error> {
+) -> Result<(), SecureError> {
     let usage = group.join(usage);
     // Without its usage, a limit still refuses what is larger than all of it.
     let in_use_bytes = match found.text(files, &usage)? {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::error::Error;
+use crate::error::SecureError;
 use crate::limits::cgroup::Cgroups;
 use crate::limits::files::{self, Files};
 use crate::limits::limit::{CgroupVersion, Limit, Reading};
@@ -14,7 +14,11 @@ const CACHE: [&str; 2] = ["inactive_file", "active_file"];
 ///
 /// A group without the memory controller has no limits; those of the nearest ancestor with the
 /// controller apply.
-pub(crate) fn read(files: &Files, groups: &[PathBuf], found: &mut Cgroups) -> Result<(), Error> {
+pub(crate) fn read(
+    files: &Files,
+    groups: &[PathBuf],
+    found: &mut Cgroups,
+) -> Result<(), SecureError> {
     for group in groups {
         // Above `high` the kernel does not refuse: it makes the process sleep, indefinitely if
         // nothing can be reclaimed. For a commit that is a limit like `max`.
@@ -62,7 +66,7 @@ pub(crate) fn read(files: &Files, groups: &[PathBuf], found: &mut Cgroups) -> Re
 
 /// Reads the limits of `groups` on huge pages. A mapping counts against the second of each when it
 /// is made, and against the first when its pages are used.
-pub(crate) fn huge_pages(files: &Files, groups: &[PathBuf]) -> Result<Vec<Reading>, Error> {
+pub(crate) fn huge_pages(files: &Files, groups: &[PathBuf]) -> Result<Vec<Reading>, SecureError> {
     const SIZES: [(&str, u64); 2] = [("2MB", 2 << 20), ("1GB", 1 << 30)];
     let mut readings = Vec::new();
     for group in groups {
@@ -100,7 +104,7 @@ pub(crate) fn huge_pages(files: &Files, groups: &[PathBuf]) -> Result<Vec<Readin
 /// child that contains this process is treated alike: its usage only increases.
 ///
 /// `memory.low` is not counted, because the kernel reclaims memory below it before it refuses.
-fn protected_cache(files: &Files, group: &Path, found: &mut Cgroups) -> Result<u64, Error> {
+fn protected_cache(files: &Files, group: &Path, found: &mut Cgroups) -> Result<u64, SecureError> {
     let mut sum = 0_u64;
     for child in files.directories(group) {
         let file = child.join("memory.min");

@@ -1,20 +1,19 @@
-//! The errors of this crate: fields for programs, and a message with the remedy for people.
-//!
-//! Nothing here reads a limit or calls the kernel.
+//! The errors of securing memory, and of checking that it is still there.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::commit::backing::Backing;
-use crate::error_text::{after, elements, engine_heaps, maximum_pages, nearest_now, retired_slots};
+use crate::error::text::{FORKED, NOT_SECURED_YET, nearest_now};
 use crate::limits::limit::{Bytes, Limit, Reading};
 use crate::limits::shortfall::Shortfall;
 
-/// Memory was not secured. Nothing is left mapped.
+/// Memory was not secured, or is not secured any more. Nothing is left mapped by a commit that
+/// failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum SecureError {
     /// A limit leaves less than is needed.
     #[error("memory not secured: {0}")]
     Shortfall(Shortfall),
@@ -93,42 +92,6 @@ pub enum Error {
     Mapping {
         /// The kind, and the remedy.
         why: &'static str,
-    },
-
-    /// The module's memory can grow, or has another size than is required. Sizes are wasm pages
-    /// of 64 KiB.
-    #[error(
-        "memory not pinned: the module declares a minimum of {minimum} pages and {}, but both \
-         must be {expected} pages of 64 KiB; run `wasm-prealloc rewrite --pages {expected}` on it",
-        maximum_pages(.maximum)
-    )]
-    NotPinned {
-        /// The minimum that the module declares, in pages.
-        minimum: u64,
-        /// The maximum that the module declares, in pages.
-        maximum: Option<u64>,
-        /// The required value of both, in pages.
-        expected: u64,
-    },
-
-    /// The module imports its memory, which the pool does not secure.
-    #[error(
-        "the module imports its memory ({module:?} {name:?}), which would not be secured; link it \
-         with a memory of its own (without `--import-memory`), or run `wasm-prealloc rewrite \
-         --memory-import define` on it"
-    )]
-    ImportedMemory {
-        /// The import's module name.
-        module: String,
-        /// The import's own name.
-        name: String,
-    },
-
-    /// The module's memory is of a kind that cannot be secured.
-    #[error("a {kind} memory cannot be secured; only unshared memories with pages of 64 KiB can")]
-    UnsupportedMemory {
-        /// The kind: shared, or with a custom page size.
-        kind: &'static str,
     },
 
     /// A 32-bit memory cannot have the required number of pages.
@@ -239,141 +202,11 @@ pub enum Error {
         limit: Limit,
     },
 
-    /// A module's memory can become larger than the pool's slots. Sizes are wasm pages of 64 KiB.
-    #[error(
-        "the module's memory has {}, and the pool's slots have {slot_pages} pages of 64 KiB; make \
-         the slots larger (MemoryPoolBuilder::pages), or run `wasm-prealloc rewrite --pages {slot_pages}` on the module",
-        maximum_pages(.maximum)
-    )]
-    SlotTooSmall {
-        /// The maximum that the module declares, in pages.
-        maximum: Option<u64>,
-        /// The size of a slot, in pages.
-        slot_pages: u64,
-    },
-
-    /// Too few slots of the pool are free, until the end of the wait if the pool waits.
-    #[error(
-        "no memory is free: of the pool's {slots} slots {lent} are lent{}{}; drop an instance \
-         first, give the pool more slots (MemoryPoolBuilder::slots), or let it wait \
-         (WhenExhausted::Wait); a module takes one slot for each memory that it defines",
-         retired_slots(.retired), after(.waited)
-    )]
-    NoSlot {
-        /// The number of slots that the pool was made with.
-        slots: usize,
-        /// The number of them that are lent, or reserved.
-        lent: usize,
-        /// The number of them that cannot be lent again, because a reset failed.
-        retired: usize,
-        /// The time that it waited for one.
-        waited: Duration,
-    },
-
-    /// More memories are needed at once than the pool can ever lend at once.
-    #[error(
-        "{memories} memories are needed at once, and the pool can lend only {slots}; give it a \
-         slot for each memory that a module defines (MemoryPoolBuilder::slots)"
-    )]
-    TooManyMemories {
-        /// The number of memories.
-        memories: usize,
-        /// The number of slots, without those that cannot be lent again.
-        slots: usize,
-    },
-
-    /// Every slot of a [`Reservation`](crate::Reservation) is lent.
-    #[error(
-        "all {reserved} reserved memories are lent; reserve one for each memory that is needed"
-    )]
-    NotReserved {
-        /// The number of slots that were reserved.
-        reserved: usize,
-    },
-
-    /// The pool was made by a parent of this process, and its memory is not in this process.
-    #[error(
-        "the pool belongs to the process that made it, and its memory is not in a child process \
-         that fork(2) made; make a pool in the child"
-    )]
-    Forked,
-
     /// The list of the pool's slots does not fit in memory.
     #[error("a pool of {slots} slots cannot exist: the list of them does not fit in memory")]
     TooManySlots {
         /// The required number of slots.
         slots: usize,
-    },
-
-    /// The pool was prepared, and its memory is not secured yet.
-    #[error("the pool's memory is not secured yet; call `PreparedPool::secure` first")]
-    NotSecuredYet,
-
-    /// The engine's configuration would undo the commit or bypass the pool.
-    #[error(
-        "the engine {what}, so its memories would not be secured; call `WasmtimePool::configure` \
-         after every other setting that concerns memory"
-    )]
-    Engine {
-        /// The effect of the configuration.
-        what: &'static str,
-    },
-
-    /// The pool did not make the engine, and a probe cannot show where the engine takes its
-    /// memories from.
-    #[error(
-        "this pool did not make the engine, and {why}, so the engine may take its memories from \
-         elsewhere; make the engine with `WasmtimePool::engine`"
-    )]
-    EngineUnproven {
-        /// The reason why a probe is impossible.
-        why: &'static str,
-    },
-
-    /// The pool was dropped, and an engine that takes its memories from it was not.
-    #[error(
-        "the pool that the engine takes its memories from was dropped; keep a `MemoryPool` for as \
-         long as modules are instantiated"
-    )]
-    PoolDropped,
-
-    /// The module's tables are larger than the memory that is counted for them.
-    #[error(
-        "the module's tables have {elements} elements, and memory is counted for {bound}; raise \
-         MemoryPoolBuilder::table_elements"
-    )]
-    TablesTooLarge {
-        /// The number of elements that the module's tables have at least.
-        elements: u64,
-        /// The number of elements that are counted for an instance.
-        bound: u64,
-    },
-
-    /// The module's tables can grow beyond the memory that is counted for them.
-    #[error(
-        "the module's tables can grow to {}, and memory is counted for {bound}; give every store of \
-         this module the limiter of the pool (WasmtimePool::limiter), declare smaller maximums in \
-         the module, or raise MemoryPoolBuilder::table_elements",
-        elements(.maximum)
-    )]
-    UnboundedTables {
-        /// The number of elements to which the tables can grow, if it is known.
-        maximum: Option<u64>,
-        /// The number of elements that are counted for an instance.
-        bound: u64,
-    },
-
-    /// The module needs the engine's own heap, for exceptions, `externref` or GC types, and there
-    /// is none for it.
-    #[error(
-        "the module needs the engine's own heap, for exceptions, externref or GC types, and {}",
-        engine_heaps(.heaps)
-    )]
-    NoEngineHeap {
-        /// The number of heaps of the pool. 0 if
-        /// [`MemoryPoolBuilder::engine_heap_bytes`](crate::MemoryPoolBuilder::engine_heap_bytes) is
-        /// 0.
-        heaps: usize,
     },
 
     /// A file of `/proc` or of a cgroup is missing, or cannot be read or parsed.
@@ -388,50 +221,48 @@ pub enum Error {
         /// The reason.
         source: io::Error,
     },
+
+    /// The pool was prepared, and its memory is not secured yet.
+    #[error("{NOT_SECURED_YET}")]
+    NotSecuredYet,
+
+    /// The pool was made by a parent of this process, and its memory is not in this process.
+    #[error("{FORKED}")]
+    Forked,
 }
 
-impl Error {
-    /// The name of the variant, for programs: lower case, with hyphens.
+impl SecureError {
+    /// Returns the name of the variant, for programs: lower case, with hyphens.
     pub fn kind(&self) -> &'static str {
         match self {
-            Error::Shortfall(_) => "shortfall",
-            Error::CgroupRefused { .. } => "cgroup-refused",
-            Error::HiddenLimit { .. } => "hidden-limit",
-            Error::TrialUnavailable { .. } => "trial-unavailable",
-            Error::Stalled { .. } => "stalled",
-            Error::Mapping { .. } => "mapping",
-            Error::NotPinned { .. } => "not-pinned",
-            Error::ImportedMemory { .. } => "imported-memory",
-            Error::UnsupportedMemory { .. } => "unsupported-memory",
-            Error::PageCount { .. } => "page-count",
-            Error::Lock { .. } => "lock",
-            Error::LockTimeout { .. } => "lock-timeout",
-            Error::System { .. } => "system",
-            Error::NotResident { .. } => "not-resident",
-            Error::NotLocked { .. } => "not-locked",
-            Error::NoHugePages { .. } => "no-huge-pages",
-            Error::Backing { .. } => "backing",
-            Error::GrowthNotAssured { .. } => "growth-not-assured",
-            Error::SlotTooSmall { .. } => "slot-too-small",
-            Error::NoSlot { .. } => "no-slot",
-            Error::TooManyMemories { .. } => "too-many-memories",
-            Error::NotReserved { .. } => "not-reserved",
-            Error::Forked => "forked",
-            Error::TooManySlots { .. } => "too-many-slots",
-            Error::NotSecuredYet => "not-secured-yet",
-            Error::Engine { .. } => "engine",
-            Error::EngineUnproven { .. } => "engine-unproven",
-            Error::PoolDropped => "pool-dropped",
-            Error::TablesTooLarge { .. } => "tables-too-large",
-            Error::UnboundedTables { .. } => "unbounded-tables",
-            Error::NoEngineHeap { .. } => "no-engine-heap",
-            Error::Unreadable { .. } => "unreadable",
+            SecureError::Shortfall(_) => "shortfall",
+            SecureError::CgroupRefused { .. } => "cgroup-refused",
+            SecureError::HiddenLimit { .. } => "hidden-limit",
+            SecureError::TrialUnavailable { .. } => "trial-unavailable",
+            SecureError::Stalled { .. } => "stalled",
+            SecureError::Mapping { .. } => "mapping",
+            SecureError::PageCount { .. } => "page-count",
+            SecureError::Lock { .. } => "lock",
+            SecureError::LockTimeout { .. } => "lock-timeout",
+            SecureError::System { .. } => "system",
+            SecureError::NotResident { .. } => "not-resident",
+            SecureError::NotLocked { .. } => "not-locked",
+            SecureError::NoHugePages { .. } => "no-huge-pages",
+            SecureError::Backing { .. } => "backing",
+            SecureError::GrowthNotAssured { .. } => "growth-not-assured",
+            SecureError::TooManySlots { .. } => "too-many-slots",
+            SecureError::Unreadable { .. } => "unreadable",
+            SecureError::NotSecuredYet => "not-secured-yet",
+            SecureError::Forked => "forked",
         }
     }
 
     /// Makes the error of a system call that was called with a length of `bytes`.
-    pub(crate) fn system(call: &'static str, bytes: usize) -> impl FnOnce(io::Error) -> Error {
-        move |source| Error::System {
+    pub(crate) fn system(
+        call: &'static str,
+        bytes: usize,
+    ) -> impl FnOnce(io::Error) -> SecureError {
+        move |source| SecureError::System {
             call,
             bytes: bytes as u64,
             source,
@@ -451,27 +282,13 @@ mod tests {
             file: "/sys/fs/cgroup/memory/x/memory.limit_in_bytes".into(),
         };
         let reading = Reading::new(limit, 512 << 20, 20 << 20, 8 << 20);
-        let error = Error::Shortfall(Shortfall::new(&reading, 4096 << 20));
+        let error = SecureError::Shortfall(Shortfall::new(&reading, 4096 << 20));
         assert_eq!(
             error.to_string(),
             "memory not secured: needed 4294967296 bytes (4096 MiB), available 524288000 bytes \
              (500 MiB) under cgroup v1 /sys/fs/cgroup/memory/x/memory.limit_in_bytes (limit \
              536870912 bytes (512 MiB), in use 20971520 bytes (20 MiB), of that reclaimable \
              8388608 bytes (8 MiB)); raise this limit to at least 4307550208 bytes (4108 MiB)"
-        );
-    }
-
-    #[test]
-    fn an_unpinned_module_is_refused_with_the_command_that_pins_it() {
-        let error = Error::NotPinned {
-            minimum: 17,
-            maximum: None,
-            expected: 65_536,
-        };
-        assert_eq!(
-            error.to_string(),
-            "memory not pinned: the module declares a minimum of 17 pages and no maximum, but both \
-             must be 65536 pages of 64 KiB; run `wasm-prealloc rewrite --pages 65536` on it"
         );
     }
 }

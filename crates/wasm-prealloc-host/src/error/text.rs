@@ -1,8 +1,15 @@
-//! The parts of error messages that depend on the fields.
+//! The parts of error messages that depend on the fields, and the messages of variants that several
+//! errors have.
 
 use std::time::Duration;
 
 use crate::limits::limit::Reading;
+
+pub(crate) const FORKED: &str = "the pool belongs to the process that made it, and its memory is \
+     not in a child process that fork(2) made; make a pool in the child";
+
+pub(crate) const NOT_SECURED_YET: &str =
+    "the pool's memory is not secured yet; call `PreparedPool::secure` first";
 
 pub(crate) fn maximum_pages(maximum: &Option<u64>) -> String {
     match maximum {
@@ -32,16 +39,11 @@ pub(crate) fn elements(maximum: &Option<u64>) -> String {
     }
 }
 
-pub(crate) fn engine_heaps(heaps: &usize) -> String {
-    match heaps {
-        0 => "the pool has no memory for it; set MemoryPoolBuilder::engine_heap_bytes, 16 MiB for \
-              example"
-            .to_owned(),
-        heaps => format!(
-            "all {heaps} heaps of the pool are in use; drop a store first, or give the pool more \
-             slots, each with a heap (MemoryPoolBuilder::slots)"
-        ),
-    }
+pub(crate) fn too_many_memories(memories: usize, slots: usize) -> String {
+    format!(
+        "{memories} memories are needed at once, and the pool can lend only {slots}; give it a \
+         slot for each memory that a module defines (MemoryPoolBuilder::slots)"
+    )
 }
 
 pub(crate) fn nearest_now(reading: &Option<Box<Reading>>) -> String {
