@@ -11,6 +11,26 @@ pub enum VerifyError {
     #[error(transparent)]
     Policy(#[from] PolicyError),
 
+    /// No memory of the component has the pinned size. Sizes are wasm pages of 64 KiB.
+    #[error(
+        "memory not pinned: the largest memory of the component starts with {largest} pages, but \
+         each must be pinned to {expected} pages of 64 KiB; run `wasm-prealloc rewrite --pages \
+         {expected}` on the component"
+    )]
+    ComponentNotPinned {
+        /// The largest minimum of the component's memories, in pages.
+        largest: u64,
+        /// The required minimum and maximum of each memory, in pages.
+        expected: u64,
+    },
+
+    /// The component imports core modules, so the memories that it needs cannot be counted.
+    #[error(
+        "the component imports core modules, so the memories that it needs cannot be counted; \
+         define these core modules in the component itself"
+    )]
+    ImportedModules,
+
     /// The module imports its memory, which the pool does not secure.
     #[error(
         "the module imports its memory ({module:?} {name:?}), which would not be secured; link it \
@@ -87,6 +107,16 @@ pub enum VerifyError {
         bound: u64,
     },
 
+    /// The component has tables, and the store does not bound them.
+    #[error(
+        "the component has tables, whose maximums cannot be read, and memory is counted for {bound} \
+         elements; give the store the limiter of the pool (WasmtimePool::limiter)"
+    )]
+    ComponentTables {
+        /// The number of elements that are counted for an instance.
+        bound: u64,
+    },
+
     /// The module needs the engine's own heap, for exceptions, `externref` or GC types, and
     /// [`MemoryPoolBuilder::engine_heap_bytes`](crate::MemoryPoolBuilder::engine_heap_bytes) is 0.
     #[error(
@@ -101,6 +131,8 @@ impl VerifyError {
     pub fn kind(&self) -> &'static str {
         match self {
             VerifyError::Policy(error) => error.kind(),
+            VerifyError::ComponentNotPinned { .. } => "component-not-pinned",
+            VerifyError::ImportedModules => "imported-modules",
             VerifyError::ImportedMemory { .. } => "imported-memory",
             VerifyError::UnsupportedMemory { .. } => "unsupported-memory",
             VerifyError::TooManyMemories { .. } => "too-many-memories",
@@ -108,6 +140,7 @@ impl VerifyError {
             VerifyError::EngineUnproven { .. } => "engine-unproven",
             VerifyError::TablesTooLarge { .. } => "tables-too-large",
             VerifyError::UnboundedTables { .. } => "unbounded-tables",
+            VerifyError::ComponentTables { .. } => "component-tables",
             VerifyError::NoEngineHeap => "no-engine-heap",
         }
     }

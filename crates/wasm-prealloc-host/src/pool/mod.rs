@@ -1,5 +1,6 @@
 //! Pools of committed memories: their options, securing them, lending them, and zeroing them.
 
+pub(crate) mod asynchronous;
 pub(crate) mod builder;
 pub(crate) mod engine_side;
 pub(crate) mod lent;

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar};
+use std::task::Waker;
 use std::time::Duration;
 
 use crate::commit::report::Secured;
@@ -20,8 +22,13 @@ pub(crate) struct State {
     pub(crate) dirty: VecDeque<Slot>,
     /// The committed addresses of all slots that are not retired.
     pub(crate) ranges: Vec<Range<usize>>,
-    /// The requests that wait, in the order in which they came.
+    /// The requests that wait, in the order in which they came. The free slots are never enough for
+    /// the first.
     waiting: VecDeque<Waiter>,
+    /// The requests that have their slots, which their callers have not collected yet.
+    served: Vec<Waiter>,
+    /// The number of requests that have waited.
+    tickets: u64,
     pub(crate) secured: Option<Secured>,
     pub(crate) tracking: Option<TrackingInterface>,
     pub(crate) statistics: Statistics,
@@ -29,13 +36,55 @@ pub(crate) struct State {
     pub(crate) ended: bool,
 }
 
+/// The number of a request that waits or was served. Later requests have higher numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket(u64);
+
+/// The caller of a request, which is told when its slots are there.
+#[derive(Debug)]
+pub(crate) enum Caller {
+    /// A thread that blocks.
+    Thread(Arc<Condvar>),
+    /// A task that is suspended. `None` after it was woken.
+    Task(Option<Waker>),
+}
+
 /// A request that waits for slots.
 #[derive(Debug)]
 struct Waiter {
+    ticket: Ticket,
     count: usize,
-    changed: Arc<Condvar>,
+    caller: Caller,
     /// True for a request on the pool's own thread, which resets queued slots itself.
     resets: bool,
+    /// The slots of a request that was served, and until then room for them.
+    slots: Vec<Slot>,
+}
+
+impl Waiter {
+    /// Wakes the caller: a thread at once, and a task with the wakers that are added.
+    fn wake(&mut self, wakers: &mut Wakers) {
+        match &mut self.caller {
+            Caller::Thread(changed) => changed.notify_one(),
+            Caller::Task(waker) => wakers.0.extend(waker.take()),
+        }
+    }
+}
+
+/// The tasks to wake once the lock is released: an executor may run or drop a task at once, and the
+/// task may use the pool.
+#[derive(Debug, Default)]
+#[must_use]
+pub(crate) struct Wakers(Vec<Waker>);
+
+impl Wakers {
+    /// Wakes the tasks. The caller must not hold the pool's lock.
+    pub(crate) fn wake(self) {
+        for waker in self.0 {
+            // A panic of one executor would leave the tasks of others asleep.
+            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        }
+    }
 }
 
 impl State {
@@ -84,26 +133,15 @@ impl State {
 
     /// Returns true if a new request need not wait: no other waits, and enough slots are free.
     pub(crate) fn can_serve_at_once(&self, count: usize) -> bool {
-        self.waiting.is_empty() && self.free_count() >= count
-    }
-
-    /// Returns true if the request waits longest, and enough slots are free for it.
-    pub(crate) fn can_serve_first(&self, changed: &Arc<Condvar>, count: usize) -> bool {
-        let first = self.waiting.front();
-        let is_first = first.is_some_and(|first| Arc::ptr_eq(&first.changed, changed));
-        is_first && self.free_count() >= count
+        count == 0 || self.waiting.is_empty() && self.free_count() >= count
     }
 
     /// Returns true if the free slots and those that are being reset are enough for the request and
     /// for all before it.
-    pub(crate) fn will_be_served(&self, changed: &Arc<Condvar>) -> bool {
-        let mut needed = 0;
-        for waiter in &self.waiting {
-            needed += waiter.count;
-            if Arc::ptr_eq(&waiter.changed, changed) {
-                break;
-            }
-        }
+    pub(crate) fn will_be_served(&self, ticket: Ticket) -> bool {
+        let waiting = self.waiting.iter();
+        let until = waiting.take_while(|waiter| waiter.ticket <= ticket);
+        let needed: usize = until.map(|waiter| waiter.count).sum();
         needed <= self.free_count() + self.statistics.resetting
     }
 
@@ -131,47 +169,98 @@ impl State {
     ) -> Result<T, LendError> {
         let taken = take(self.free.as_mut().ok_or(LendError::NotSecuredYet)?);
         self.statistics.lent += count;
-        // More may be free, for the request that is first now.
-        self.wake_first();
         Ok(taken)
     }
 
-    /// Adds a request, which is notified when it can be served.
-    pub(crate) fn enqueue(&mut self, count: usize, resets: bool) -> Arc<Condvar> {
-        let changed = Arc::new(Condvar::new());
+    /// Adds a request, whose caller is woken when it is served. The caller must not drop the ticket
+    /// without [`collect`](State::collect) or [`leave`](State::leave).
+    pub(crate) fn enqueue(&mut self, count: usize, caller: Caller, resets: bool) -> Ticket {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
         self.waiting.push_back(Waiter {
+            ticket,
             count,
-            changed: Arc::clone(&changed),
+            caller,
             resets,
+            slots: Vec::with_capacity(count),
         });
-        changed
+        // A slot comes back without an allocation here.
+        self.served.reserve(self.waiting.len());
+        ticket
     }
 
-    /// Removes a request.
-    pub(crate) fn leave(&mut self, changed: &Arc<Condvar>) {
-        self.waiting
-            .retain(|waiter| !Arc::ptr_eq(&waiter.changed, changed));
-        self.wake_first();
+    /// Makes another task the caller of a request that waits, and returns the former one's waker,
+    /// to be dropped without the lock.
+    pub(crate) fn replace_task(
+        &mut self,
+        ticket: Ticket,
+        waker: Waker,
+        resets: bool,
+    ) -> Option<Caller> {
+        let waiter = self.waiting.iter_mut().find(|it| it.ticket == ticket)?;
+        waiter.resets = resets;
+        let caller = Caller::Task(Some(waker));
+        Some(std::mem::replace(&mut waiter.caller, caller))
     }
 
-    /// Wakes the request that waits longest, if it can be served.
-    pub(crate) fn wake_first(&self) {
-        let first = self.waiting.front();
-        if let Some(first) = first.filter(|first| first.count <= self.free_count()) {
-            first.changed.notify_one();
+    /// Returns the slots of a request, once it is served.
+    pub(crate) fn collect(&mut self, ticket: Ticket) -> Option<Vec<Slot>> {
+        let index = self.served.iter().position(|it| it.ticket == ticket)?;
+        Some(self.served.swap_remove(index).slots)
+    }
+
+    /// Removes a request. If it was served its slots are free again.
+    pub(crate) fn leave(&mut self, ticket: Ticket) -> Wakers {
+        match self.collect(ticket) {
+            Some(slots) => self.give_back(slots),
+            None => {
+                self.waiting.retain(|waiter| waiter.ticket != ticket);
+                self.serve()
+            }
         }
+    }
+
+    /// Takes slots back that were taken and not lent.
+    pub(crate) fn give_back(&mut self, mut slots: Vec<Slot>) -> Wakers {
+        self.statistics.lent -= slots.len();
+        if let Some(free) = &mut self.free {
+            free.append(&mut slots);
+        }
+        self.serve()
+    }
+
+    /// Gives free slots to the requests that wait longest. A task has its slots before it runs
+    /// again: one that is not polled holds up none behind it, and a thread that blocks on an
+    /// executor does not wait for a task of the same executor.
+    pub(crate) fn serve(&mut self) -> Wakers {
+        let mut wakers = Wakers::default();
+        while let (Some(free), Some(first)) = (&mut self.free, self.waiting.front())
+            && first.count <= free.len()
+            && let Some(mut waiter) = self.waiting.pop_front()
+        {
+            let kept = free.len() - waiter.count;
+            waiter.slots.extend(free.drain(kept..));
+            self.statistics.lent += waiter.count;
+            waiter.wake(&mut wakers);
+            self.served.push(waiter);
+        }
+        wakers
     }
 
     /// Wakes a request on the pool's own thread, which resets queued slots itself.
-    pub(crate) fn wake_resetter(&self) {
-        for waiter in self.waiting.iter().filter(|waiter| waiter.resets) {
-            waiter.changed.notify_one();
-        }
+    pub(crate) fn wake_resetter(&mut self) -> Wakers {
+        self.wake_where(|waiter| waiter.resets)
     }
 
-    pub(crate) fn wake_all(&self) {
-        for waiter in &self.waiting {
-            waiter.changed.notify_one();
+    pub(crate) fn wake_all(&mut self) -> Wakers {
+        self.wake_where(|_| true)
+    }
+
+    fn wake_where(&mut self, woken: impl Fn(&Waiter) -> bool) -> Wakers {
+        let mut wakers = Wakers::default();
+        for waiter in self.waiting.iter_mut().filter(|waiter| woken(waiter)) {
+            waiter.wake(&mut wakers);
         }
+        wakers
     }
 }

@@ -37,11 +37,7 @@ impl MemoryPool {
     pub fn reserve(&self, count: usize) -> Result<Reservation, LendError> {
         let shared = self.shared();
         let slots = shared.take(count, |free| free.split_off(free.len() - count))?;
-        Ok(Reservation {
-            slots,
-            reserved: count,
-            shared: Arc::clone(shared),
-        })
+        Ok(Reservation::new(slots, shared))
     }
 }
 
@@ -55,6 +51,15 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    /// Makes a reservation of slots that were taken.
+    pub(crate) fn new(slots: Vec<Slot>, shared: &Arc<Shared>) -> Reservation {
+        Reservation {
+            reserved: slots.len(),
+            slots,
+            shared: Arc::clone(shared),
+        }
+    }
+
     /// Returns the number of slots that are not lent yet.
     pub fn len(&self) -> usize {
         self.slots.len()

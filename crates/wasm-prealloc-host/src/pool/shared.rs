@@ -4,6 +4,7 @@
 use std::mem;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
+use std::task::{Poll, Waker};
 use std::thread::{self, JoinHandle};
 
 use crate::commit::report::Secured;
@@ -12,6 +13,7 @@ use crate::commit::residency::{self, Residency};
 use crate::engine::wasmtime::{known::Known, refusals::Refusals};
 use crate::error::{LendError, SecureError};
 use crate::pool::policy::{Options, Reset};
+use crate::pool::queue::Ticket;
 use crate::pool::slot::Slot;
 use crate::pool::slots::Slots;
 use crate::pool::statistics::Statistics;
@@ -138,17 +140,32 @@ impl Shared {
         self.slots.take(count, take)
     }
 
+    /// Takes `count` slots as [`take`](Shared::take) does, for a task that is woken with `waker`.
+    pub(crate) fn poll_take(
+        &self,
+        count: usize,
+        ticket: &mut Option<Ticket>,
+        waker: &Waker,
+    ) -> Poll<Result<Vec<Slot>, LendError>> {
+        self.check_here()?;
+        self.slots.poll_take(count, ticket, waker)
+    }
+
+    /// Removes the request of a task that does not wait any more.
+    pub(crate) fn leave(&self, ticket: Ticket) {
+        // In a child, another thread may have held the lock during the fork.
+        if self.is_here() {
+            self.slots.leave(ticket);
+        }
+    }
+
     /// Takes slots back that were taken and not lent, so they are still zero.
-    pub(crate) fn give_back(&self, mut slots: Vec<Slot>) {
+    pub(crate) fn give_back(&self, slots: Vec<Slot>) {
         if !self.is_here() {
             return mem::forget(slots);
         }
-        let mut state = self.slots.state();
-        state.statistics.lent -= slots.len();
-        if let Some(free) = &mut state.free {
-            free.append(&mut slots);
-        }
-        state.wake_first();
+        let wakers = self.slots.state().give_back(slots);
+        wakers.wake();
     }
 
     /// Takes a slot back from a loan.
@@ -163,9 +180,10 @@ impl Shared {
         if state.statistics.background {
             // The list has room for every slot.
             state.dirty.push_back(slot);
-            state.wake_resetter();
+            let wakers = state.wake_resetter();
             drop(state);
             self.slots.queued.notify_one();
+            wakers.wake();
         } else {
             drop(state);
             self.slots.reset(slot);

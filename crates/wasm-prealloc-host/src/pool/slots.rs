@@ -4,13 +4,14 @@
 //! subscriber may call the pool.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Poll, Waker};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
 use crate::error::LendError;
 use crate::pool::policy::{Options, WhenExhausted};
-use crate::pool::queue::State;
+use crate::pool::queue::{Caller, State, Ticket};
 use crate::pool::reset::Work;
 use crate::pool::slot::Slot;
 
@@ -55,10 +56,7 @@ impl Slots {
     ) -> Result<T, LendError> {
         let mut events = Vec::new();
         let taken = self.take_or_wait(count, take, &mut events);
-        for event in events {
-            // A panic of a subscriber would lose the slots.
-            let _ = catch_unwind(AssertUnwindSafe(|| event.emit()));
-        }
+        emit_all(events);
         taken
     }
 
@@ -80,14 +78,12 @@ impl Slots {
             WhenExhausted::Fail => Duration::ZERO,
             WhenExhausted::Wait(timeout) => timeout,
         };
-        // A subscriber of the pool's own thread requests a slot. No other thread resets any.
-        let resets = self.resetter.get() == Some(&thread::current().id());
-        let changed = state.enqueue(count, resets);
+        let resets = self.is_resetter();
+        let changed = Arc::new(Condvar::new());
+        let ticket = state.enqueue(count, Caller::Thread(Arc::clone(&changed)), resets);
         loop {
-            let possible = state.check_possible(count);
-            if possible.is_ok() && state.can_serve_first(&changed, count) {
-                state.leave(&changed);
-                return state.lend(count, take);
+            if let Some(mut slots) = state.collect(ticket) {
+                return Ok(take(&mut slots));
             }
             if resets && let Some(slot) = state.dirty.pop_front() {
                 drop(state);
@@ -100,10 +96,13 @@ impl Slots {
                 _ => since.elapsed(),
             };
             let expired = waited >= timeout;
-            if possible.is_err() || expired && !state.will_be_served(&changed) {
-                state.leave(&changed);
-                possible?;
-                return Err(state.no_slot(waited));
+            let possible = state.check_possible(count);
+            if possible.is_err() || expired && !state.will_be_served(ticket) {
+                let error = possible.err().unwrap_or_else(|| state.no_slot(waited));
+                let wakers = state.leave(ticket);
+                drop(state);
+                wakers.wake();
+                return Err(error);
             }
             state = match expired {
                 true => changed.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -113,6 +112,74 @@ impl Slots {
                 }
             };
         }
+    }
+
+    /// Returns true on the pool's own thread, where a subscriber requests a slot. No other thread
+    /// resets any.
+    fn is_resetter(&self) -> bool {
+        self.resetter.get() == Some(&thread::current().id())
+    }
+
+    /// Takes `count` slots as [`take`](Slots::take) does, for a task: it waits for as long as it
+    /// takes, with a ticket in the same queue as threads.
+    pub(crate) fn poll_take(
+        &self,
+        count: usize,
+        ticket: &mut Option<Ticket>,
+        waker: &Waker,
+    ) -> Poll<Result<Vec<Slot>, LendError>> {
+        let mut events = Vec::new();
+        let polled = self.poll_queue(count, ticket, waker, &mut events);
+        emit_all(events);
+        polled
+    }
+
+    fn poll_queue(
+        &self,
+        count: usize,
+        ticket: &mut Option<Ticket>,
+        waker: &Waker,
+        events: &mut Vec<Event>,
+    ) -> Poll<Result<Vec<Slot>, LendError>> {
+        let resets = self.is_resetter();
+        loop {
+            // Wakers are code of the executor, which may use the pool.
+            let (waker, mut replaced) = (waker.clone(), None);
+            let mut state = self.state();
+            let possible = state.check_possible(count);
+            if let Some(slots) = ticket.and_then(|ticket| state.collect(ticket)) {
+                *ticket = None;
+                return Poll::Ready(Ok(slots));
+            }
+            if let Err(error) = possible {
+                let wakers = ticket.take().map(|ticket| state.leave(ticket));
+                drop(state);
+                wakers.unwrap_or_default().wake();
+                return Poll::Ready(Err(error));
+            }
+            match *ticket {
+                None if state.can_serve_at_once(count) => {
+                    let kept = |free: &Vec<Slot>| free.len() - count;
+                    let taken = state.lend(count, |free| free.split_off(kept(free)));
+                    return Poll::Ready(taken);
+                }
+                None => *ticket = Some(state.enqueue(count, Caller::Task(Some(waker)), resets)),
+                Some(ticket) => replaced = state.replace_task(ticket, waker, resets),
+            }
+            let dirty = resets.then(|| state.dirty.pop_front()).flatten();
+            drop(state);
+            drop(replaced);
+            match dirty {
+                Some(slot) => events.push(self.reset_only(slot)),
+                None => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Removes the request of a task that does not wait any more.
+    pub(crate) fn leave(&self, ticket: Ticket) {
+        let wakers = self.state().leave(ticket);
+        wakers.wake();
     }
 
     /// Resets queued slots until the pool ends. Slots that are queued then are unmapped with it.
@@ -155,7 +222,9 @@ impl Slots {
                 if let Some(free) = &mut state.free {
                     free.push(slot);
                 }
-                state.wake_first();
+                let wakers = state.serve();
+                drop(state);
+                wakers.wake();
                 Event::Reset(work, elapsed)
             }
             Err(_) => {
@@ -163,8 +232,9 @@ impl Slots {
                 let retired = slot.committed();
                 state.ranges.retain(|range| *range != retired);
                 // A request may have become impossible.
-                state.wake_all();
+                let wakers = state.wake_all();
                 drop(state);
+                wakers.wake();
                 // Unmapping 4 GiB takes a while, so it is done without the lock.
                 drop(slot);
                 Event::Retired
@@ -187,6 +257,13 @@ impl Event {
                 tracing::error!("the reset of a slot panicked; the slot is retired");
             }
         }
+    }
+}
+
+/// Emits events. A panic of a subscriber would lose the slots that the caller has taken.
+fn emit_all(events: Vec<Event>) {
+    for event in events {
+        let _ = catch_unwind(AssertUnwindSafe(|| event.emit()));
     }
 }
 

@@ -2,6 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "wasmtime")]
 
+#[cfg(feature = "async")]
+mod asynchronous;
+#[cfg(feature = "component-model")]
+mod components;
 mod configured;
 mod engine_heap;
 mod identity;

@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "component-model")]
+use wasmtime::component::{self, Component};
 use wasmtime::{
-    AsContextMut, Config, Engine, Instance, InstanceAllocationStrategy, Linker, Module,
+    AsContextMut, Config, Engine, Instance, InstanceAllocationStrategy, InstancePre, Linker, Module,
 };
 
+#[cfg(feature = "async")]
+use crate::engine::wasmtime::asynchronous;
+
 use crate::engine::wasmtime::creator::{Creator, ENGINE_HEAP_GUARD_BYTES};
-use crate::engine::wasmtime::known::Findings;
-use crate::engine::wasmtime::limiter::{self, StoreLimiter};
+use crate::engine::wasmtime::limiter::StoreLimiter;
+use crate::engine::wasmtime::needs::Needs;
 use crate::engine::wasmtime::refusals;
 use crate::engine::wasmtime::scope::InstanceMemories;
 use crate::engine::wasmtime::verify::verify;
@@ -91,9 +96,7 @@ pub trait WasmtimePool {
     /// and [`VerifyError::TooManyMemories`] for the memories, [`VerifyError::NoEngineHeap`],
     /// [`VerifyError::TablesTooLarge`] and [`VerifyError::UnboundedTables`] for the rest.
     fn verify(&self, module: &Module) -> Result<(), VerifyError> {
-        let pool = self.memory_pool();
-        let findings = verify(pool, module)?;
-        match unbounded(pool, &findings) {
+        match Needs::of_module(self.memory_pool(), module)?.unlimited {
             Some(refusal) => Err(refusal),
             None => Ok(()),
         }
@@ -165,9 +168,21 @@ pub trait WasmtimePool {
     /// # Errors
     /// As for [`verify`](WasmtimePool::verify) and [`MemoryPool::reserve`].
     fn reserve_for(&self, module: &Module) -> Result<InstanceMemories, Error> {
-        self.verify(module)?;
-        let memories = module.resources_required().num_memories as usize;
-        Ok(InstanceMemories::reserve(self.memory_pool(), memories)?)
+        let pool = self.memory_pool();
+        Needs::of_module(pool, module)?.reserve(pool)
+    }
+
+    /// Takes the slots as [`reserve_for`](WasmtimePool::reserve_for) does. Waiting for them suspends
+    /// the task; see [`MemoryPool::lend_async`].
+    ///
+    /// # Errors
+    /// As for [`verify`](WasmtimePool::verify) and [`MemoryPool::reserve_async`].
+    #[cfg(feature = "async")]
+    fn reserve_for_async(
+        &self,
+        module: &Module,
+    ) -> impl Future<Output = Result<InstanceMemories, Error>> + Send {
+        asynchronous::reserve_for(self.memory_pool(), module)
     }
 
     /// Verifies the module, takes all of its memories at once, and instantiates it in them. A
@@ -187,24 +202,208 @@ pub trait WasmtimePool {
         module: &Module,
     ) -> Result<Instance, InstantiateError> {
         let pool = self.memory_pool();
-        let findings = verify(pool, module)?;
-        if let Some(refusal) = unbounded(pool, &findings)
-            && !limiter::bounds(&mut store, pool)
-        {
-            return Err(refusal.into());
-        }
-        let memories = InstanceMemories::reserve(pool, findings.memories)?;
+        let memories = Needs::of_module(pool, module)?.reserve_in(pool, &mut store)?;
         Ok(memories.with(|| linker.instantiate(store, module))?)
     }
-}
 
-/// Returns the refusal of tables that need a limiter.
-fn unbounded(pool: &MemoryPool, findings: &Findings) -> Option<VerifyError> {
-    let (maximum, bound) = (findings.table_maximum, pool.engine_side().table_elements);
-    (maximum > bound).then(|| VerifyError::UnboundedTables {
-        maximum: (maximum < u64::from(u32::MAX)).then_some(maximum),
-        bound,
-    })
+    /// Instantiates a module whose imports are resolved already, as
+    /// [`instantiate`](WasmtimePool::instantiate) does.
+    ///
+    /// # Errors
+    /// As for [`instantiate`](WasmtimePool::instantiate).
+    fn instantiate_pre<T: 'static>(
+        &self,
+        pre: &InstancePre<T>,
+        mut store: impl AsContextMut<Data = T>,
+    ) -> Result<Instance, InstantiateError> {
+        let pool = self.memory_pool();
+        let memories = Needs::of_module(pool, pre.module())?.reserve_in(pool, &mut store)?;
+        Ok(memories.with(|| pre.instantiate(store))?)
+    }
+
+    /// Instantiates a module as [`instantiate`](WasmtimePool::instantiate) does, in an asynchronous
+    /// store. Waiting for slots suspends the task; see [`MemoryPool::lend_async`]. The future can
+    /// move between threads.
+    ///
+    /// An asynchronous host takes a pool with [`Reset::Background`](crate::Reset::Background) and
+    /// one slot more than tasks that run at the same time: dropping a store then zeroes nothing on
+    /// the executor's thread, and the next task does not wait for it. The first verification of a
+    /// module runs in a poll.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use wasm_prealloc_host::{MemoryPool, Reset, WasmtimePool};
+    /// use wasmtime::{Config, Linker, Module, Store};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// let pool = MemoryPool::builder().slots(2).pages(16).reset(Reset::Background).secure()?;
+    /// let engine = pool.engine(&mut Config::new())?;
+    /// # let file = wat::parse_str(r#"(module (memory (export "memory") 16 16))"#)?;
+    /// let module = Module::new(&engine, file)?;
+    /// let mut linker = Linker::new(&engine);
+    /// linker.func_wrap_async("env", "pause", |_, (): ()| Box::new(async {}))?;
+    /// let mut store = Store::new(&engine, ());
+    /// let instance = pool.instantiate_async(&linker, &mut store, &module).await?;
+    /// # assert!(instance.get_memory(&mut store, "memory").is_some());
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`instantiate`](WasmtimePool::instantiate).
+    #[cfg(feature = "async")]
+    fn instantiate_async<T: Send + 'static>(
+        &self,
+        linker: &Linker<T>,
+        store: impl AsContextMut<Data = T> + Send,
+        module: &Module,
+    ) -> impl Future<Output = Result<Instance, InstantiateError>> + Send {
+        asynchronous::instantiate(self.memory_pool(), linker, store, module)
+    }
+
+    /// Instantiates a module whose imports are resolved already, as
+    /// [`instantiate_async`](WasmtimePool::instantiate_async) does.
+    ///
+    /// # Errors
+    /// As for [`instantiate`](WasmtimePool::instantiate).
+    #[cfg(feature = "async")]
+    fn instantiate_pre_async<T: Send + 'static>(
+        &self,
+        pre: &InstancePre<T>,
+        store: impl AsContextMut<Data = T> + Send,
+    ) -> impl Future<Output = Result<Instance, InstantiateError>> + Send {
+        asynchronous::instantiate_pre(self.memory_pool(), pre, store)
+    }
+
+    /// Checks, without running any of it, as much of a component as wasmtime shows:
+    ///
+    /// - The engine takes its memories from this pool, and no setting of it undoes the commit, as
+    ///   for [`verify`](WasmtimePool::verify).
+    /// - The pool has a slot for each memory of the component's core modules.
+    /// - The memory that starts with the most pages suits the pool's policy, as far as its minimum
+    ///   says, and the table that starts with the most elements fits the memory that is counted for
+    ///   tables.
+    ///
+    /// wasmtime does not show the other limits. Each memory is checked again when its core module
+    /// is instantiated, and refused with the same errors as a module's memory:
+    /// [`instantiate_component`](WasmtimePool::instantiate_component) then returns
+    /// [`InstantiateError::Memory`]. No export was called then, but start functions of core modules
+    /// before that one have run. To know before, run `wasm-prealloc verify` on the component's file.
+    ///
+    /// A component that has tables needs the pool's [`limiter`](WasmtimePool::limiter) in its store,
+    /// and one that needs the engine's own heap needs
+    /// [`MemoryPoolBuilder::engine_heap_bytes`](crate::MemoryPoolBuilder::engine_heap_bytes); the
+    /// instantiation checks both.
+    ///
+    /// The handles of resources, and the strings and lists that are passed to host functions, are in
+    /// memory of wasmtime's own. It is not secured. wasmtime bounds it for each store
+    /// (`Store::set_max_component_handles` from wasmtime 48, and `Store::set_hostcall_fuel`); a host
+    /// adds it to [`MemoryPoolBuilder::margin_bytes`](crate::MemoryPoolBuilder::margin_bytes).
+    ///
+    /// # Errors
+    /// [`VerifyError::Engine`] and [`VerifyError::EngineUnproven`] for the engine,
+    /// [`VerifyError::ImportedModules`], [`VerifyError::TooManyMemories`],
+    /// [`VerifyError::ComponentNotPinned`] and [`VerifyError::Policy`] for the memories,
+    /// [`VerifyError::TablesTooLarge`] for the tables.
+    #[cfg(feature = "component-model")]
+    fn verify_component(&self, component: &Component) -> Result<(), VerifyError> {
+        Needs::of_component(self.memory_pool(), component).map(drop)
+    }
+
+    /// Verifies the component, takes all of its memories at once, and instantiates it in them.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use wasm_prealloc_host::{MemoryPool, WasmtimePool};
+    /// use wasmtime::component::{Component, Linker};
+    /// use wasmtime::{Config, Store};
+    ///
+    /// let pool = MemoryPool::builder().pages(16).secure()?;
+    /// let engine = pool.engine(&mut Config::new())?;
+    /// # let file = wat::parse_str(r#"(component
+    /// #     (core module $module
+    /// #         (memory 16 16)
+    /// #         (func (export "pages") (result i32) memory.size))
+    /// #     (core instance $instance (instantiate $module))
+    /// #     (func (export "pages") (result u32)
+    /// #         (canon lift (core func $instance "pages"))))"#)?;
+    /// let component = Component::new(&engine, file)?;
+    /// pool.verify_component(&component)?;
+    /// let mut store = Store::new(&engine, pool.limiter());
+    /// store.limiter(|limiter| limiter);
+    /// let linker = Linker::new(&engine);
+    /// let instance = pool.instantiate_component(&linker, &mut store, &component)?;
+    /// let pages = instance.get_typed_func::<(), (u32,)>(&mut store, "pages")?;
+    /// assert_eq!(pages.call(&mut store, ())?, (16,));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`InstantiateError::Memory`] if the component is not verified
+    /// ([`verify_component`](WasmtimePool::verify_component)), the store does not bound its tables
+    /// ([`VerifyError::ComponentTables`]) or no memory is free; then nothing of the component has run.
+    /// Also, after the start functions of some core modules, if a further memory or the engine's
+    /// heap is refused. [`InstantiateError::Engine`] for everything else.
+    #[cfg(feature = "component-model")]
+    fn instantiate_component<T: 'static>(
+        &self,
+        linker: &component::Linker<T>,
+        mut store: impl AsContextMut<Data = T>,
+        component: &Component,
+    ) -> Result<component::Instance, InstantiateError> {
+        let pool = self.memory_pool();
+        let memories = Needs::of_component(pool, component)?.reserve_in(pool, &mut store)?;
+        Ok(memories.with(|| linker.instantiate(store, component))?)
+    }
+
+    /// Instantiates a component whose imports are resolved already, as
+    /// [`instantiate_component`](WasmtimePool::instantiate_component) does.
+    ///
+    /// # Errors
+    /// As for [`instantiate_component`](WasmtimePool::instantiate_component).
+    #[cfg(feature = "component-model")]
+    fn instantiate_component_pre<T: 'static>(
+        &self,
+        pre: &component::InstancePre<T>,
+        mut store: impl AsContextMut<Data = T>,
+    ) -> Result<component::Instance, InstantiateError> {
+        let pool = self.memory_pool();
+        let needs = Needs::of_component(pool, pre.component())?;
+        let memories = needs.reserve_in(pool, &mut store)?;
+        Ok(memories.with(|| pre.instantiate(store))?)
+    }
+
+    /// Instantiates a component as
+    /// [`instantiate_component`](WasmtimePool::instantiate_component) does, in an asynchronous
+    /// store; see [`instantiate_async`](WasmtimePool::instantiate_async).
+    ///
+    /// # Errors
+    /// As for [`instantiate_component`](WasmtimePool::instantiate_component).
+    #[cfg(all(feature = "async", feature = "component-model"))]
+    fn instantiate_component_async<T: Send + 'static>(
+        &self,
+        linker: &component::Linker<T>,
+        store: impl AsContextMut<Data = T> + Send,
+        component: &Component,
+    ) -> impl Future<Output = Result<component::Instance, InstantiateError>> + Send {
+        asynchronous::component::instantiate(self.memory_pool(), linker, store, component)
+    }
+
+    /// Instantiates a component whose imports are resolved already, as
+    /// [`instantiate_component_async`](WasmtimePool::instantiate_component_async) does.
+    ///
+    /// # Errors
+    /// As for [`instantiate_component`](WasmtimePool::instantiate_component).
+    #[cfg(all(feature = "async", feature = "component-model"))]
+    fn instantiate_component_pre_async<T: Send + 'static>(
+        &self,
+        pre: &component::InstancePre<T>,
+        store: impl AsContextMut<Data = T> + Send,
+    ) -> impl Future<Output = Result<component::Instance, InstantiateError>> + Send {
+        asynchronous::component::instantiate_pre(self.memory_pool(), pre, store)
+    }
 }
 
 impl WasmtimePool for MemoryPool {

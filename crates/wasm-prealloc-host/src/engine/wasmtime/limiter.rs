@@ -1,6 +1,11 @@
 //! The limiter of a store that bounds its tables.
 
 use std::cell::Cell;
+#[cfg(feature = "async")]
+use std::{
+    future::{Future, poll_fn, ready},
+    pin::{Pin, pin},
+};
 
 use wasmtime::{AsContextMut, Ref, RefType, ResourceLimiter, Table, TableType};
 
@@ -74,11 +79,63 @@ impl ResourceLimiter for StoreLimiter {
     }
 }
 
+/// For [`Store::limiter_async`](wasmtime::Store::limiter_async).
+#[cfg(feature = "async")]
+impl wasmtime::ResourceLimiterAsync for StoreLimiter {
+    fn memory_growing<'a, 'growing>(
+        &'a mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> Pin<Box<dyn Future<Output = wasmtime::Result<bool>> + Send + 'growing>>
+    where
+        'a: 'growing,
+    {
+        let allowed = ResourceLimiter::memory_growing(self, current, desired, maximum);
+        Box::pin(ready(allowed))
+    }
+
+    fn table_growing<'a, 'growing>(
+        &'a mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> Pin<Box<dyn Future<Output = wasmtime::Result<bool>> + Send + 'growing>>
+    where
+        'a: 'growing,
+    {
+        let allowed = ResourceLimiter::table_growing(self, current, desired, maximum);
+        Box::pin(ready(allowed))
+    }
+}
+
+/// The type of a table without elements.
+fn empty_table() -> TableType {
+    TableType::new(RefType::FUNCREF, 0, Some(0))
+}
+
 /// Returns true if a limiter of the pool bounds the tables of the store. wasmtime does not report
 /// the limiter of a store, but it calls the limiter when an empty table is made.
 pub(crate) fn bounds(mut store: impl AsContextMut, pool: &MemoryPool) -> bool {
     CALLED.set(None);
-    let ty = TableType::new(RefType::FUNCREF, 0, Some(0));
-    let made = Table::new(&mut store, ty, Ref::Func(None)).is_ok();
+    let made = Table::new(&mut store, empty_table(), Ref::Func(None)).is_ok();
     made && CALLED.take() == Some(pool.id())
+}
+
+/// As [`bounds`], for a store whose limiter may be asynchronous. A host's own limiter may suspend
+/// before or after it calls the pool's.
+#[cfg(feature = "async")]
+pub(crate) async fn bounds_async<T: Send>(
+    mut store: impl AsContextMut<Data = T> + Send,
+    pool: &MemoryPool,
+) -> bool {
+    let mut made = pin!(Table::new_async(&mut store, empty_table(), Ref::Func(None)));
+    let mut called = false;
+    let made = poll_fn(|context| {
+        CALLED.set(None);
+        let polled = made.as_mut().poll(context);
+        called |= CALLED.take() == Some(pool.id());
+        polled
+    });
+    made.await.is_ok() && called
 }

@@ -51,6 +51,22 @@ impl InstanceMemories {
         })
     }
 
+    /// As [`reserve`](InstanceMemories::reserve), for a task.
+    #[cfg(feature = "async")]
+    pub(crate) async fn reserve_async(
+        pool: &MemoryPool,
+        memories: usize,
+    ) -> Result<InstanceMemories, LendError> {
+        let reservation = match memories {
+            0 => None,
+            memories => Some(pool.reserve_async(memories).await?),
+        };
+        Ok(InstanceMemories {
+            pool: pool.clone(),
+            reservation,
+        })
+    }
+
     /// Calls `instantiate`, in which the engine takes these slots for the memories that it creates
     /// on this thread.
     pub fn with<R>(mut self, instantiate: impl FnOnce() -> R) -> R {

@@ -44,7 +44,7 @@ pub(crate) fn verify(pool: &MemoryPool, module: &Module) -> Result<Findings, Ver
 }
 
 /// Checks that no setting of the engine undoes the commit or bypasses the pool.
-fn check_settings(pool: &MemoryPool, engine: &Engine) -> Result<(), VerifyError> {
+pub(crate) fn check_settings(pool: &MemoryPool, engine: &Engine) -> Result<(), VerifyError> {
     let heap_bytes = RESERVATION_BYTES as u64;
     let slot_bytes = pool.pages().saturating_mul(WASM_PAGE_BYTES);
     let refused = [
