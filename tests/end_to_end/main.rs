@@ -22,6 +22,7 @@ mod positions;
 mod preflight;
 mod processes;
 mod running;
+mod secured_components;
 mod shapes;
 mod source_maps;
 mod stress;
