@@ -4,6 +4,7 @@
 mod bench;
 mod build_wasm;
 mod docs;
+mod engines;
 mod memory_test;
 mod sanitize;
 mod test;
@@ -42,6 +43,8 @@ enum Task {
     Bench(bench::Opts),
     /// Regenerate docs/cli.md and the examples in docs/json.md
     Docs(docs::Opts),
+    /// Check or test the host crate with other versions of wasmtime than the workspace's
+    Engines(engines::Opts),
     /// Run build-wasm, check each feature alone, and run all tests
     Test(test::Opts),
     /// Run guests in memory cgroups, without and with secured memory, and compare
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Task::BuildWasm(opts) => build_wasm::run(&opts),
         Task::Bench(opts) => bench::run(&opts),
         Task::Docs(opts) => docs::run(&opts),
+        Task::Engines(opts) => engines::run(&opts),
         Task::Test(opts) => test::run(&opts),
         Task::MemoryTest(opts) => memory_test::run(&opts),
         Task::VmTest(opts) => vm_test::run(&opts),

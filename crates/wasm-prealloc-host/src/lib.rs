@@ -114,6 +114,10 @@ pub use pool::reservation::Reservation;
 pub use pool::statistics::Statistics;
 pub use pool::tracking::write_tracking;
 pub use sys::{TrackingError, TrackingInterface};
+/// The engine that this crate is built with, so that a host names one version in one place.
+#[cfg(feature = "wasmtime-runtime")]
+#[doc(no_inline)]
+pub use wasmtime;
 
 /// Compiles the README's program with the documentation tests.
 #[cfg(all(doctest, feature = "wasmtime"))]

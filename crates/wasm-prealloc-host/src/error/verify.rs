@@ -73,13 +73,22 @@ pub enum VerifyError {
     /// The pool did not make the engine, and a probe cannot show where the engine takes its
     /// memories from.
     #[error(
-        "this pool did not make the engine, and {why}, so the engine may take its memories from \
-         elsewhere; make the engine with `WasmtimePool::engine`"
+        "this pool did not make the engine, and {why}, so its memories may not be secured; \
+         make the engine with `WasmtimePool::engine`"
     )]
     EngineUnproven {
         /// The reason why a probe is impossible.
         why: &'static str,
     },
+
+    /// A memory without a minimum and a maximum, before wasmtime 45: the engine's own heap has these
+    /// limits too.
+    #[error(
+        "wasmtime before version 45 requests its own heap, for exceptions, externref and GC types, as a \
+         memory without a minimum and a maximum, so the pool cannot tell the two apart; use wasmtime \
+         45 or later, or if the module has such a memory, declare a minimum"
+    )]
+    AmbiguousMemory,
 
     /// The module's tables are larger than the memory that is counted for them.
     #[error(
@@ -138,6 +147,7 @@ impl VerifyError {
             VerifyError::TooManyMemories { .. } => "too-many-memories",
             VerifyError::Engine { .. } => "engine",
             VerifyError::EngineUnproven { .. } => "engine-unproven",
+            VerifyError::AmbiguousMemory => "ambiguous-memory",
             VerifyError::TablesTooLarge { .. } => "tables-too-large",
             VerifyError::UnboundedTables { .. } => "unbounded-tables",
             VerifyError::ComponentTables { .. } => "component-tables",

@@ -26,13 +26,16 @@ pub(crate) const ENGINE_HEAP_GUARD_BYTES: usize = GUARD_BYTES / 2;
 /// its modules often live as long as the process.
 pub(crate) struct Creator {
     pool: WeakPool,
+    /// True if the engine's own heap is requested with other guards than memories.
+    heap_is_distinct: bool,
     refusals: Arc<Refusals>,
 }
 
 impl Creator {
-    pub(crate) fn new(pool: &MemoryPool) -> Creator {
+    pub(crate) fn new(pool: &MemoryPool, heap_is_distinct: bool) -> Creator {
         Creator {
             pool: pool.downgrade(),
+            heap_is_distinct,
             refusals: Arc::clone(&pool.engine_side().refusals),
         }
     }
@@ -54,9 +57,10 @@ unsafe impl MemoryCreator for Creator {
         let reservation_bytes = reserved_size_in_bytes.unwrap_or(0);
         let request = Request {
             kind: match guard_size_in_bytes {
-                ENGINE_HEAP_GUARD_BYTES => Kind::EngineHeap,
+                ENGINE_HEAP_GUARD_BYTES if self.heap_is_distinct => Kind::EngineHeap,
                 _ => Kind::Linear,
             },
+            heap_is_distinct: self.heap_is_distinct,
             ty: &ty,
             reservation_bytes,
             guard_bytes: guard_size_in_bytes,
@@ -82,6 +86,7 @@ unsafe impl MemoryCreator for Creator {
 /// A memory that the engine requests.
 struct Request<'a> {
     kind: Kind,
+    heap_is_distinct: bool,
     ty: &'a MemoryType,
     reservation_bytes: usize,
     guard_bytes: usize,
@@ -106,9 +111,17 @@ impl Request<'_> {
             let kind = "custom-page-size";
             return Err(VerifyError::UnsupportedMemory { kind });
         }
+        if !self.heap_is_distinct && self.is_like_a_heap() {
+            return Err(VerifyError::AmbiguousMemory);
+        }
         let policy = pool.policy();
         policy.limit_pages(self.ty.minimum(), self.maximum(), pool.pages())?;
         Ok(())
+    }
+
+    /// Returns true for the limits with which wasmtime requests its own heap.
+    fn is_like_a_heap(&self) -> bool {
+        !self.ty.is_64() && self.ty.minimum() == 0 && self.ty.maximum().is_none()
     }
 
     fn maximum(&self) -> Option<u64> {

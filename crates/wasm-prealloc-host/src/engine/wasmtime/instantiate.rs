@@ -11,12 +11,13 @@ use wasmtime::{
 #[cfg(feature = "async")]
 use crate::engine::wasmtime::asynchronous;
 
-use crate::engine::wasmtime::creator::{Creator, ENGINE_HEAP_GUARD_BYTES};
+use crate::engine::wasmtime::creator::Creator;
 use crate::engine::wasmtime::limiter::StoreLimiter;
 use crate::engine::wasmtime::needs::Needs;
 use crate::engine::wasmtime::refusals;
 use crate::engine::wasmtime::scope::InstanceMemories;
 use crate::engine::wasmtime::verify::verify;
+use crate::engine::wasmtime::versions;
 use crate::error::{Error, LendError, VerifyError};
 use crate::pool::builder::PreparedPool;
 use crate::pool::memory_pool::MemoryPool;
@@ -48,28 +49,30 @@ pub trait WasmtimePool {
     /// This sets the memory creator, on-demand allocation, a reservation of 4 GiB that does not
     /// move, and guards of 32 MiB on both sides. It turns copy-on-write images off: wasmtime maps
     /// them only into memory that it mapped itself, and over committed pages they would undo the
-    /// commit. Call it after other settings that concern memory; [`verify`](WasmtimePool::verify)
-    /// refuses an engine on which one of them was changed back.
+    /// commit. It turns stack switching off, whose stacks nothing bounds. Call it after other settings
+    /// that concern memory; [`verify`](WasmtimePool::verify) refuses an engine on which one of them was
+    /// changed back. Before wasmtime 47 an engine does not report its settings, so `verify` refuses
+    /// every engine that [`engine`](WasmtimePool::engine) did not make.
     ///
     /// The engine's own heap, for exceptions, `externref` and GC types, comes from the same
     /// creator, with guards of 16 MiB. The pool has memory for it if
     /// [`MemoryPoolBuilder::engine_heap_bytes`](crate::MemoryPoolBuilder::engine_heap_bytes) says
     /// so. wasmtime doubles the heap each time that it grows. Growth beyond the pool's bound fails
-    /// the same way on every host: the module traps.
+    /// the same way on every host: the module traps. Before wasmtime 45 that heap cannot be told from
+    /// a memory without a minimum and a maximum, and both are refused.
     fn configure(&self, config: &mut Config) -> &Self {
         let reservation_bytes = RESERVATION_BYTES as u64;
+        let heap_is_distinct = versions::set_heap(config).is_some();
+        let creator = Creator::new(self.memory_pool(), heap_is_distinct);
         config
-            .with_host_memory(Arc::new(Creator::new(self.memory_pool())))
+            .with_host_memory(Arc::new(creator))
             .allocation_strategy(InstanceAllocationStrategy::OnDemand)
             .memory_reservation(reservation_bytes)
             .memory_may_move(false)
             .memory_guard_size(GUARD_BYTES as u64)
             .guard_before_linear_memory(true)
             .memory_init_cow(false)
-            .gc_heap_reservation(reservation_bytes)
-            .gc_heap_may_move(false)
-            .gc_heap_guard_size(ENGINE_HEAP_GUARD_BYTES as u64)
-            .gc_heap_initial_size(0);
+            .wasm_stack_switching(false);
         self
     }
 

@@ -14,3 +14,4 @@ pub(crate) mod probe;
 pub(crate) mod refusals;
 pub(crate) mod scope;
 pub(crate) mod verify;
+pub(crate) mod versions;

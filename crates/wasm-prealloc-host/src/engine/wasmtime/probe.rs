@@ -6,10 +6,9 @@
 
 use std::cell::RefCell;
 
-use wasmtime::{
-    AsContextMut, Engine, Extern, ExternRef, ExternType, Func, Instance, Module, ResourceLimiter,
-    Store,
-};
+use wasmtime::{AsContextMut, Extern, ExternType, Func, Instance, Module, ResourceLimiter, Store};
+#[cfg(feature = "gc")]
+use wasmtime::{Engine, ExternRef};
 
 use crate::engine::wasmtime::known::Findings;
 use crate::error::VerifyError;
@@ -188,6 +187,7 @@ impl Drop for Running {
 /// Returns true if the engine takes its memories from the pool, and false if that is unknown
 /// because the engine has no heap of its own. The heap has the same creator as linear memories, and
 /// a host object in it needs no module.
+#[cfg(feature = "gc")]
 pub(crate) fn reaches(pool: &MemoryPool, engine: &Engine) -> Result<bool, VerifyError> {
     let mut store = Store::new(engine, ());
     let _running = Running::start(Requests {
@@ -207,6 +207,11 @@ pub(crate) fn reaches(pool: &MemoryPool, engine: &Engine) -> Result<bool, Verify
         _ if made => Err(NOT_REACHED),
         _ => Ok(false),
     }
+}
+
+#[cfg(not(feature = "gc"))]
+pub(crate) fn reaches(_: &MemoryPool, _: &wasmtime::Engine) -> Result<bool, VerifyError> {
+    Ok(false)
 }
 
 /// Probes a module. `known` is true if the engine is known to take its memories from the pool.

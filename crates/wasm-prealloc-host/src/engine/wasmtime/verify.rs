@@ -6,6 +6,7 @@ use crate::commit::requirements::WASM_PAGE_BYTES;
 use crate::engine::wasmtime::creator::{ENGINE_HEAP_GUARD_BYTES, check_sizes};
 use crate::engine::wasmtime::known::Findings;
 use crate::engine::wasmtime::probe;
+use crate::engine::wasmtime::versions::Settings;
 use crate::error::VerifyError;
 use crate::pool::memory_pool::MemoryPool;
 use crate::pool::slot::RESERVATION_BYTES;
@@ -45,36 +46,44 @@ pub(crate) fn verify(pool: &MemoryPool, module: &Module) -> Result<Findings, Ver
 
 /// Checks that no setting of the engine undoes the commit or bypasses the pool.
 pub(crate) fn check_settings(pool: &MemoryPool, engine: &Engine) -> Result<(), VerifyError> {
-    let heap_bytes = RESERVATION_BYTES as u64;
+    let Some(settings) = Settings::read(engine) else {
+        // The pool made a known engine with its own settings.
+        return match pool.engine_side().known.has_engine(engine) {
+            true => Ok(()),
+            false => Err(VerifyError::EngineUnproven {
+                why: "wasmtime reports the settings of an engine only since version 47",
+            }),
+        };
+    };
     let slot_bytes = pool.pages().saturating_mul(WASM_PAGE_BYTES);
     let refused = [
         (
-            engine.get_pooling_config().is_some(),
+            settings.is_pooling,
             "allocates from wasmtime's own pool (InstanceAllocationStrategy::Pooling)",
         ),
         (
-            engine.get_memory_init_cow(),
+            settings.memory_init_cow,
             "maps copy-on-write images (memory_init_cow)",
         ),
         (
-            engine.get_memory_may_move(),
+            settings.memory_may_move,
             "may move memories (memory_may_move)",
         ),
         (
-            engine.get_gc_heap_may_move()
-                || engine.get_gc_heap_initial_size() != 0
-                || engine.get_gc_heap_reservation() != heap_bytes
-                || engine.get_gc_heap_guard_size() != ENGINE_HEAP_GUARD_BYTES as u64,
+            settings.gc_heap_may_move
+                || settings.gc_heap_initial_size != 0
+                || settings.gc_heap_reservation != RESERVATION_BYTES as u64
+                || settings.gc_heap_guard_size != ENGINE_HEAP_GUARD_BYTES as u64,
             "has other settings for its own heap than the pool gave it (gc_heap_may_move, \
              gc_heap_initial_size, gc_heap_reservation, gc_heap_guard_size)",
         ),
         (
-            engine.get_memory_guard_size() == ENGINE_HEAP_GUARD_BYTES as u64,
+            settings.memory_guard_size == ENGINE_HEAP_GUARD_BYTES as u64,
             "requests the guards of its own heap for memories too (memory_guard_size)",
         ),
         (
-            engine
-                .get_wasm_features()
+            settings
+                .wasm_features
                 .contains(WasmFeatures::STACK_SWITCHING),
             "lets a module make stacks, which nothing bounds (wasm_stack_switching)",
         ),
@@ -86,7 +95,7 @@ pub(crate) fn check_settings(pool: &MemoryPool, engine: &Engine) -> Result<(), V
     }
     check_sizes(
         slot_bytes,
-        engine.get_memory_reservation(),
-        engine.get_memory_guard_size(),
+        settings.memory_reservation,
+        settings.memory_guard_size,
     )
 }
