@@ -156,6 +156,7 @@ impl Workspace {
         ] {
             let mut test = self.cargo(&["test", "--locked"]);
             test.args(arguments)
+                .env("WASM_PREALLOC_WASMTIME", &self.version)
                 .env("WASM_PREALLOC_COMPILED", &self.dir);
             crate::run(&mut test, &format!("`cargo test {}`", arguments.join(" ")))?;
         }

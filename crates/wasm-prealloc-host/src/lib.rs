@@ -32,6 +32,17 @@
 //! # fn main() {}
 //! ```
 //!
+//! | feature | content |
+//! |---|---|
+//! | `wasmtime` | wasmtime 43 to 50 with its compiler: `wasmtime-runtime`, `gc` and `deterministic` |
+//! | `wasmtime-runtime` | the same without a compiler, for modules that were compiled before |
+//! | `gc` | exceptions, `externref` and GC types, in a heap that the pool commits |
+//! | `async` | waiting for slots and instantiation in asynchronous stores |
+//! | `component-model` | components |
+//!
+//! `wasm_prealloc_host::wasmtime` is the version of wasmtime that this crate is built with. The
+//! crate enables only the features of wasmtime that it needs; a host enables others itself.
+//!
 //! With another engine, [`MemoryPool::lend`] lends one memory, and [`MemoryPool::reserve`] takes
 //! several at once. [`secure_in_place`] commits a memory that the engine mapped itself, and
 //! [`SecuredRegion::secure`] commits a region without a pool.

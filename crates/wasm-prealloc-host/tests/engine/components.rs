@@ -10,6 +10,7 @@ use wasm_prealloc_host::{
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, Engine, Store};
 
+use crate::versions::lacks;
 use crate::{engine, module};
 
 /// A component of the given core modules. It exports `run` of the last one, which takes and returns
@@ -275,6 +276,9 @@ fn the_tables_of_a_component_are_bounded_or_refused() {
 
 #[test]
 fn a_component_that_needs_the_engines_heap_has_it_or_is_refused() {
+    if lacks(45) {
+        return;
+    }
     let throws = r#"(tag $tag (param i32))
         (func (export "run") (param i32) (result i32)
             (block $handler (result i32)
@@ -302,6 +306,9 @@ fn a_component_that_needs_the_engines_heap_has_it_or_is_refused() {
 
 #[test]
 fn the_engine_of_a_component_must_take_its_memories_from_the_pool() {
+    if lacks(47) {
+        return;
+    }
     let pool = slots(1).engine_heap_bytes(1 << 20).secure().unwrap();
     let verify = |config: &Config| {
         let engine = Engine::new(config).unwrap();

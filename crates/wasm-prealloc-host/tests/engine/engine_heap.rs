@@ -9,6 +9,9 @@ use wasm_prealloc_host::{
 use wasmtime::{Config, Engine, ExternRef, Linker, Module, Rooted, Store};
 
 use crate::module;
+#[allow(unused_imports, reason = "unused where wasmtime has the setters")]
+use crate::versions::HeapSettings as _;
+use crate::versions::lacks;
 
 const HEAP_BYTES: u64 = 1 << 20;
 
@@ -78,6 +81,9 @@ const POLICIES: [Policy; 2] = [Policy::Declared, Policy::CommitMaximum];
 
 #[test]
 fn modules_that_need_the_heap_run_in_a_heap_of_their_own() {
+    if lacks(45) {
+        return;
+    }
     for policy in POLICIES {
         let host = Host::new(policy, HEAP_BYTES);
         assert_eq!(host.run(EXCEPTIONS, 100).unwrap(), 100);
@@ -91,6 +97,9 @@ fn modules_that_need_the_heap_run_in_a_heap_of_their_own() {
 
 #[test]
 fn without_a_heap_the_refusal_names_it() {
+    if lacks(45) {
+        return;
+    }
     for policy in POLICIES {
         let host = Host::new(policy, 0);
         for text in [EXCEPTIONS, STRUCTS] {
@@ -112,6 +121,9 @@ fn without_a_heap_the_refusal_names_it() {
 
 #[test]
 fn a_module_of_the_gc_proposal_without_memory_is_refused_without_a_heap() {
+    if lacks(45) {
+        return;
+    }
     let text = r#"(module
         (type $pair (struct (field i32)))
         (func (export "run") (param i32) (result i32)
@@ -142,6 +154,9 @@ fn times(host: &Host, text: &str) -> i32 {
 
 #[test]
 fn the_bound_of_the_heap_is_reached_at_the_same_point_every_time() {
+    if lacks(45) {
+        return;
+    }
     let bytes = 64 << 10;
     for text in [EXCEPTIONS, STRUCTS] {
         let host = Host::new(Policy::Declared, bytes);
@@ -162,6 +177,9 @@ fn the_bound_of_the_heap_is_reached_at_the_same_point_every_time() {
 
 #[test]
 fn each_store_has_a_heap_and_gives_it_back() {
+    if lacks(45) {
+        return;
+    }
     let builder = MemoryPool::builder().pages(16).slots(2);
     let pool = builder.engine_heap_bytes(HEAP_BYTES).secure().unwrap();
     let engine = pool.engine(&mut Config::new()).unwrap();
@@ -235,6 +253,9 @@ fn slots_and_heaps_are_one_commit_with_one_answer() {
 
 #[test]
 fn other_settings_for_the_heap_are_refused() {
+    if lacks(47) {
+        return;
+    }
     let changes: [fn(&mut Config) -> &mut Config; 5] = [
         |config| config.gc_heap_guard_size(32 << 20),
         |config| config.gc_heap_reservation(1 << 20),

@@ -9,6 +9,9 @@ use wasm_prealloc_host::{
 use wasmtime::{Config, Engine, LinearMemory, Linker, MemoryCreator, MemoryType, Store};
 
 use crate::module;
+#[allow(unused_imports, reason = "unused where wasmtime has the setters")]
+use crate::versions::HeapSettings as _;
+use crate::versions::lacks;
 
 const PAGES: u64 = 16;
 
@@ -78,6 +81,9 @@ fn copied_settings() -> Config {
 
 #[test]
 fn an_engine_that_was_never_configured_is_refused() {
+    if lacks(47) {
+        return;
+    }
     let pool = pool();
     let mut deterministic_only = Config::new();
     deterministic(&mut deterministic_only);
@@ -117,6 +123,9 @@ fn an_engine_that_was_never_configured_is_refused() {
 
 #[test]
 fn an_engine_of_another_pool_is_refused() {
+    if lacks(47) {
+        return;
+    }
     let (a, b) = (pool(), pool());
     let mut config = Config::new();
     a.configure(&mut config);
@@ -164,6 +173,9 @@ fn an_engine_whose_creator_was_replaced_is_refused() {
 
 #[test]
 fn each_engine_made_from_a_configuration_is_recognized() {
+    if lacks(47) {
+        return;
+    }
     let pool = pool();
     let mut config = Config::new();
     pool.configure(&mut config);
@@ -179,6 +191,9 @@ fn each_engine_made_from_a_configuration_is_recognized() {
 
 #[test]
 fn an_engine_of_a_prepared_pool_is_recognized_when_it_is_secured() {
+    if lacks(47) {
+        return;
+    }
     for made_by_the_pool in [false, true] {
         let prepared = MemoryPool::builder().pages(PAGES).prepare();
         let mut config = Config::new();
@@ -207,6 +222,9 @@ fn a_dropped_engine_is_not_taken_for_one_at_the_same_address() {
 
 #[test]
 fn engines_with_any_other_settings_are_recognized() {
+    if lacks(47) {
+        return;
+    }
     type Change = fn(&mut Config) -> &mut Config;
     let changes: [(&str, Change); 12] = [
         ("fuel", |config| config.consume_fuel(true)),

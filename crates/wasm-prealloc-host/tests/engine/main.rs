@@ -16,6 +16,7 @@ mod sized;
 mod support;
 mod tables;
 mod verified;
+mod versions;
 
 use std::sync::MutexGuard;
 
