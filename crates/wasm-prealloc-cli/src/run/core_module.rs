@@ -1,7 +1,9 @@
 //! A core module as a program: it is compiled, linked to WASI preview 1, and called.
 
 use anyhow::{Context as _, Result, bail};
-use wasm_prealloc_host::{Error, InstantiateError, MemoryPool, PreparedPool, WasmtimePool as _};
+use wasm_prealloc_host::{
+    InstantiateError, MemoryPool, PreparedPool, VerifyError, WasmtimePool as _,
+};
 use wasmtime::{
     Config, Engine, ExternType, Instance, Linker, Module, Store, Val, format_err as engine_error,
 };
@@ -9,8 +11,10 @@ use wasmtime_wasi::p1::add_to_linker_sync;
 
 use super::from_engine;
 use super::opts::Opts;
-use super::values::{arguments, show};
+use super::outcome::Ended;
+use super::values::core::{arguments, show};
 use super::wasi::State;
+use crate::exit;
 
 /// The function that starts a program.
 const START: &str = "_start";
@@ -42,29 +46,36 @@ impl CoreProgram {
         })
     }
 
-    /// Instantiates the module, and calls its function. Returns the results as text.
+    /// Instantiates the module, and calls its function.
     pub(super) fn run(
         &self,
         pool: &MemoryPool,
         store: &mut Store<State>,
-    ) -> Result<Vec<String>, InstantiateError> {
+    ) -> Result<Ended, InstantiateError> {
         let instance = pool.instantiate(&self.linker, &mut *store, &self.module)?;
-        Ok(self.call.run(store, instance)?)
+        let results = self.call.run(store, instance)?;
+        Ok(match self.call.is_program {
+            true => Ended::Exited(exit::DONE),
+            false => Ended::Returned(results),
+        })
     }
 }
 
 pub(super) fn compile(engine: &Engine, wasm: &[u8]) -> Result<Module> {
-    let module = Module::new(engine, wasm).map_err(from_engine);
-    module.map_err(
-        |error| match format!("{error:#}").contains("legacy_exceptions") {
-            true => error.context(
-                "it uses legacy exceptions, which the engine does not run: compile it with `-mllvm \
+    Module::new(engine, wasm).map_err(uncompiled)
+}
+
+/// Returns the error of a module or a component that the engine does not compile.
+pub(super) fn uncompiled(error: wasmtime::Error) -> anyhow::Error {
+    let error = from_engine(error);
+    match format!("{error:#}").contains("legacy_exceptions") {
+        true => error.context(
+            "it uses legacy exceptions, which the engine does not run: compile it with `-mllvm \
              -wasm-use-legacy-eh=false`, or translate it with Binaryen's `wasm-opt \
              --translate-to-exnref`",
-            ),
-            false => error,
-        },
-    )
+        ),
+        false => error,
+    }
 }
 
 /// Returns true if the module needs the engine's own heap, or if that cannot be found out.
@@ -72,21 +83,24 @@ pub(super) fn needs_engine_heap(
     prepared: &PreparedPool,
     module: &Module,
     wasm: &[u8],
-) -> Result<bool, Error> {
+) -> Result<bool, VerifyError> {
     // A pool does not find it out for a module without memories and tables.
     Ok(prepared.needs_engine_heap(module)? && !is_valid_without_heap(wasm))
 }
 
 /// Returns true if the module is valid without the proposals that need the engine's own heap.
 fn is_valid_without_heap(wasm: &[u8]) -> bool {
-    let mut config = Config::new();
+    let engine = Engine::new(without_heap(&mut Config::new()));
+    engine.is_ok_and(|engine| Module::validate(&engine, wasm).is_ok())
+}
+
+/// Turns the proposals off that need the engine's own heap.
+pub(super) fn without_heap(config: &mut Config) -> &mut Config {
     config
         .wasm_gc(false)
         .wasm_function_references(false)
         .wasm_exceptions(false)
-        .gc_support(false);
-    let engine = Engine::new(&config);
-    engine.is_ok_and(|engine| Module::validate(&engine, wasm).is_ok())
+        .gc_support(false)
 }
 
 /// The function call that the command line requests.
@@ -94,6 +108,8 @@ struct Call {
     function: String,
     args: Vec<Val>,
     results: usize,
+    /// The function is the start of a program, and not the choice of the command line.
+    is_program: bool,
     /// The module is a library that must be initialized first.
     initialize: bool,
 }
@@ -129,6 +145,7 @@ impl Call {
             function: function.to_owned(),
             args,
             results: ty.results().len(),
+            is_program: opts.invoke.is_none(),
             initialize: opts.invoke.is_some() && module.get_export(INITIALIZE).is_some_and(is_unit),
         })
     }

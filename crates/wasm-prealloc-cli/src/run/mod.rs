@@ -1,12 +1,14 @@
 //! `wasm-prealloc run`: runs a program in memory that is committed before the program starts.
 //!
-//! `opts` has the flags, `prepare` what happens before the commit, `core_module` the program,
-//! `time_limit` its time, and `outcome` what is printed.
+//! `opts` has the flags, `prepare` what happens before the commit, `program` the two kinds of programs,
+//! `time_limit` their time, and `outcome` what is printed.
 
+mod component;
 mod core_module;
 mod opts;
 mod outcome;
 mod prepare;
+mod program;
 mod time_limit;
 mod values;
 mod wasi;
@@ -70,8 +72,7 @@ fn execute(
     }
     let run = move || program.run(&pool, &mut store);
     match time_limit::run_within(opts.timeout, &engine, run)? {
-        Some(Ok(results)) if opts.invoke.is_some() => Ok(Ended::Returned(results)),
-        Some(Ok(_)) => Ok(Ended::Exited(crate::exit::DONE)),
+        Some(Ok(ended)) => Ok(ended),
         Some(Err(InstantiateError::Memory(error))) => Err(Failure::not_secured(error)),
         Some(Err(InstantiateError::Engine(error))) => outcome::ended(opts, error),
         None => Err(Failure::timed_out(

@@ -24,17 +24,18 @@ const DEFAULT_ENGINE_HEAP_BYTES: u64 = 16 << 20;
 
 /// Run a program in memory that is committed before the program starts
 ///
-/// The program is a core module, which may import WASI preview 1 and nothing else. It gets stdin,
-/// stdout, stderr and its arguments, and the folders and environment variables that the flags give
-/// it. It has no network. Its exit status becomes the status of this command.
+/// The program is a core module, which may import WASI preview 1 and nothing else, or a component of
+/// the world `wasi:cli/command` (WASI 0.2). It gets stdin, stdout, stderr and its arguments, and the
+/// folders and environment variables that the flags give it. It has no network. Its exit status
+/// becomes the status of this command; most components can exit with 0 and 1 only.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = exit::help_of_run(EXAMPLES),
     override_usage = "wasm-prealloc run [OPTIONS] <MODULE> [ARGS]..."
 )]
 pub(crate) struct Opts {
-    /// The module: binary, text or gzip; `-` is stdin. Everything after it is an argument of the
-    /// program, also if it begins with `-`
+    /// The module or component: binary, text or gzip; `-` is stdin. Everything after it is an
+    /// argument of the program, also if it begins with `-`
     #[arg(value_name = "MODULE", required = true, trailing_var_arg = true)]
     module_and_args: Vec<OsString>,
 
@@ -57,7 +58,7 @@ pub(crate) struct Opts {
     #[arg(long, value_name = "N")]
     pub(super) fuel: Option<u64>,
 
-    /// Call this export instead of `_start` with the numbers ARGS, and print its results
+    /// Call this export with the numbers ARGS instead of the program's start, and print its results
     #[arg(long, value_name = "NAME")]
     pub(super) invoke: Option<String>,
 
@@ -67,7 +68,7 @@ pub(crate) struct Opts {
     #[arg(long, value_name = "N")]
     pub(super) pages: Option<u64>,
 
-    /// The number of memories to commit [default: the number that the module has]
+    /// The number of memories to commit [default: the number that the program has]
     #[arg(long, value_name = "N")]
     pub(super) slots: Option<usize>,
 

@@ -2,13 +2,18 @@
 
 use anyhow::{Result, anyhow};
 use wasm_prealloc::{Analysis, Format, MAX_PAGES, Memory, VerifyError};
-use wasm_prealloc_host::{MemoryPool, Policy, PreparedPool, WasmtimePool as _};
+use wasm_prealloc_host::{
+    MemoryPool, Policy, PolicyError, PreparedPool, VerifyError as PoolError, WasmtimePool as _,
+};
+use wasmtime::component::Component;
 use wasmtime::{Config, Engine};
 
+use super::component::ComponentProgram;
 use super::core_module::{self, CoreProgram};
 use super::from_engine;
 use super::opts::Opts;
 use super::outcome::{Failure, Refusal};
+use super::program::Program;
 use crate::flags;
 use crate::pages::Pages;
 
@@ -16,18 +21,27 @@ use crate::pages::Pages;
 pub(super) struct Prepared {
     pub(super) pool: PreparedPool,
     pub(super) engine: Engine,
-    pub(super) program: CoreProgram,
+    pub(super) program: Program,
 }
 
 impl Prepared {
-    /// Verifies and compiles a module. Its imports and its arguments are checked before 4 GiB are
-    /// committed.
+    /// Verifies and compiles a module or a component. Its imports and its arguments are checked
+    /// before 4 GiB are committed.
     pub(super) fn new(opts: &Opts, args: &[String], wasm: &[u8]) -> Result<Self, Failure> {
-        if Format::detect(wasm) == Format::Component {
-            return Err(anyhow!("it is a component: give a core module").into());
-        }
         let memories = memories(opts, wasm)?;
-        let mut pool = pool(opts, &memories)?;
+        match Format::detect(wasm) {
+            Format::Component => Self::of_component(opts, args, wasm, &memories),
+            _ => Self::of_module(opts, args, wasm, &memories),
+        }
+    }
+
+    fn of_module(
+        opts: &Opts,
+        args: &[String],
+        wasm: &[u8],
+        memories: &[Memory],
+    ) -> Result<Self, Failure> {
+        let mut pool = pool(opts, memories, memories.len())?;
         let engine = pool.engine(&mut config(opts)).map_err(from_engine)?;
         let module = core_module::compile(&engine, wasm)?;
         // The store will have the pool's limiter.
@@ -36,7 +50,37 @@ impl Prepared {
         if !core_module::needs_engine_heap(&pool, &module, wasm).map_err(Failure::not_verified)? {
             pool = pool.without_engine_heap();
         }
-        let program = CoreProgram::new(opts, args, module)?;
+        let program = Program::Core(CoreProgram::new(opts, args, module)?);
+        Ok(Self {
+            pool,
+            engine,
+            program,
+        })
+    }
+
+    fn of_component(
+        opts: &Opts,
+        args: &[String],
+        wasm: &[u8],
+        memories: &[Memory],
+    ) -> Result<Self, Failure> {
+        check_memories(opts, memories)?;
+        let declared = memories.len();
+        let mut compiled = compile(opts, wasm, memories, declared)?;
+        let required = compiled.component.resources_required();
+        let count = required.map_or(declared, |required| required.num_memories as usize);
+        // A core module can be instantiated several times, or not at all.
+        if count != declared {
+            compiled = compile(opts, wasm, memories, count)?;
+        }
+        let Compiled {
+            pool,
+            engine,
+            component,
+        } = compiled;
+        pool.verify_component(&component)
+            .map_err(Failure::not_verified)?;
+        let program = Program::Component(ComponentProgram::new(opts, args, &component)?);
         Ok(Self {
             pool,
             engine,
@@ -45,9 +89,62 @@ impl Prepared {
     }
 }
 
-/// Returns a pool with a slot for each memory.
-fn pool(opts: &Opts, memories: &[Memory]) -> Result<PreparedPool> {
-    let count = memories.len();
+/// A component that was compiled for a pool.
+struct Compiled {
+    pool: PreparedPool,
+    engine: Engine,
+    component: Component,
+}
+
+/// Compiles a component for a pool with that many slots. The pool has a heap for the engine only if
+/// the component is not valid without one.
+fn compile(opts: &Opts, wasm: &[u8], memories: &[Memory], slots: usize) -> Result<Compiled> {
+    let pool_without_heap = pool(opts, memories, slots)?.without_engine_heap();
+    let mut config_without_heap = config(opts);
+    core_module::without_heap(&mut config_without_heap);
+    let without_heap = (pool_without_heap, config_without_heap);
+    let with_heap = (pool(opts, memories, slots)?, config(opts));
+    let build = |(pool, mut config): (PreparedPool, Config)| {
+        let engine = pool.engine(&mut config)?;
+        let component = Component::new(&engine, wasm)?;
+        Ok(Compiled {
+            pool,
+            engine,
+            component,
+        })
+    };
+    build(without_heap)
+        .or_else(|_: wasmtime::Error| build(with_heap))
+        .map_err(core_module::uncompiled)
+}
+
+/// Checks the memories that the engine shows only when a component is instantiated, and core modules
+/// of it may have started.
+fn check_memories(opts: &Opts, memories: &[Memory]) -> Result<(), Failure> {
+    for memory in memories {
+        let kind = match memory.page_size_log2 {
+            _ if memory.shared => "shared",
+            Some(_) => "custom-page-size",
+            None => continue,
+        };
+        return Err(Failure::not_verified(PoolError::UnsupportedMemory { kind }));
+    }
+    let largest = memories.iter().map(maximum_pages).max();
+    if let (Policy::CommitMaximum, Some(slot_pages)) = (opts.memory.policy, opts.pages)
+        && largest > Some(slot_pages)
+    {
+        let maximum = largest;
+        let error = PolicyError::SlotTooSmall {
+            maximum,
+            slot_pages,
+        };
+        return Err(Failure::not_verified(PoolError::from(error)));
+    }
+    Ok(())
+}
+
+/// Returns a pool for that many memories.
+fn pool(opts: &Opts, memories: &[Memory], count: usize) -> Result<PreparedPool> {
     if let Some(slots) = opts.slots.filter(|slots| *slots < count) {
         return Err(anyhow!(
             "it has {count} memories: leave out `--slots {slots}`"
@@ -78,7 +175,7 @@ fn config(opts: &Opts) -> Config {
     config
 }
 
-/// Returns the module's memories. With the policy `declared` they must be pinned.
+/// Returns the memories that the core modules define. With the policy `declared` they must be pinned.
 fn memories(opts: &Opts, wasm: &[u8]) -> Result<Vec<Memory>, Failure> {
     let analysis = Analysis::new(wasm)?;
     if opts.memory.policy == Policy::Declared {
@@ -95,7 +192,8 @@ fn memories(opts: &Opts, wasm: &[u8]) -> Result<Vec<Memory>, Failure> {
                 VerifyError::Unreadable(error) => error.into(),
             })?;
     }
-    Ok(analysis.memories().cloned().collect())
+    let defined = analysis.memories().filter(|memory| memory.import.is_none());
+    Ok(defined.cloned().collect())
 }
 
 /// Returns the size to which a memory can grow, in 64 KiB pages, and at least the smallest size of a

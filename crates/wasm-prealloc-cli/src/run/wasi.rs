@@ -6,7 +6,7 @@ use std::io;
 use anyhow::{Context as _, Result, bail};
 use wasm_prealloc_host::StoreLimiter;
 use wasmtime_wasi::p1::WasiP1Ctx;
-use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
 
 use super::from_engine;
 use super::opts::Opts;
@@ -15,6 +15,12 @@ use super::opts::Opts;
 pub(super) struct State {
     pub(super) wasi: WasiP1Ctx,
     pub(super) limiter: StoreLimiter,
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.wasi.ctx()
+    }
 }
 
 /// Opens the folders, and collects what else the program can see. With `json`, the program's standard

@@ -1,19 +1,16 @@
-//! Arguments and results of a function as text.
+//! Arguments and results of a core module's function.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use wasmtime::{Val, ValType};
 
+use super::check_count;
+
 /// Parses the arguments of a function of a core module.
-pub(super) fn arguments(
+pub(in crate::run) fn arguments(
     given: &[String],
     types: impl ExactSizeIterator<Item = ValType>,
 ) -> Result<Vec<Val>> {
-    ensure!(
-        given.len() == types.len(),
-        "takes {} arguments, and {} are given",
-        types.len(),
-        given.len()
-    );
+    check_count(given, types.len())?;
     let pairs = given.iter().zip(types);
     pairs
         .map(|(text, ty)| {
@@ -37,7 +34,7 @@ pub(super) fn arguments(
 }
 
 /// Returns a result of a core module's function as text.
-pub(super) fn show(value: &Val) -> String {
+pub(in crate::run) fn show(value: &Val) -> String {
     match value {
         Val::I32(value) => value.to_string(),
         Val::I64(value) => value.to_string(),

@@ -1,0 +1,5 @@
+;; RUN: run -q --policy commit-maximum --invoke two %s
+(component
+  (core module $m (memory 1 2) (func (export "one") (result i32) (i32.const 1)))
+  (core instance $i (instantiate $m))
+  (func (export "one") (result u32) (canon lift (core func $i "one"))))
