@@ -110,8 +110,8 @@ impl Host {
         ty.params().len() == 0 && ty.results().len() == 1 && ty.results().all(|ty| ty.is_i32())
     }
 
-    /// Makes an instance. Its memory goes back to the pool with the store.
-    pub(crate) fn instantiate(&self, mut guest: Guest) -> anyhow::Result<Running> {
+    /// Makes the store of an instance. The instance's memory goes back to the pool with it.
+    fn store(&self, mut guest: Guest) -> Store<Guest> {
         if let Some(pool) = &self.pool {
             guest.limiter = Box::new(pool.limiter());
         }
@@ -120,16 +120,21 @@ impl Host {
         if let Some(deadline) = self.deadline {
             store.set_epoch_deadline(deadline);
         }
+        store
+    }
+
+    /// Makes an instance for a view. Waiting for a memory suspends the task.
+    pub(crate) async fn instantiate(&self, guest: Guest) -> anyhow::Result<Running> {
+        let mut store = self.store(guest);
+        let (linker, module) = (&self.linker, &self.module);
         let instance = match &self.pool {
             Some(pool) => pool
-                .instantiate(&self.linker, &mut store, &self.module)
-                .map_err(|error| match error {
-                    InstantiateError::Engine(error) => from_engine(error),
-                    refusal => refusal.into(),
-                })?,
-            None => self
-                .linker
-                .instantiate(&mut store, &self.module)
+                .instantiate_async(linker, &mut store, module)
+                .await
+                .map_err(from_pool)?,
+            None => linker
+                .instantiate_async(&mut store, module)
+                .await
                 .map_err(from_engine)?,
         };
         Ok(Running { store, instance })
@@ -138,10 +143,16 @@ impl Host {
     /// Runs a block in a new instance, and returns the values that it flushed. A guest that can flush
     /// has to: if it does not, it failed in a way that it did not report.
     pub(crate) fn run_block(&self, guest: Guest) -> anyhow::Result<Flushed> {
-        let Running {
-            mut store,
-            instance,
-        } = self.instantiate(guest)?;
+        let mut store = self.store(guest);
+        let (linker, module) = (&self.linker, &self.module);
+        let instance = match &self.pool {
+            Some(pool) => pool
+                .instantiate(linker, &mut store, module)
+                .map_err(from_pool)?,
+            None => linker
+                .instantiate(&mut store, module)
+                .map_err(from_engine)?,
+        };
         instance
             .get_typed_func::<(), ()>(&mut store, "_start")
             .and_then(|start| start.call(&mut store, ()))
@@ -154,7 +165,7 @@ impl Host {
     }
 }
 
-/// A guest's instance.
+/// An instance that answers a view.
 pub(crate) struct Running {
     store: Store<Guest>,
     instance: Instance,
@@ -186,6 +197,13 @@ impl fmt::Display for TimedOut {
 }
 
 impl std::error::Error for TimedOut {}
+
+fn from_pool(error: InstantiateError) -> anyhow::Error {
+    match error {
+        InstantiateError::Engine(error) => from_engine(error),
+        refusal => refusal.into(),
+    }
+}
 
 fn from_engine(error: wasmtime::Error) -> anyhow::Error {
     match error.downcast_ref() {

@@ -209,8 +209,9 @@ impl Sources {
         ];
         let outcomes = outcomes.map(|(outcome, count)| (vec![("outcome", outcome)], count));
         writer.counters("views", "Views", outcomes.into())?;
-        let waiting = vec![(vec![], counters.waiting as u64)];
-        writer.gauges("views_waiting", "Views that wait for a memory", waiting)?;
+        let in_progress = vec![(vec![], counters.in_progress as u64)];
+        let help = "Views that run or wait for a memory";
+        writer.gauges("views_in_progress", help, in_progress)?;
         writer.times(
             "view_seconds",
             "Time of a view with its wait",

@@ -1,15 +1,16 @@
 //! Views: exports of the guest that read the index and return an answer. Many run at the same time,
 //! each in a new instance with a memory of its own, and none changes the index.
 //!
-//! Waiting for a memory suspends the task. The guest itself runs on a thread for blocking work, so
-//! that it does not hold up the tasks of other requests.
+//! Waiting for a memory suspends the task, in the order of the requests. The view itself runs on a
+//! thread for blocking work, so that it does not hold up the tasks of other requests, and its memory
+//! is zeroed on that thread too.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::{task, time};
+use tokio::sync::watch;
+use tokio::{select, task, time};
 
 use crate::abi::Guest;
 use crate::host::{Host, TimedOut};
@@ -31,10 +32,11 @@ pub(crate) struct Views {
     host: Host,
     index: Arc<Index>,
     log: bool,
-    /// A permit for each memory.
-    memories: Arc<Semaphore>,
+    /// The number of views that can run at the same time.
     slots: usize,
     most_waiting: usize,
+    /// True when the host stops.
+    stops: watch::Sender<bool>,
     counters: Mutex<Counters>,
 }
 
@@ -47,8 +49,8 @@ pub(crate) struct Counters {
     pub(crate) failed: u64,
     /// The number of views that were refused because too many waited.
     pub(crate) refused: u64,
-    /// The number of views that wait for a memory now.
-    pub(crate) waiting: usize,
+    /// The number of views that run or wait for a memory now.
+    pub(crate) in_progress: usize,
 }
 
 /// A request for a view.
@@ -105,9 +107,9 @@ impl Views {
             host,
             index,
             log,
-            memories: Arc::new(Semaphore::new(slots)),
             slots,
             most_waiting,
+            stops: watch::Sender::new(false),
             counters: Mutex::default(),
         }
     }
@@ -127,7 +129,7 @@ impl Views {
 
     /// Refuses the views that wait, and all later ones. Those that run are answered.
     pub(crate) fn stop(&self) {
-        self.memories.close();
+        self.stops.send_replace(true);
     }
 
     /// Answers a view.
@@ -136,18 +138,8 @@ impl Views {
         if !self.host.has_view(&request.name) {
             return Err(ViewError::Unknown { name: request.name });
         }
-        let memory = self.memory().await?;
-        let views = Arc::clone(&self);
-        let name = request.name.clone();
-        let running = task::spawn_blocking(move || {
-            let answer = views.run(&request);
-            drop(memory);
-            answer
-        });
-        let outcome = running.await.unwrap_or_else(|panic| {
-            let cause = anyhow!("the host panicked: {panic}");
-            Err(ViewError::Failed { name, cause })
-        });
+        let place = Place::take(&self)?;
+        let outcome = self.run(request, place).await;
         let mut counters = self.counters();
         match &outcome {
             Ok(_) => counters.answered.record(begin.elapsed()),
@@ -156,62 +148,72 @@ impl Views {
         outcome
     }
 
-    /// Waits for a memory, unless too many others do.
-    async fn memory(&self) -> Result<OwnedSemaphorePermit, ViewError> {
-        if let Ok(free) = Arc::clone(&self.memories).try_acquire_owned() {
-            return Ok(free);
-        }
-        let _waiting = Waiting::begin(self)?;
-        let free = Arc::clone(&self.memories).acquire_owned().await;
-        free.map_err(|_| ViewError::Stopping)
-    }
-
-    fn run(&self, request: &Request) -> Result<Answer, ViewError> {
-        let failed = |cause: anyhow::Error| {
-            let name = request.name.clone();
-            match cause.is::<TimedOut>() {
-                true => ViewError::TimedOut { name },
-                false => ViewError::Failed { name, cause },
-            }
+    async fn run(&self, request: Request, place: Place) -> Result<Answer, ViewError> {
+        let Request {
+            name,
+            input,
+            height,
+        } = request;
+        let view = name.clone();
+        let failed = |cause: anyhow::Error| match cause.is::<TimedOut>() {
+            true => ViewError::TimedOut { name: name.clone() },
+            false => ViewError::Failed {
+                name: name.clone(),
+                cause,
+            },
         };
         let last = self.index.last_height().map_err(failed)?;
         let last = last.ok_or(ViewError::Empty)?;
-        let height = match request.height {
+        let height = match height {
             Some(height) if height > last => return Err(ViewError::NotIndexed { height, last }),
             Some(height) => height,
             None => last,
         };
         let state = self.index.snapshot_at(height).map_err(failed)?;
-        let guest = Guest::view(height, &request.input, state, self.log);
-        let answer = self
-            .host
-            .instantiate(guest)
-            .and_then(|mut running| running.view(&request.name));
-        let bytes = answer.map_err(failed)?;
+        let guest = Guest::view(height, &input, state, self.log);
+        let mut stops = self.stops.subscribe();
+        let mut running = select! {
+            running = self.host.instantiate(guest) => running.map_err(failed)?,
+            () = async { drop(stops.wait_for(|stops| *stops).await) } => {
+                return Err(ViewError::Stopping);
+            }
+        };
+        let answer = task::spawn_blocking(move || {
+            let answer = running.view(&view);
+            // The next view that waits takes the memory, and then another one may wait.
+            drop(running);
+            drop(place);
+            answer
+        });
+        let bytes = match answer.await {
+            Ok(answer) => answer.map_err(failed)?,
+            Err(panic) => return Err(failed(anyhow!("the host panicked: {panic}"))),
+        };
         Ok(Answer { bytes, height })
     }
 }
 
-/// A view that waits. It stops waiting when this is dropped, also because its client has gone.
-struct Waiting<'a>(&'a Views);
+/// The place of a view among those in progress. It is free again when this is dropped, also because
+/// the client of a view that waits has gone.
+struct Place(Arc<Views>);
 
-impl Waiting<'_> {
-    fn begin(views: &Views) -> Result<Waiting<'_>, ViewError> {
+impl Place {
+    fn take(views: &Arc<Views>) -> Result<Place, ViewError> {
         let mut counters = views.counters();
-        if counters.waiting >= views.most_waiting {
+        if counters.in_progress >= views.slots + views.most_waiting {
             counters.refused += 1;
             return Err(ViewError::TooManyWait {
-                waiting: counters.waiting,
+                waiting: counters.in_progress - views.slots,
                 slots: views.slots,
             });
         }
-        counters.waiting += 1;
-        Ok(Waiting(views))
+        counters.in_progress += 1;
+        Ok(Place(Arc::clone(views)))
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.0.counters().waiting -= 1;
+        self.0.counters().in_progress -= 1;
     }
 }

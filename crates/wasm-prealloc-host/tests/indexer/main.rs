@@ -1,6 +1,6 @@
 //! The indexer example as a process: exit statuses, messages, and stored values. As a service that
 //! stays it is in `service`.
-#![cfg(feature = "wasmtime")]
+#![cfg(all(feature = "async", feature = "wasmtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 // The unit tests of the example's files run here, because cargo does not build an example as a
@@ -38,7 +38,7 @@ fn binary() -> PathBuf {
     let path = tests.ancestors().nth(2).unwrap().join("examples/indexer");
     assert!(
         path.exists(),
-        "{} is missing: cargo build -p wasm-prealloc-host --features wasmtime --example indexer",
+        "{} is missing: cargo build -p wasm-prealloc-host --features async,wasmtime --example indexer",
         path.display()
     );
     path

@@ -229,7 +229,9 @@ fn views_beyond_the_bound_are_refused_and_those_that_run_are_finished() {
     let waits = |count: &str| {
         let metrics = host.request("GET /metrics HTTP/1.1", "");
         metrics.contains("indexer_slots_lent{pool=\"views\"} 1\n")
-            && metrics.contains(&format!("indexer_views_waiting {count}\n"))
+            && metrics.contains(&format!(
+                "indexer_slots_waiting{{pool=\"views\"}} {count}\n"
+            ))
     };
     let until = |count| {
         (0..200).any(|_| {
