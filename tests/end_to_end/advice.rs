@@ -14,7 +14,7 @@ use crate::processes::{expect_parts, expect_status};
 
 /// Returns the number that follows `words` in a message.
 #[track_caller]
-fn advised(text: &str, words: &str) -> u64 {
+pub(crate) fn advised(text: &str, words: &str) -> u64 {
     let Some((_, rest)) = text.split_once(words) else {
         panic!("{words:?} is missing: {text}");
     };

@@ -12,6 +12,7 @@ mod growth;
 mod in_place;
 mod interleavings;
 mod kept;
+mod ledger;
 mod legacy_exceptions;
 mod limits;
 mod line_table;

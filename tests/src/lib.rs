@@ -1,6 +1,7 @@
 //! Support for the end-to-end tests and for `cargo xtask memory-test`: the guests and programs under
-//! test, memory cgroups to run them in, and the three experiments in such groups: the four [`cells`],
-//! hosts at many [`limits`], and a [`chain`] of blocks on many [`machines`]. Scenarios in virtual
+//! test, memory cgroups to run them in, and the experiments in such groups: the four [`cells`], hosts at
+//! many [`limits`], a [`chain`] of blocks on many [`machines`], and views beside the blocks of a
+//! [`ledger`]. Scenarios in virtual
 //! machines are in [`vm`].
 //!
 //! This crate does not depend on an engine, so that `cargo xtask` builds quickly.
@@ -9,6 +10,7 @@ pub mod cells;
 pub mod chain;
 mod differences;
 mod indexer;
+pub mod ledger;
 pub mod limits;
 pub mod machines;
 mod memory_group;

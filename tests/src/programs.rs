@@ -8,7 +8,7 @@ use escargot::CargoBuild;
 use wasm_prealloc_build::{BuildOptions, Linking, WASM_TARGET, build};
 
 /// Arguments with which the error of a build contains the compiler's messages.
-const DIAGNOSTICS: [&str; 2] = ["--quiet", "--message-format=json-render-diagnostics"];
+pub(crate) const DIAGNOSTICS: [&str; 2] = ["--quiet", "--message-format=json-render-diagnostics"];
 
 /// Returns the root of the repository.
 pub fn repository() -> PathBuf {
