@@ -1,6 +1,6 @@
 //! `cargo xtask engines`: the host crate with other versions of wasmtime than the workspace's. Each
 //! version has a workspace of its own, which depends on the host crate as a user does, with its own
-//! lock file and its own build. The workspace's lock file is not touched.
+//! lock file. The workspace's lock file is not touched.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ pub(crate) struct Opts {
     /// Run the engine's tests too
     #[arg(long)]
     test: bool,
-    /// The folder of the workspaces and their builds [default: target/engines]
+    /// The folder of the workspaces and their build [default: target/engines]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
@@ -178,7 +178,8 @@ impl Workspace {
         command
             .current_dir(&self.dir)
             .args(arguments)
-            .env("CARGO_TARGET_DIR", self.dir.join("target"));
+            // One build for all versions, which have most other packages in common.
+            .env("CARGO_TARGET_DIR", self.dir.with_file_name("target"));
         command
     }
 }
@@ -203,5 +204,33 @@ fn minor(version: &str) -> Result<(u32, u32)> {
     match (numbers.next(), numbers.next()) {
         (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
         _ => bail!("{version} is no version of Rust"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+    use super::*;
+
+    #[test]
+    fn the_versions_are_the_ends_of_the_range_and_the_workspaces() {
+        let read = |file| fs::read_to_string(crate::repository().join(file)).unwrap();
+        let major = |version: &str| version.split('.').next().unwrap().parse::<u32>().unwrap();
+        let [lowest, locked, newest] = VERSIONS;
+        let range = format!(">={}, <{}", major(lowest), major(newest) + 1);
+        assert!(
+            read("crates/wasm-prealloc-host/Cargo.toml").contains(&range),
+            "{range}"
+        );
+        let locked = format!("name = \"wasmtime\"\nversion = \"{locked}\"");
+        assert!(read("Cargo.lock").contains(&locked), "{locked}");
+    }
+
+    #[test]
+    fn versions_of_rust_are_compared_by_number() {
+        assert!(minor("1.97.0").unwrap() > minor("1.95.0-nightly").unwrap());
+        assert!(minor("1.100.0").unwrap() > minor("1.97.0").unwrap());
+        assert!(minor("beta").is_err());
     }
 }
