@@ -38,6 +38,23 @@ pub(crate) fn print_usage_error(command: Option<&str>, error: &Failure) -> io::R
     })
 }
 
+/// A pool's memory, once it has any.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct PoolReport {
+    /// The assurance that was reached: `off` if nothing is secured.
+    assurance: Option<&'static str>,
+    pub(crate) secured: Option<SecuredReport>,
+}
+
+impl PoolReport {
+    pub(crate) fn new(pool: &MemoryPool) -> Self {
+        Self {
+            assurance: Some(pool.assurance().as_str()),
+            secured: SecuredReport::new(pool),
+        }
+    }
+}
+
 /// The memory that a pool has secured.
 #[derive(Debug, Serialize)]
 pub(crate) struct SecuredReport {
@@ -52,8 +69,8 @@ pub(crate) struct SecuredReport {
 }
 
 impl SecuredReport {
-    /// Returns `None` if the pool has no slots.
-    pub(crate) fn new(pool: &MemoryPool) -> Option<Self> {
+    /// Returns `None` if the pool has no slots, or nothing is secured.
+    fn new(pool: &MemoryPool) -> Option<Self> {
         let secured = pool.secured()?;
         Some(Self {
             slots: pool.statistics().slots,

@@ -8,8 +8,8 @@ use anyhow::anyhow;
 use clap::builder::PossibleValue;
 use indicatif::{ProgressBar, ProgressStyle};
 use wasm_prealloc_host::{
-    ApiItem, Backing, Condition, DEFAULT_MARGIN_BYTES, Error, LockMemory, LockOptions,
-    MemoryPoolBuilder, Policy, PolicyError, Progress, Stage,
+    ApiItem, Assurance, Backing, Condition, DEFAULT_MARGIN_BYTES, Error, LockMemory, LockOptions,
+    MemoryPool, MemoryPoolBuilder, Policy, PolicyError, Progress, Stage,
 };
 
 use crate::names::names;
@@ -47,6 +47,11 @@ pub(crate) struct MemoryOpts {
     )]
     lock_memory: LockMemory,
 
+    /// Whether the memory has to be secured [default: what WASM_PREALLOC_ASSURANCE says, or
+    /// required]
+    #[arg(long, value_name = "ASSURANCE", value_parser = names::<Assurance>(assurances()))]
+    assurance: Option<Assurance>,
+
     /// The file that hosts lock while they commit, so that one commits at a time. Hosts in
     /// containers that share a limit need the same file on a shared volume [default: a file that
     /// all hosts of the machine find]
@@ -61,6 +66,10 @@ pub(crate) struct MemoryOpts {
 impl MemoryOpts {
     /// Sets a pool's options as the flags say.
     pub(crate) fn apply(&self, builder: MemoryPoolBuilder) -> MemoryPoolBuilder {
+        let builder = match self.assurance {
+            Some(assurance) => builder.assurance(assurance),
+            None => builder,
+        };
         builder
             .policy(self.policy)
             .backing(self.backing)
@@ -74,6 +83,13 @@ impl MemoryOpts {
         let mut display = Display::new(self.lock_options().path);
         let builder = self.apply(builder);
         builder.on_progress(move |progress| display.update(progress))
+    }
+
+    /// Prints a warning if nothing is secured. The library does that where the environment chose it.
+    pub(crate) fn warn_if_unsecured(&self, pool: &MemoryPool) {
+        if let (Some(_), Some(report)) = (self.assurance, pool.unsecured()) {
+            eprintln!("warning: {}", in_flags(&report));
+        }
     }
 
     /// Returns true if a condition weakens the memory that these flags describe.
@@ -129,6 +145,22 @@ fn backings() -> [PossibleValue; Backing::ALL.len()] {
         (Backing::HugeTlb1G, "The machine's pool of 1 GiB pages"),
     ]
     .map(|(backing, help)| PossibleValue::new(backing.as_str()).help(help))
+}
+
+/// Returns the choices of assurance with their help.
+fn assurances() -> [PossibleValue; Assurance::ALL.len()] {
+    [
+        (Assurance::Required, "Secure it, or fail"),
+        (
+            Assurance::BestEffort,
+            "Secure it if possible, or else run without, with a warning",
+        ),
+        (
+            Assurance::Off,
+            "Commit nothing, for development: the program can be killed while it runs",
+        ),
+    ]
+    .map(|(choice, help)| PossibleValue::new(choice.as_str()).help(help))
 }
 
 /// Returns the choices for locking memory with their help.
@@ -249,6 +281,7 @@ fn with_pages(message: &str, pages: Option<u64>) -> String {
             ApiItem::LockTimeout => "--lock-timeout SECONDS".to_owned(),
             ApiItem::TableElements => "--table-elements N".to_owned(),
             ApiItem::EngineHeapBytes => "--engine-heap-bytes N".to_owned(),
+            ApiItem::Assurance => "--assurance".to_owned(),
             // `run` has one instance, which has all of its slots, so it never waits. It makes its
             // engine, limits its store and secures its pool itself, so an error that asks for it is
             // a defect.

@@ -15,7 +15,7 @@ use wasm_prealloc_host::{
 };
 
 use crate::io::print_json;
-use crate::json::{Failure, SCHEMA, SecuredReport};
+use crate::json::{Failure, PoolReport, SCHEMA};
 use crate::{exit, memory};
 
 const EXAMPLES: &[&str] = &[
@@ -75,7 +75,8 @@ struct Answer {
     locks_memory: Option<bool>,
     tracks_writes: bool,
     conditions: Vec<ConditionReport>,
-    secured: Option<SecuredReport>,
+    #[serde(flatten)]
+    memory: PoolReport,
     reset: Option<ResetReport>,
     error: Option<Failure>,
 }
@@ -156,7 +157,7 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
         locks_memory: None,
         tracks_writes: false,
         conditions: Vec::new(),
-        secured: None,
+        memory: PoolReport::default(),
         reset: None,
         error: None,
     };
@@ -201,7 +202,8 @@ fn check(
     builder.check(&headroom)?;
     if opts.commit {
         let pool = builder.secure()?;
-        answer.secured = SecuredReport::new(&pool);
+        opts.memory.warn_if_unsecured(&pool);
+        answer.memory = PoolReport::new(&pool);
         answer.reset = measure_reset(&pool)?;
     }
     Ok(())
@@ -287,7 +289,7 @@ fn print(answer: &Answer) -> std::io::Result<()> {
         return Ok(());
     }
     let (instances, pages) = (answer.instances, answer.pages);
-    match &answer.secured {
+    match &answer.memory.secured {
         None => writeln!(
             stdout,
             "{instances} x {pages} pages can be secured now; --commit proves it"

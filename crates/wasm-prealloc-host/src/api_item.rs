@@ -40,11 +40,13 @@ pub enum ApiItem {
     TableElements,
     /// [`MemoryPoolBuilder::engine_heap_bytes`](crate::MemoryPoolBuilder::engine_heap_bytes).
     EngineHeapBytes,
+    /// [`MemoryPoolBuilder::assurance`](crate::MemoryPoolBuilder::assurance).
+    Assurance,
 }
 
 impl ApiItem {
     /// Every item.
-    pub const ALL: [ApiItem; 15] = [
+    pub const ALL: [ApiItem; 16] = [
         ApiItem::BackingAuto,
         ApiItem::PolicyDeclared,
         ApiItem::PolicyCommitMaximum,
@@ -60,6 +62,7 @@ impl ApiItem {
         ApiItem::Limiter,
         ApiItem::TableElements,
         ApiItem::EngineHeapBytes,
+        ApiItem::Assurance,
     ];
 
     /// Returns the name that messages use.
@@ -80,6 +83,7 @@ impl ApiItem {
             ApiItem::Limiter => "WasmtimePool::limiter",
             ApiItem::TableElements => "MemoryPoolBuilder::table_elements",
             ApiItem::EngineHeapBytes => "MemoryPoolBuilder::engine_heap_bytes",
+            ApiItem::Assurance => "MemoryPoolBuilder::assurance",
         }
     }
 

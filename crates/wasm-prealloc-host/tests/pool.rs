@@ -126,7 +126,9 @@ fn a_pool_without_a_free_slot_fails_or_waits_as_configured() {
     match failing.lend(1, Some(1)) {
         Err(error @ LendError::NoSlot { .. }) => {
             let text = error.to_string();
-            assert!(text.starts_with("no memory is free: of the pool's 1 slots 1 are lent; "));
+            assert!(text.starts_with(
+                "no memory is free: of the pool's 1 slots 1 are lent (to the host itself for "
+            ));
         }
         other => panic!("{other:?}"),
     }

@@ -19,7 +19,7 @@ use wasmtime::Store;
 
 pub(crate) use opts::Opts;
 
-use crate::json::SecuredReport;
+use crate::json::PoolReport;
 use outcome::{Ended, Failure, Report};
 use prepare::Prepared;
 use wasi::State;
@@ -27,7 +27,7 @@ use wasi::State;
 pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
     let (input, args) = opts.program()?;
     let name = input.name();
-    let mut secured = None;
+    let mut memory = PoolReport::default();
     // The message of an unreadable module has the name already.
     let module = input.read(opts.limit).map_err(Failure::Invalid);
     let ended = module.and_then(|module| {
@@ -36,19 +36,19 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
             Ok((Prepared::new(opts, &args, &module.wasm)?, wasi))
         };
         let ended =
-            prepared().and_then(|(prepared, wasi)| execute(opts, prepared, wasi, &mut secured));
+            prepared().and_then(|(prepared, wasi)| execute(opts, prepared, wasi, &mut memory));
         ended.map_err(|failure| failure.context(&name))
     });
-    Report::new(opts, &input, secured, ended).print(json)
+    Report::new(opts, &input, memory, ended).print(json)
 }
 
-/// Secures the memory, and runs the program. `secured` is set as soon as the memory is secured, so
+/// Secures the memory, and runs the program. `memory` is set as soon as the memory is secured, so
 /// that a later error does not hide it.
 fn execute(
     opts: &Opts,
     prepared: Prepared,
     wasi: wasmtime_wasi::p1::WasiP1Ctx,
-    secured: &mut Option<SecuredReport>,
+    memory: &mut PoolReport,
 ) -> Result<Ended, Failure> {
     let Prepared {
         pool,
@@ -56,8 +56,9 @@ fn execute(
         program,
     } = prepared;
     let pool = pool.secure().map_err(Failure::not_secured)?;
-    *secured = SecuredReport::new(&pool);
-    if let (false, Some(report)) = (opts.quiet, &*secured) {
+    opts.memory.warn_if_unsecured(&pool);
+    *memory = PoolReport::new(&pool);
+    if let (false, Some(report)) = (opts.quiet, &memory.secured) {
         eprintln!("secured: {}", report.message);
     }
     let limiter = pool.limiter();

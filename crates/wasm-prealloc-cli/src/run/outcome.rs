@@ -12,7 +12,7 @@ use super::from_engine;
 use super::opts::Opts;
 use crate::input::Input;
 use crate::io::print_json;
-use crate::json::SecuredReport;
+use crate::json::PoolReport;
 use crate::{exit, json, memory};
 
 /// The end of a program that ran.
@@ -139,7 +139,8 @@ pub(super) struct Report {
     module: String,
     module_bytes: Option<String>,
     policy: String,
-    secured: Option<SecuredReport>,
+    #[serde(flatten)]
+    memory: PoolReport,
     outcome: &'static str,
     guest_exit: Option<u8>,
     results: Vec<String>,
@@ -150,7 +151,7 @@ impl Report {
     pub(super) fn new(
         opts: &Opts,
         module: &Input,
-        secured: Option<SecuredReport>,
+        memory: PoolReport,
         ended: Result<Ended, Failure>,
     ) -> Self {
         let mut report = Self {
@@ -160,7 +161,7 @@ impl Report {
             module: module.name(),
             module_bytes: module.name_bytes(),
             policy: opts.memory.policy.to_string(),
-            secured,
+            memory,
             outcome: "returned",
             guest_exit: None,
             results: Vec::new(),

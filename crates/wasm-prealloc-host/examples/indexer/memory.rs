@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use wasm_prealloc_host::{
-    ApiItem, Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, LockMemory, LockOptions, MemoryPool,
-    MemoryPoolBuilder, Policy, Progress, Reset, Stage,
+    ApiItem, Assurance, Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, LockMemory, LockOptions,
+    MemoryPool, MemoryPoolBuilder, Policy, Progress, Reset, Stage,
 };
 
 use crate::service;
@@ -48,6 +48,10 @@ pub(crate) struct MemoryOpts {
         default_missing_value = "on"
     )]
     lock_memory: LockMemory,
+    /// Whether the memory has to be secured; `off` is for development. Else the environment variable
+    /// WASM_PREALLOC_ASSURANCE says it
+    #[arg(long, value_name = "required|best-effort|off")]
+    assurance: Option<Assurance>,
     /// The file that hosts lock while they commit. Containers that share a memory limit need the
     /// same file on a shared volume
     #[arg(long, value_name = "PATH")]
@@ -108,7 +112,11 @@ impl MemoryOpts {
         let path = lock.path.clone();
         let mut reported = None;
         let mut last = Instant::now();
-        MemoryPool::builder()
+        let builder = match self.assurance {
+            Some(assurance) => MemoryPool::builder().assurance(assurance),
+            None => MemoryPool::builder(),
+        };
+        builder
             .slots(slots)
             .pages(pages)
             .policy(policy)
@@ -175,6 +183,7 @@ pub(crate) fn in_flags(message: &str, of: Use) -> String {
             (ApiItem::LockMemoryAuto, _) => "--lock-memory=auto",
             (ApiItem::LockPath, _) => "--lock PATH",
             (ApiItem::LockTimeout, _) => "--lock-timeout SECONDS",
+            (ApiItem::Assurance, _) => "--assurance",
             // This host does these itself.
             (
                 ApiItem::Wait

@@ -86,6 +86,11 @@ impl Pools {
                 eprintln!("{line}");
                 service::set_status(&line);
             }
+            if let Some(report) = pool.unsecured() {
+                let report = in_flags(&report, *of);
+                eprintln!("warning: {report}");
+                service::set_status(&report);
+            }
             if let (Policy::Declared, Err(error)) = (pool.policy(), write_tracking()) {
                 let error = in_flags(&error.to_string(), *of);
                 let what = match of {

@@ -26,6 +26,8 @@ use crate::sys::{self, Advice};
 pub struct SecuredRegion {
     region: Region,
     bytes: usize,
+    /// False only within a pool whose memory is not secured.
+    is_committed: bool,
     secured: Secured,
 }
 
@@ -74,6 +76,11 @@ impl SecuredRegion {
     /// Returns the mapping, for a pool that lends this memory and changes its protection.
     pub(crate) fn region(&self) -> &Region {
         &self.region
+    }
+
+    /// Returns true if the memory was committed; see [`reserve_many`].
+    pub(crate) fn is_committed(&self) -> bool {
+        self.is_committed
     }
 
     /// Returns the number of committed bytes.
@@ -169,6 +176,39 @@ pub(crate) fn secure_many(
     Ok(regions)
 }
 
+/// Maps regions as [`secure_many`] does, in base pages that come on first touch. Takes no lock and
+/// reads no limit.
+pub(crate) fn reserve_many(groups: &[Group]) -> Result<Vec<SecuredRegion>, SecureError> {
+    let mut regions = Vec::new();
+    let slots = count_of(groups);
+    let listed = regions.try_reserve_exact(slots);
+    listed.map_err(|_| SecureError::TooManySlots { slots })?;
+    for group in groups {
+        for _ in 0..group.count {
+            let region = map(&Group {
+                pool_page_log2: None,
+                ..*group
+            })?;
+            // A page fault is to take 4 KiB and not 2 MiB. Systems without the advice do so anyway.
+            // SAFETY: the range is the region's own.
+            let _ = unsafe { sys::advise(region.base(), group.bytes, Advice::BasePages) };
+            regions.push(SecuredRegion {
+                region,
+                bytes: group.bytes,
+                is_committed: false,
+                secured: Secured {
+                    how: Method::Touched,
+                    elapsed: Duration::ZERO,
+                    resident_bytes: 0,
+                    locked_bytes: 0,
+                    waited: Duration::ZERO,
+                },
+            });
+        }
+    }
+    Ok(regions)
+}
+
 /// Rounds down to milliseconds, so that the time to take a free lock is zero.
 pub(crate) fn whole_milliseconds(time: Duration) -> Duration {
     Duration::from_millis(time.as_millis() as u64)
@@ -244,6 +284,7 @@ impl Commit<'_> {
                 regions.push(SecuredRegion {
                     region,
                     bytes: group.bytes,
+                    is_committed: true,
                     secured: Secured {
                         how: Method::HugePool,
                         elapsed: Duration::ZERO,

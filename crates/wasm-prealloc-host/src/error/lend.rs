@@ -4,8 +4,12 @@ use std::io;
 use std::time::Duration;
 
 use crate::error::policy::PolicyError;
-use crate::error::text::{FORKED, NOT_SECURED_YET, after, retired_slots, too_many_memories};
+use crate::error::text::{
+    FORKED, NOT_SECURED_YET, RELEASED, after, borrowers, retired_slots, too_many_memories,
+    usual_cause,
+};
 use crate::limits::limit::Bytes;
+use crate::pool::loans::Loan;
 
 /// No memory was lent, or lent memory cannot grow.
 #[derive(Debug, thiserror::Error)]
@@ -17,10 +21,10 @@ pub enum LendError {
 
     /// Too few slots of the pool are free, until the end of the wait if the pool waits.
     #[error(
-        "no memory is free: of the pool's {slots} slots {lent} are lent{}{}; drop an instance \
-         first, give the pool more slots (MemoryPoolBuilder::slots), or let it wait \
+        "no memory is free: of the pool's {slots} slots {lent} are lent{}{}{}; drop an instance \
+         first{}, give the pool more slots (MemoryPoolBuilder::slots), or let it wait \
          (WhenExhausted::Wait); a module takes one slot for each memory that it defines",
-         retired_slots(.retired), after(.waited)
+         borrowers(.loans), retired_slots(.retired), after(.waited), usual_cause(.loans)
     )]
     NoSlot {
         /// The number of slots that the pool was made with.
@@ -31,7 +35,27 @@ pub enum LendError {
         retired: usize,
         /// The time that it waited for one.
         waited: Duration,
+        /// The borrowers, the oldest loan first. A slot that was taken at this moment is missing.
+        loans: Vec<Loan>,
     },
+
+    /// Memory is lent that was to be released.
+    #[error(
+        "the pool's memory cannot be released: {lent} slots or heaps are lent{}; drop the stores \
+         and the memories first",
+        borrowers(.loans)
+    )]
+    StillLent {
+        /// The number of slots and heaps that are lent, reserved, or being reset.
+        lent: usize,
+        /// The borrowers, the oldest loan first.
+        loans: Vec<Loan>,
+    },
+
+    /// The pool's memory was given back with
+    /// [`MemoryPool::release`](crate::MemoryPool::release).
+    #[error("{RELEASED}")]
+    Released,
 
     /// More memories are needed at once than the pool can ever lend at once.
     #[error("{}", too_many_memories(*memories, *slots))]
@@ -100,6 +124,8 @@ impl LendError {
             LendError::TooManyMemories { .. } => "too-many-memories",
             LendError::NotReserved { .. } => "not-reserved",
             LendError::NotSecuredYet => "not-secured-yet",
+            LendError::StillLent { .. } => "still-lent",
+            LendError::Released => "released",
             LendError::PoolDropped => "pool-dropped",
             LendError::NoEngineHeap { .. } => "no-engine-heap",
             LendError::Forked => "forked",

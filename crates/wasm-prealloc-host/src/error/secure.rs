@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::commit::backing::Backing;
-use crate::error::text::{FORKED, NOT_SECURED_YET, nearest_now};
+use crate::error::text::{FORKED, NOT_SECURED_YET, RELEASED, nearest_now};
 use crate::limits::limit::{Bytes, Limit, Reading};
 use crate::limits::shortfall::Shortfall;
 
@@ -226,6 +226,21 @@ pub enum SecureError {
     #[error("{NOT_SECURED_YET}")]
     NotSecuredYet,
 
+    /// The pool's memory was given back with
+    /// [`MemoryPool::release`](crate::MemoryPool::release).
+    #[error("{RELEASED}")]
+    Released,
+
+    /// The environment chooses an [`Assurance`](crate::Assurance) that does not exist.
+    #[error(
+        "WASM_PREALLOC_ASSURANCE is {value:?}, which is unknown; set it to required, best-effort \
+         or off, or unset it"
+    )]
+    Assurance {
+        /// The value of the variable.
+        value: String,
+    },
+
     /// The pool was made by a parent of this process, and its memory is not in this process.
     #[error("{FORKED}")]
     Forked,
@@ -253,6 +268,8 @@ impl SecureError {
             SecureError::TooManySlots { .. } => "too-many-slots",
             SecureError::Unreadable { .. } => "unreadable",
             SecureError::NotSecuredYet => "not-secured-yet",
+            SecureError::Released => "released",
+            SecureError::Assurance { .. } => "assurance",
             SecureError::Forked => "forked",
         }
     }

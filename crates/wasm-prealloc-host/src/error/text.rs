@@ -4,12 +4,41 @@
 use std::time::Duration;
 
 use crate::limits::limit::Reading;
+use crate::pool::loans::{LentTo, Loan};
 
 pub(crate) const FORKED: &str = "the pool belongs to the process that made it, and its memory is \
      not in a child process that fork(2) made; make a pool in the child";
 
 pub(crate) const NOT_SECURED_YET: &str =
     "the pool's memory is not secured yet; call `PreparedPool::secure` first";
+
+pub(crate) const RELEASED: &str =
+    "the pool's memory was released; call `PreparedPool::secure` again";
+
+/// Lists some borrowers, in parentheses.
+pub(crate) fn borrowers(loans: &[Loan]) -> String {
+    const NAMED: usize = 4;
+    let mut list: Vec<String> = loans.iter().take(NAMED).map(Loan::to_string).collect();
+    if loans.len() > NAMED {
+        list.push(format!("{} more", loans.len() - NAMED));
+    }
+    match list.is_empty() {
+        true => String::new(),
+        false => format!(" (to {})", list.join(", ")),
+    }
+}
+
+/// Returns the usual reason why an instance finds no slot.
+pub(crate) fn usual_cause(loans: &[Loan]) -> &'static str {
+    let is_instance = |loan: &Loan| matches!(loan.to, LentTo::Instance { .. } | LentTo::Engine);
+    match loans.iter().any(is_instance) {
+        true => {
+            " (usually the next instance is made before the last store is dropped: drop the store \
+             first, or add a slot)"
+        }
+        false => "",
+    }
+}
 
 pub(crate) fn maximum_pages(maximum: &Option<u64>) -> String {
     match maximum {

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use crate::error::LendError;
 use crate::pool::lent::LentMemory;
+use crate::pool::loans::LentTo;
 use crate::pool::memory_pool::MemoryPool;
 use crate::pool::queue::Ticket;
 use crate::pool::reservation::Reservation;
@@ -57,7 +58,7 @@ impl MemoryPool {
         let pool = self.clone();
         async move {
             pool.shared().options().limit_pages(minimum, maximum)?;
-            let mut slot = pool.reserve_async(1).await?;
+            let mut slot = pool.reserve_async_to(1, LentTo::Host).await?;
             slot.lend(minimum, maximum)
         }
     }
@@ -72,9 +73,18 @@ impl MemoryPool {
         &self,
         count: usize,
     ) -> impl Future<Output = Result<Reservation, LendError>> + Send + 'static {
+        self.reserve_async_to(count, LentTo::Reservation)
+    }
+
+    pub(crate) fn reserve_async_to(
+        &self,
+        count: usize,
+        to: LentTo,
+    ) -> impl Future<Output = Result<Reservation, LendError>> + Send + 'static {
         Request {
             shared: Arc::clone(self.shared()),
             count,
+            to,
             ticket: None,
         }
     }
@@ -86,6 +96,7 @@ impl MemoryPool {
 struct Request {
     shared: Arc<Shared>,
     count: usize,
+    to: LentTo,
     /// `None` before the first poll, and after the last.
     ticket: Option<Ticket>,
 }
@@ -98,7 +109,7 @@ impl Future for Request {
         let taken = this
             .shared
             .poll_take(this.count, &mut this.ticket, context.waker());
-        taken.map_ok(|slots| Reservation::new(slots, &this.shared))
+        taken.map_ok(|slots| Reservation::new(slots, &this.shared, &this.to))
     }
 }
 

@@ -9,10 +9,13 @@ use crate::commit::lock::LockOptions;
 use crate::commit::locking::Locking;
 use crate::commit::report::{Progress, Secured};
 use crate::commit::requirements::{LockMemory, Requirements};
-use crate::commit::secure::{SecuredRegion, bytes_of, need_of_many, need_under, secure_many};
+use crate::commit::secure::{
+    SecuredRegion, bytes_of, need_of_many, need_under, reserve_many, secure_many,
+};
 use crate::error::SecureError;
 use crate::limits::headroom::{Headroom, Need};
 use crate::limits::limit::Limit;
+use crate::pool::assurance::{Assurance, Chosen};
 use crate::pool::engine_side::EngineOptions;
 use crate::pool::memory_pool::MemoryPool;
 use crate::pool::policy::{Options, Policy, Reset, Tracking, WhenExhausted};
@@ -40,6 +43,7 @@ pub struct MemoryPoolBuilder {
     tracking: Tracking,
     reset: Reset,
     engine: EngineOptions,
+    assurance: Option<Assurance>,
     /// Locked while memory is secured.
     progress: Mutex<Option<ProgressFunction>>,
 }
@@ -54,6 +58,7 @@ impl fmt::Debug for MemoryPoolBuilder {
             .field("tracking", &self.tracking)
             .field("reset", &self.reset)
             .field("engine", &self.engine)
+            .field("assurance", &self.assurance)
             .finish_non_exhaustive()
     }
 }
@@ -139,6 +144,15 @@ impl MemoryPoolBuilder {
     /// A heap for each slot is committed with the slots.
     pub fn engine_heap_bytes(mut self, bytes: u64) -> Self {
         self.engine.heap_bytes = bytes;
+        self
+    }
+
+    /// Sets whether the memory has to be secured. The default is what the environment variable
+    /// [`ASSURANCE_VARIABLE`](crate::ASSURANCE_VARIABLE) says, and else [`Assurance::Required`].
+    /// What is set here is not overruled by the environment. A pool whose memory is not secured
+    /// emits a warning, and returns it from [`MemoryPool::unsecured`].
+    pub fn assurance(mut self, assurance: Assurance) -> Self {
+        self.assurance = Some(assurance);
         self
     }
 
@@ -272,10 +286,8 @@ impl PreparedPool {
             return Ok(self.pool.clone());
         }
         let count = self.builder.slots.unwrap_or(1);
+        let chosen = Chosen::new(self.builder.assurance)?;
         let (requirements, groups) = self.builder.memory()?;
-        if self.builder.policy == Policy::CommitMaximum || self.builder.engine.heap_bytes > 0 {
-            self.builder.check_protection(&Headroom::read()?)?;
-        }
         let mut slots = Vec::new();
         let listed = slots.try_reserve_exact(count);
         listed.map_err(|_| SecureError::TooManySlots { slots: count })?;
@@ -283,9 +295,36 @@ impl PreparedPool {
             Some(progress) => progress,
             None => &mut |_| {},
         };
-        let regions = secure_many(&requirements, &groups, progress)?;
+        let secured = match chosen.assurance {
+            Assurance::Off => Err(None),
+            Assurance::Required | Assurance::BestEffort => self
+                .check_growth()
+                .and_then(|()| secure_many(&requirements, &groups, progress))
+                .map_err(Some),
+        };
+        let (regions, assurance, unsecured) = match (secured, chosen.assurance) {
+            (Ok(regions), assurance) => (regions, assurance, None),
+            (Err(Some(failure)), Assurance::Required) => return Err(failure),
+            (Err(failure), _) => {
+                let regions = reserve_many(&groups)?;
+                let report = chosen.report(failure.as_ref());
+                (regions, Assurance::Off, Some(report))
+            }
+        };
+        if let Some(heap) = &shared.engine.heap {
+            heap.set_assurance(assurance, unsecured.clone());
+        }
+        shared.set_assurance(assurance, unsecured);
         self.fill(regions, slots);
         Ok(self.pool.clone())
+    }
+
+    /// Checks that memory can be made accessible when it grows, if any does.
+    fn check_growth(&self) -> Result<(), SecureError> {
+        match self.builder.policy == Policy::CommitMaximum || self.builder.engine.heap_bytes > 0 {
+            true => self.builder.check_protection(&Headroom::read()?),
+            false => Ok(()),
+        }
     }
 
     /// Gives the pool its memory: the slots, and then the heaps. `slots` is an empty list with room
@@ -298,7 +337,9 @@ impl PreparedPool {
         let (resident_bytes, locked_bytes) =
             (all(|one| one.resident_bytes), all(|one| one.locked_bytes));
         let heaps = regions.split_off(self.builder.slots.unwrap_or(1));
-        let secured = regions.first().map(|region| Secured {
+        let is_committed = regions.iter().all(SecuredRegion::is_committed);
+        let first = regions.first().filter(|_| is_committed);
+        let secured = first.map(|region| Secured {
             resident_bytes,
             locked_bytes,
             ..*region.secured()
@@ -309,7 +350,7 @@ impl PreparedPool {
             heap.fill(heaps.collect(), None, None);
         }
         let tracker = match (self.builder.policy, self.builder.tracking) {
-            (Policy::Declared, Tracking::Auto) => Tracker::open()
+            (Policy::Declared, Tracking::Auto) if is_committed => Tracker::open()
                 .inspect_err(|error| tracing::warn!(%error, "each reset zeroes the whole slot"))
                 .ok()
                 .map(Arc::new),

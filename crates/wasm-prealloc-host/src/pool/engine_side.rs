@@ -8,6 +8,7 @@ use crate::commit::group::Group;
 use crate::commit::requirements::{Requirements, WASM_PAGE_BYTES};
 use crate::error::{Error, LendError, SecureError, VerifyError};
 use crate::pool::lent::LentMemory;
+use crate::pool::loans::LentTo;
 use crate::pool::memory_pool::MemoryPool;
 use crate::pool::policy::{Options, Policy, Reset};
 use crate::pool::shared::{EngineSide, Shared};
@@ -108,7 +109,11 @@ impl EngineSide {
         let Some(heap) = self.heap.as_ref().filter(|heap| heaps(heap) > 0) else {
             return Err(VerifyError::NoEngineHeap.into());
         };
-        let lent = MemoryPool::of(Arc::clone(heap)).lend(minimum, Some(heap.options().pages));
+        let lent = MemoryPool::of(Arc::clone(heap)).lend_to(
+            minimum,
+            Some(heap.options().pages),
+            LentTo::Engine,
+        );
         lent.map_err(|error| match error {
             LendError::NoSlot { slots: heaps, .. } => LendError::NoEngineHeap { heaps }.into(),
             other => other.into(),

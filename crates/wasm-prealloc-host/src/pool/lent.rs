@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::commit::requirements::WASM_PAGE_BYTES;
 use crate::error::{LendError, PolicyError};
+use crate::pool::loans::LentTo;
 use crate::pool::shared::Shared;
 use crate::pool::slot::Slot;
 
@@ -21,13 +22,16 @@ pub struct LentMemory {
 }
 
 impl LentMemory {
-    /// Lends a slot that was taken, with `minimum` wasm pages accessible and up to `limit`.
+    /// Lends a slot that was taken, with `minimum` wasm pages accessible and up to `limit`. `to` is
+    /// the borrower, unless it was recorded when the slot was reserved.
     pub(crate) fn new(
         slot: Slot,
         shared: &Arc<Shared>,
         minimum: u64,
         limit: u64,
+        to: Option<LentTo>,
     ) -> Result<LentMemory, LendError> {
+        shared.count_loan(&slot, to);
         let mut lent = LentMemory {
             slot: Some(slot),
             shared: Arc::clone(shared),
@@ -35,7 +39,6 @@ impl LentMemory {
             // No more than a slot has, which is at most 4 GiB.
             maximum_bytes: (limit * WASM_PAGE_BYTES) as usize,
         };
-        shared.count_loan();
         lent.resize((minimum * WASM_PAGE_BYTES) as usize)?;
         Ok(lent)
     }

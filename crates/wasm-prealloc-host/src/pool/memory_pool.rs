@@ -5,14 +5,31 @@ use std::sync::{Arc, Weak};
 use crate::commit::report::Secured;
 use crate::commit::residency::Residency;
 use crate::error::{LendError, SecureError};
+use crate::pool::assurance::Assurance;
 use crate::pool::lent::LentMemory;
+use crate::pool::loans::{LentTo, Loan};
 use crate::pool::policy::{Options, Policy};
 use crate::pool::shared::{EngineSide, Shared};
 use crate::pool::statistics::Statistics;
 use crate::sys::TrackingInterface;
 
 /// Memories that are committed in advance, lent to one instance at a time, and zeroed when they
-/// come back. Clones share the pool; its memory is unmapped with the last clone and the last loan.
+/// come back. Clones share the pool.
+///
+/// # Lifetime of the memory
+///
+/// The memory is unmapped when the last of these is dropped, or by [`release`](Self::release):
+///
+/// - handles: each `MemoryPool`, and the [`PreparedPool`](crate::PreparedPool) that it was made of;
+/// - loans: each [`LentMemory`], each [`Reservation`](crate::Reservation), and each memory of an
+///   instance, which an engine keeps until its *store* is dropped.
+///
+/// These do not keep it: a [`WeakPool`], an engine, a configuration of an engine and its clones, a
+/// compiled module, and a limiter. An engine without its pool refuses to make memories
+/// ([`LendError::PoolDropped`]).
+///
+/// A host that makes the next instance before it drops the last store needs a slot more, or gets
+/// [`LendError::NoSlot`], which names the borrowers. [`loans`](Self::loans) lists them.
 ///
 /// ```
 /// use wasm_prealloc_host::MemoryPool;
@@ -82,7 +99,7 @@ impl MemoryPool {
     }
 
     /// Returns the outcome of the commit: bytes and time of all slots together. `None` for a pool
-    /// of no slots.
+    /// of no slots, or if nothing is secured; see [`assurance`](Self::assurance).
     pub fn secured(&self) -> Option<Secured> {
         self.shared.secured()
     }
@@ -101,7 +118,8 @@ impl MemoryPool {
 
     /// Counts the resident memory of all slots again, lent or not, and of the engine's heaps.
     /// Instances keep running. A host can call this at intervals: swap, or a limit that was
-    /// lowered, can take memory away after it was secured.
+    /// lowered, can take memory away after it was secured. If nothing is secured
+    /// ([`Assurance::Off`]), nothing is expected either.
     ///
     /// # Errors
     /// [`SecureError::NotResident`] if a part is not resident any more,
@@ -139,10 +157,60 @@ impl MemoryPool {
     /// [`LendError::Policy`] if the limits do not suit the pool's policy, [`LendError::NoSlot`] if
     /// every slot is lent.
     pub fn lend(&self, minimum: u64, maximum: Option<u64>) -> Result<LentMemory, LendError> {
+        self.lend_to(minimum, maximum, LentTo::Host)
+    }
+
+    pub(crate) fn lend_to(
+        &self,
+        minimum: u64,
+        maximum: Option<u64>,
+        to: LentTo,
+    ) -> Result<LentMemory, LendError> {
         let shared = &self.shared;
         let limit = shared.options().limit_pages(minimum, maximum)?;
         let slot = shared.take(1, Vec::pop)?.ok_or(LendError::NotSecuredYet)?;
-        LentMemory::new(slot, shared, minimum, limit)
+        LentMemory::new(slot, shared, minimum, limit, Some(to))
+    }
+
+    /// Returns the slots that are lent or reserved now, the oldest loan first.
+    pub fn loans(&self) -> Vec<Loan> {
+        self.shared.loans()
+    }
+
+    /// Returns [`Assurance::Off`] if nothing is secured: the memory comes on first touch, because
+    /// that was chosen or because securing failed. Else returns the choice, under which all of it
+    /// is secured.
+    pub fn assurance(&self) -> Assurance {
+        self.shared.assurance()
+    }
+
+    /// Returns a report for people if nothing is secured, with the reason.
+    pub fn unsecured(&self) -> Option<String> {
+        self.shared.unsecured()
+    }
+
+    /// Gives the memory back now, although handles of the pool exist. They return
+    /// [`LendError::Released`] then. A [`PreparedPool`](crate::PreparedPool) can be secured again:
+    /// its engines and modules keep their pool.
+    ///
+    /// ```
+    /// use wasm_prealloc_host::{LendError, MemoryPool};
+    ///
+    /// let prepared = MemoryPool::builder().pages(16).prepare();
+    /// let pool = prepared.secure()?;
+    /// let memory = pool.lend(16, Some(16))?;
+    /// assert!(matches!(pool.release(), Err(LendError::StillLent { lent: 1, .. })));
+    /// drop(memory);
+    /// pool.release()?;
+    /// assert!(matches!(pool.lend(16, Some(16)), Err(LendError::Released)));
+    /// prepared.secure()?.lend(16, Some(16))?;
+    /// # Ok::<(), wasm_prealloc_host::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`LendError::StillLent`] if a memory is lent or reserved, or an engine's heap is in use.
+    pub fn release(&self) -> Result<(), LendError> {
+        self.shared.release()
     }
 }
 

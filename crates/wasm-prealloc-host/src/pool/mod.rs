@@ -1,9 +1,11 @@
 //! Pools of committed memories: their options, securing them, lending them, and zeroing them.
 
+pub(crate) mod assurance;
 pub(crate) mod asynchronous;
 pub(crate) mod builder;
 pub(crate) mod engine_side;
 pub(crate) mod lent;
+pub(crate) mod loans;
 pub(crate) mod memory_pool;
 pub(crate) mod policy;
 pub(crate) mod queue;

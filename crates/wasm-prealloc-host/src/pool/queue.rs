@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use crate::commit::report::Secured;
 use crate::error::LendError;
+use crate::pool::assurance::Assurance;
+use crate::pool::loans::Loans;
 use crate::pool::slot::Slot;
 use crate::pool::statistics::Statistics;
 use crate::sys::TrackingInterface;
@@ -32,6 +34,13 @@ pub(crate) struct State {
     pub(crate) secured: Option<Secured>,
     pub(crate) tracking: Option<TrackingInterface>,
     pub(crate) statistics: Statistics,
+    pub(crate) loans: Loans,
+    /// The choice that was reached: `Off` if nothing is secured.
+    pub(crate) assurance: Assurance,
+    /// The report that nothing is secured.
+    pub(crate) unsecured: Option<String>,
+    /// True after the memory was released.
+    pub(crate) released: bool,
     /// True when the pool is dropped.
     pub(crate) ended: bool,
 }
@@ -96,6 +105,9 @@ impl State {
         tracking: Option<TrackingInterface>,
     ) {
         self.statistics.slots = slots.len();
+        self.statistics.retired = 0;
+        self.released = false;
+        self.loans.reserve(slots.len());
         self.ranges = slots.iter().map(Slot::committed).collect();
         // A slot comes back without an allocation.
         self.dirty.reserve_exact(slots.len());
@@ -120,7 +132,7 @@ impl State {
     /// Checks that `count` slots can be free at the same time.
     pub(crate) fn check_possible(&self, count: usize) -> Result<(), LendError> {
         if self.free.is_none() {
-            return Err(LendError::NotSecuredYet);
+            return Err(self.not_secured());
         }
         let slots = self.statistics.slots - self.statistics.retired;
         match count {
@@ -145,6 +157,35 @@ impl State {
         needed <= self.free_count() + self.statistics.resetting
     }
 
+    fn not_secured(&self) -> LendError {
+        match self.released {
+            true => LendError::Released,
+            false => LendError::NotSecuredYet,
+        }
+    }
+
+    /// Returns true if every slot is free, or waits for its reset.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.statistics.lent == 0 && self.statistics.resetting == self.dirty.len()
+    }
+
+    /// Takes all slots of an idle pool out, to be unmapped.
+    pub(crate) fn release(&mut self) -> Vec<Slot> {
+        let Some(mut slots) = self.free.take() else {
+            return Vec::new();
+        };
+        slots.extend(self.dirty.drain(..));
+        self.ranges.clear();
+        self.secured = None;
+        self.tracking = None;
+        self.unsecured = None;
+        self.statistics.slots = 0;
+        self.statistics.resetting = 0;
+        self.statistics.retired = 0;
+        self.released = true;
+        slots
+    }
+
     /// Returns the error of a request that waited in vain.
     pub(crate) fn no_slot(&self, waited: Duration) -> LendError {
         let Statistics {
@@ -158,6 +199,7 @@ impl State {
             lent,
             retired,
             waited,
+            loans: self.loans.list(),
         }
     }
 
@@ -167,7 +209,10 @@ impl State {
         count: usize,
         take: impl FnOnce(&mut Vec<Slot>) -> T,
     ) -> Result<T, LendError> {
-        let taken = take(self.free.as_mut().ok_or(LendError::NotSecuredYet)?);
+        let Some(free) = &mut self.free else {
+            return Err(self.not_secured());
+        };
+        let taken = take(free);
         self.statistics.lent += count;
         Ok(taken)
     }
@@ -223,6 +268,9 @@ impl State {
     /// Takes slots back that were taken and not lent.
     pub(crate) fn give_back(&mut self, mut slots: Vec<Slot>) -> Wakers {
         self.statistics.lent -= slots.len();
+        for slot in &slots {
+            self.loans.remove(slot);
+        }
         if let Some(free) = &mut self.free {
             free.append(&mut slots);
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::error::LendError;
 use crate::pool::lent::LentMemory;
+use crate::pool::loans::LentTo;
 use crate::pool::memory_pool::MemoryPool;
 use crate::pool::shared::Shared;
 use crate::pool::slot::Slot;
@@ -35,9 +36,13 @@ impl MemoryPool {
     /// [`LendError::TooManyMemories`] at once if the pool can never have so many free slots,
     /// [`LendError::NoSlot`] if too few are free, until the end of the wait if the pool waits.
     pub fn reserve(&self, count: usize) -> Result<Reservation, LendError> {
+        self.reserve_to(count, &LentTo::Reservation)
+    }
+
+    pub(crate) fn reserve_to(&self, count: usize, to: &LentTo) -> Result<Reservation, LendError> {
         let shared = self.shared();
         let slots = shared.take(count, |free| free.split_off(free.len() - count))?;
-        Ok(Reservation::new(slots, shared))
+        Ok(Reservation::new(slots, shared, to))
     }
 }
 
@@ -51,8 +56,9 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Makes a reservation of slots that were taken.
-    pub(crate) fn new(slots: Vec<Slot>, shared: &Arc<Shared>) -> Reservation {
+    /// Makes a reservation of slots that were taken, and records the borrower.
+    pub(crate) fn new(slots: Vec<Slot>, shared: &Arc<Shared>, to: &LentTo) -> Reservation {
+        shared.record_loans(&slots, to);
         Reservation {
             reserved: slots.len(),
             slots,
@@ -83,7 +89,7 @@ impl Reservation {
             .slots
             .pop()
             .ok_or(LendError::NotReserved { reserved })?;
-        LentMemory::new(slot, shared, minimum, limit)
+        LentMemory::new(slot, shared, minimum, limit, None)
     }
 }
 

@@ -6,14 +6,17 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::task::{Poll, Waker};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crate::commit::report::Secured;
 use crate::commit::residency::{self, Residency};
 #[cfg(feature = "wasmtime-runtime")]
 use crate::engine::wasmtime::{known::Known, refusals::Refusals};
 use crate::error::{LendError, SecureError};
+use crate::pool::assurance::Assurance;
+use crate::pool::loans::{LentTo, Loan};
 use crate::pool::policy::{Options, Reset};
-use crate::pool::queue::Ticket;
+use crate::pool::queue::{State, Ticket};
 use crate::pool::slot::Slot;
 use crate::pool::slots::Slots;
 use crate::pool::statistics::Statistics;
@@ -67,7 +70,8 @@ impl Shared {
     ) {
         let background = self.slots.options.reset == Reset::Background && !slots.is_empty();
         self.slots.state().fill(slots, secured, tracking);
-        if !background {
+        // After a release the thread still runs.
+        if !background || self.resetter.get().is_some() {
             return;
         }
         let slots = Arc::clone(&self.slots);
@@ -101,9 +105,74 @@ impl Shared {
         self.slots.state().statistics()
     }
 
-    /// Counts a loan.
-    pub(crate) fn count_loan(&self) {
-        self.slots.state().statistics.loans += 1;
+    /// Counts a loan. `to` is the borrower, unless it was recorded when the slot was reserved.
+    pub(crate) fn count_loan(&self, slot: &Slot, to: Option<LentTo>) {
+        let mut state = self.slots.state();
+        state.statistics.loans += 1;
+        if let Some(to) = to {
+            state.loans.add(slot, to);
+        }
+    }
+
+    /// Records the borrower of slots that are reserved.
+    pub(crate) fn record_loans(&self, slots: &[Slot], to: &LentTo) {
+        let mut state = self.slots.state();
+        for slot in slots {
+            state.loans.add(slot, to.clone());
+        }
+    }
+
+    pub(crate) fn loans(&self) -> Vec<Loan> {
+        self.slots.state().loans.list()
+    }
+
+    pub(crate) fn assurance(&self) -> Assurance {
+        self.slots.state().assurance
+    }
+
+    pub(crate) fn unsecured(&self) -> Option<String> {
+        self.slots.state().unsecured.clone()
+    }
+
+    /// Records whether the memory is secured that the pool receives next.
+    pub(crate) fn set_assurance(&self, assurance: Assurance, unsecured: Option<String>) {
+        let mut state = self.slots.state();
+        state.assurance = assurance;
+        state.unsecured = unsecured;
+    }
+
+    /// Unmaps the slots and the heaps, unless one of them is in use.
+    pub(crate) fn release(&self) -> Result<(), LendError> {
+        self.check_here()?;
+        let (slots, heaps, wakers) = loop {
+            let mut state = self.slots.state();
+            let mut heap = self.engine.heap.as_ref().map(|heap| heap.slots.state());
+            let heap_idle = heap.as_ref().is_none_or(|heap| heap.is_idle());
+            if state.is_idle() && heap_idle {
+                let heaps = heap.as_mut().map(|heap| heap.release());
+                let slots = state.release();
+                // A request may have become impossible.
+                let wakers = state.wake_all();
+                break (slots, heaps, wakers);
+            }
+            let in_use = |state: &State| state.statistics.lent + state.statistics.resetting;
+            let lent = state.statistics.lent + heap.as_ref().map_or(0, |heap| heap.statistics.lent);
+            if lent > 0 || self.slots.is_resetter() {
+                let mut loans = state.loans.list();
+                loans.extend(heap.iter().flat_map(|heap| heap.loans.list()));
+                return Err(LendError::StillLent {
+                    lent: in_use(&state) + heap.as_ref().map_or(0, |heap| in_use(heap)),
+                    loans,
+                });
+            }
+            // Resets end.
+            drop((state, heap));
+            thread::sleep(Duration::from_millis(1));
+        };
+        wakers.wake();
+        // Unmapping 4 GiB takes a while, so it is done without the lock.
+        drop((slots, heaps));
+        Ok(())
     }
 
     /// Counts the residency of all slots that are not retired.
@@ -112,19 +181,24 @@ impl Shared {
             return Err(SecureError::Forked);
         }
         loop {
-            let (ranges, retired) = {
+            let (ranges, is_secured) = {
                 let state = self.slots.state();
-                if state.free.is_none() {
-                    return Err(SecureError::NotSecuredYet);
+                match (&state.free, state.released) {
+                    (Some(_), _) => {}
+                    (None, false) => return Err(SecureError::NotSecuredYet),
+                    (None, true) => return Err(SecureError::Released),
                 }
-                (state.ranges.clone(), state.statistics.retired)
+                let is_secured = state.unsecured.is_none();
+                (state.ranges.clone(), is_secured)
             };
-            let ranges = ranges.iter();
-            let counted = residency::residency(
-                ranges.map(|range: &Range<usize>| (range.start as *const u8, range.len())),
-            );
-            // A slot that is retired meanwhile is unmapped.
-            if self.slots.state().statistics.retired == retired {
+            let parts = ranges.iter();
+            let parts = parts.map(|range: &Range<usize>| (range.start as *const u8, range.len()));
+            let counted = match is_secured {
+                true => residency::residency(parts),
+                false => residency::resident(parts),
+            };
+            // A slot that is retired meanwhile is unmapped, and so are all that are released.
+            if self.slots.state().ranges == ranges {
                 return counted;
             }
         }
@@ -177,6 +251,7 @@ impl Shared {
         let mut state = self.slots.state();
         state.statistics.lent -= 1;
         state.statistics.resetting += 1;
+        state.loans.remove(&slot);
         if state.statistics.background {
             // The list has room for every slot.
             state.dirty.push_back(slot);

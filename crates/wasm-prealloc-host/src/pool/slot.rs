@@ -147,6 +147,12 @@ impl Slot {
             (Policy::Declared, None) => (ResetMethod::Everything, 0..bytes),
         };
         let mut work = Work::new(method);
+        if !self.region.is_committed() {
+            // SAFETY: the range is the region's own, and is no longer in use.
+            if unsafe { sys::discard(base, range.len()) }.is_ok() {
+                return work;
+            }
+        }
         // SAFETY: the range was accessible during the loan, and is no longer in use.
         unsafe { work.zero(base, range) };
         work

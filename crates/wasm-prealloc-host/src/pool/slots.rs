@@ -116,7 +116,7 @@ impl Slots {
 
     /// Returns true on the pool's own thread, where a subscriber requests a slot. No other thread
     /// resets any.
-    fn is_resetter(&self) -> bool {
+    pub(crate) fn is_resetter(&self) -> bool {
         self.resetter.get() == Some(&thread::current().id())
     }
 

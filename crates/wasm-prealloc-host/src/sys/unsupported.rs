@@ -24,6 +24,14 @@ pub(crate) unsafe fn advise(_start: NonNull<u8>, _bytes: usize, _: Advice) -> io
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// Gives the pages of a range back, so that it reads as zero. The caller writes zeros instead.
+///
+/// # Safety
+/// None.
+pub(crate) unsafe fn discard(_start: NonNull<u8>, _bytes: usize) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 pub(crate) fn merges_equal_pages() -> bool {
     false
 }

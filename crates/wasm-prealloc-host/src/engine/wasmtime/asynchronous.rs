@@ -19,7 +19,7 @@ pub(crate) async fn reserve_for(
     let needs = Needs::of_module(pool, module)?;
     match needs.unlimited {
         Some(refusal) => Err(refusal.into()),
-        None => Ok(InstanceMemories::reserve_async(pool, needs.memories).await?),
+        None => Ok(InstanceMemories::reserve_async(pool, needs.memories, needs.to).await?),
     }
 }
 

@@ -10,6 +10,7 @@ use crate::engine::wasmtime::needs::Needs;
 use crate::engine::wasmtime::probe;
 use crate::engine::wasmtime::verify::check_settings;
 use crate::error::{PolicyError, VerifyError};
+use crate::pool::loans::LentTo;
 use crate::pool::memory_pool::MemoryPool;
 
 impl Needs {
@@ -43,6 +44,7 @@ impl Needs {
         }
         Ok(Needs {
             memories,
+            to: LentTo::instance(None),
             unlimited: (required.num_tables > 0).then_some(VerifyError::ComponentTables { bound }),
         })
     }

@@ -6,12 +6,15 @@ use crate::engine::wasmtime::limiter;
 use crate::engine::wasmtime::scope::InstanceMemories;
 use crate::engine::wasmtime::verify::verify;
 use crate::error::{Error, VerifyError};
+use crate::pool::loans::LentTo;
 use crate::pool::memory_pool::MemoryPool;
 
 /// The needs of a module or component that was verified.
 #[derive(Debug)]
 pub(crate) struct Needs {
     pub(crate) memories: usize,
+    /// The borrower of the memories.
+    pub(crate) to: LentTo,
     /// The refusal of a store that does not have the pool's limiter. `None` if the tables need none.
     pub(crate) unlimited: Option<VerifyError>,
 }
@@ -23,6 +26,7 @@ impl Needs {
         let (maximum, bound) = (findings.table_maximum, pool.engine_side().table_elements);
         Ok(Needs {
             memories: findings.memories,
+            to: LentTo::instance(module.name()),
             unlimited: (maximum > bound).then(|| VerifyError::UnboundedTables {
                 maximum: (maximum < u64::from(u32::MAX)).then_some(maximum),
                 bound,
@@ -34,7 +38,7 @@ impl Needs {
     pub(crate) fn reserve(self, pool: &MemoryPool) -> Result<InstanceMemories, Error> {
         match self.unlimited {
             Some(refusal) => Err(refusal.into()),
-            None => Ok(InstanceMemories::reserve(pool, self.memories)?),
+            None => Ok(InstanceMemories::reserve(pool, self.memories, &self.to)?),
         }
     }
 
@@ -46,7 +50,7 @@ impl Needs {
     ) -> Result<InstanceMemories, Error> {
         match self.unlimited {
             Some(refusal) if !limiter::bounds(store, pool) => Err(refusal.into()),
-            _ => Ok(InstanceMemories::reserve(pool, self.memories)?),
+            _ => Ok(InstanceMemories::reserve(pool, self.memories, &self.to)?),
         }
     }
 
@@ -62,6 +66,6 @@ impl Needs {
         {
             return Err(refusal.into());
         }
-        Ok(InstanceMemories::reserve_async(pool, self.memories).await?)
+        Ok(InstanceMemories::reserve_async(pool, self.memories, self.to).await?)
     }
 }

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 
 use crate::error::LendError;
 use crate::pool::lent::LentMemory;
+use crate::pool::loans::LentTo;
 use crate::pool::memory_pool::MemoryPool;
 use crate::pool::reservation::Reservation;
 
@@ -40,10 +41,11 @@ impl InstanceMemories {
     pub(crate) fn reserve(
         pool: &MemoryPool,
         memories: usize,
+        to: &LentTo,
     ) -> Result<InstanceMemories, LendError> {
         let reservation = match memories {
             0 => None,
-            memories => Some(pool.reserve(memories)?),
+            memories => Some(pool.reserve_to(memories, to)?),
         };
         Ok(InstanceMemories {
             pool: pool.clone(),
@@ -56,10 +58,11 @@ impl InstanceMemories {
     pub(crate) async fn reserve_async(
         pool: &MemoryPool,
         memories: usize,
+        to: LentTo,
     ) -> Result<InstanceMemories, LendError> {
         let reservation = match memories {
             0 => None,
-            memories => Some(pool.reserve_async(memories).await?),
+            memories => Some(pool.reserve_async_to(memories, to).await?),
         };
         Ok(InstanceMemories {
             pool: pool.clone(),
@@ -143,7 +146,7 @@ pub(crate) fn lend(
         Some((index, reservation))
     };
     let Some((index, mut reservation)) = SCOPES.with_borrow_mut(take) else {
-        return pool.lend(minimum, maximum);
+        return pool.lend_to(minimum, maximum, LentTo::Engine);
     };
     // Without the borrow: lending emits events, and a subscriber may call the pool.
     let lent = reservation.lend(minimum, maximum);

@@ -49,6 +49,15 @@ pub(crate) unsafe fn advise(start: NonNull<u8>, bytes: usize, advice: Advice) ->
     unix::result(unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) })
 }
 
+/// Gives the pages of a range back. It reads as zero afterwards, and its pages come on first touch.
+///
+/// # Safety
+/// The range is private anonymous memory that the caller owns, and is not in use.
+pub(crate) unsafe fn discard(start: NonNull<u8>, bytes: usize) -> io::Result<()> {
+    // SAFETY: the caller's promise.
+    unix::result(unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) })
+}
+
 /// Keeps a range from being swapped out, see mlock2(2).
 ///
 /// # Safety
