@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use serde_json::Value;
-use wasm_prealloc_tests::{Profile, command, install_packages, memory_lock, repository};
+use wasm_prealloc_tests::{Profile, command, install_packages, repository, shared_memory_lock};
 
 /// A package, as `all.mjs --list` describes it.
 #[derive(Debug)]
@@ -21,6 +21,9 @@ struct Client {
     /// it.
     few_growths: bool,
 }
+
+/// Clients that run at once. Each uses up to 2 GiB, and most of the time one processor.
+const CLIENTS: usize = 2;
 
 fn main() -> std::process::ExitCode {
     let mut trials = Vec::new();
@@ -41,7 +44,9 @@ fn main() -> std::process::ExitCode {
         }
         Err(error) => trials.push(Trial::test("list", || Err(error))),
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(CLIENTS);
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 /// Lists the clients. `None` if Node is not installed.
@@ -113,7 +118,7 @@ fn prepare() -> Result<Result<PathBuf, String>, String> {
 }
 
 fn check(client: &Client) -> Result<Completion, Failed> {
-    let _lock = memory_lock()?;
+    let _lock = shared_memory_lock()?;
     let binary = match prepare()? {
         Ok(binary) => binary,
         Err(why) => return Ok(Completion::ignored_with(why)),

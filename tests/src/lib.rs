@@ -22,7 +22,7 @@ pub mod vm;
 
 pub use indexer::{INDEXER, Indexer, Outcome, Setup};
 pub use memory_group::MemoryGroup;
-pub use memory_lock::memory_lock;
+pub use memory_lock::{memory_lock, shared_memory_lock};
 pub use npm::install_packages;
 pub use programs::{
     Guest, Guests, Profile, any_engine, command, commit, debug_guest, in_place, repository,
