@@ -6,6 +6,7 @@ mod build_wasm;
 mod docs;
 mod engines;
 mod memory_test;
+mod msrv;
 mod sanitize;
 mod test;
 mod vm_test;
@@ -49,6 +50,8 @@ enum Task {
     Test(test::Opts),
     /// Run guests in memory cgroups, without and with secured memory, and compare
     MemoryTest(memory_test::Opts),
+    /// Check the published crates with the oldest Rust that they support
+    Msrv(msrv::Opts),
     /// Run hosts in virtual machines with cgroup v2, and compare with the right outcomes
     VmTest(vm_test::Opts),
     /// Run the host crate's tests under sanitizers and Miri (needs nightly)
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Task::Engines(opts) => engines::run(&opts),
         Task::Test(opts) => test::run(&opts),
         Task::MemoryTest(opts) => memory_test::run(&opts),
+        Task::Msrv(opts) => msrv::run(&opts),
         Task::VmTest(opts) => vm_test::run(&opts),
         Task::Sanitize(opts) => sanitize::run(&opts),
     };
