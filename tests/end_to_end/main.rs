@@ -7,6 +7,7 @@ mod advice;
 mod any_engine;
 mod chain;
 mod differential;
+mod earlier_attempts;
 mod glue;
 mod growth;
 mod in_place;

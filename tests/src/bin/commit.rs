@@ -45,6 +45,9 @@ struct Opts {
     /// Check the limits first, and report whether that answer and the commit differ
     #[arg(long)]
     preflight: bool,
+    /// Write a pattern and then zeros to ordinary memory instead of securing it
+    #[arg(long)]
+    by_writing: bool,
     /// Keep the memory until stdin ends
     #[arg(long)]
     hold: bool,
@@ -67,7 +70,22 @@ fn main() -> ExitCode {
 }
 
 fn run(opts: &Opts) -> Result<(), Error> {
+    if opts.by_writing {
+        write_everything(opts.pages);
+        return Ok(());
+    }
     used(opts, &secure(opts)?)
+}
+
+/// Commits memory as some hosts do: by writing a pattern to all of it, and then zeros.
+fn write_everything(pages: u64) {
+    let mut memory = vec![0_u8; (pages << 16) as usize];
+    for byte in [0x5a, 0] {
+        memory.fill(byte);
+        // The compiler must not leave the writes out.
+        std::hint::black_box(&memory);
+    }
+    eprintln!("written: {} bytes", memory.len());
 }
 
 /// Secures the memory and reports it.
