@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use escargot::CargoBuild;
+use escargot::format::Message;
 use wasm_prealloc_build::{BuildOptions, Linking, WASM_TARGET, build};
 
 /// Arguments with which the error of a build contains the compiler's messages.
@@ -102,7 +103,7 @@ pub fn in_place() -> Result<PathBuf> {
 
 /// Builds the host that only secures memory if it is not up to date. Returns its path.
 pub fn commit() -> Result<PathBuf> {
-    program(CargoBuild::new().bin("commit"))
+    dev_program("commit")
 }
 
 /// The cargo profile of a program.
@@ -116,21 +117,38 @@ pub enum Profile {
 
 /// Builds the `wasm-prealloc` command if it is not up to date. Returns its path.
 pub fn command(profile: Profile) -> Result<PathBuf> {
-    let build = CargoBuild::new().bin("wasm-prealloc");
-    program(match profile {
-        Profile::Dev => build,
-        Profile::Release => build.release(),
-    })
+    const NAME: &str = "wasm-prealloc";
+    match profile {
+        Profile::Dev => dev_program(NAME),
+        Profile::Release => program(NAME, CargoBuild::new().bin(NAME).release()),
+    }
 }
 
 /// Builds an example if it is not up to date. Returns its path.
 pub(crate) fn example(name: &str) -> Result<PathBuf> {
-    program(CargoBuild::new().example(name))
+    dev_program(name)
 }
 
-fn program(build: CargoBuild) -> Result<PathBuf> {
+/// Builds the programs of the workspace, and returns the path of one.
+///
+/// All of them are built together, as the tests are: for one alone, crates on which wasmtime depends
+/// have other features, and wasmtime is compiled again for minutes.
+fn dev_program(name: &str) -> Result<PathBuf> {
+    program(name, CargoBuild::new().bins().examples())
+}
+
+fn program(name: &str, build: CargoBuild) -> Result<PathBuf> {
     let build = build.manifest_path(repository().join("Cargo.toml"));
-    // With `--workspace` the engine has the same features as in the other builds, and is built once.
-    let program = build.arg("--workspace").args(DIAGNOSTICS).run()?;
-    Ok(program.path().to_owned())
+    let built = build.arg("--workspace").args(DIAGNOSTICS);
+    let mut program = None;
+    for message in built.exec()? {
+        let message = message?;
+        if let Message::CompilerArtifact(artifact) = message.decode()?
+            && artifact.target.name == name
+            && let Some(path) = artifact.executable
+        {
+            program = Some(path.into_owned());
+        }
+    }
+    program.with_context(|| format!("cargo built no program {name}"))
 }
