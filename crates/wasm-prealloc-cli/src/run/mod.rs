@@ -16,6 +16,7 @@ mod wasi;
 use anyhow::Result;
 use wasm_prealloc_host::{InstantiateError, WasmtimePool as _};
 use wasmtime::Store;
+use wasmtime_wasi::p1::WasiP1Ctx;
 
 pub(crate) use opts::Opts;
 
@@ -47,7 +48,7 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
 fn execute(
     opts: &Opts,
     prepared: Prepared,
-    wasi: wasmtime_wasi::p1::WasiP1Ctx,
+    wasi: WasiP1Ctx,
     memory: &mut PoolReport,
 ) -> Result<Ended, Failure> {
     let Prepared {

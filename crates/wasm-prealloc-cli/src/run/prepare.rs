@@ -65,12 +65,12 @@ impl Prepared {
         memories: &[Memory],
     ) -> Result<Self, Failure> {
         check_memories(opts, memories)?;
-        let declared = memories.len();
-        let mut compiled = compile(opts, wasm, memories, declared)?;
-        let required = compiled.component.resources_required();
-        let count = required.map_or(declared, |required| required.num_memories as usize);
+        let slots = opts.slots.unwrap_or(memories.len());
+        let mut compiled = compile(opts, wasm, memories, slots)?;
         // A core module can be instantiated several times, or not at all.
-        if count != declared {
+        let required = compiled.component.resources_required();
+        let count = required.map_or(slots, |required| required.num_memories as usize);
+        if count > slots || (count < slots && opts.slots.is_none()) {
             compiled = compile(opts, wasm, memories, count)?;
         }
         let Compiled {
