@@ -53,6 +53,11 @@
 //!   out. By default it is locked where that is permitted.
 //! - [`MemoryPool::check`] counts the resident memory again, while instances run.
 //! - [`Reset::Background`] zeroes returned memories on a thread of the pool.
+//! - [`MemoryPool::lend_async`] and [`MemoryPool::reserve_async`] suspend a task until a slot is
+//!   free, on every executor. With the feature `async`, `WasmtimePool::instantiate_async`
+//!   instantiates in asynchronous stores.
+//! - With the feature `component-model`, `WasmtimePool::instantiate_component` instantiates
+//!   components.
 //! - [`WasmtimePool::limiter`] bounds the tables of a store, and
 //!   [`MemoryPoolBuilder::engine_heap_bytes`] commits the heap for exceptions, `externref` and GC
 //!   types.
@@ -99,10 +104,12 @@ pub use commit::requirements::{
 };
 pub use commit::residency::{Residency, resident_bytes};
 pub use commit::secure::SecuredRegion;
+#[cfg(feature = "wasmtime-runtime")]
+pub use engine::wasmtime::error::InstantiateError;
+#[cfg(feature = "wasmtime-runtime")]
+pub use engine::wasmtime::instantiate::WasmtimePool;
 #[cfg(feature = "wasmtime")]
 pub use engine::wasmtime::instantiate::deterministic;
-#[cfg(feature = "wasmtime-runtime")]
-pub use engine::wasmtime::instantiate::{InstantiateError, WasmtimePool};
 #[cfg(feature = "wasmtime-runtime")]
 pub use engine::wasmtime::limiter::StoreLimiter;
 #[cfg(feature = "wasmtime-runtime")]

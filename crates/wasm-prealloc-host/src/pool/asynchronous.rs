@@ -43,7 +43,7 @@ impl MemoryPool {
     /// let pool = MemoryPool::builder().slots(2).pages(16).reset(Reset::Background).secure()?;
     /// let mut memory = pool.lend_async(16, Some(16)).await?;
     /// memory.bytes_mut()[0] = 1;
-    /// # Ok::<(), wasm_prealloc_host::LendError>(())
+    /// # Ok::<(), wasm_prealloc_host::Error>(())
     /// # }).unwrap();
     /// ```
     ///

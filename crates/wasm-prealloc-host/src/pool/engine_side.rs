@@ -10,7 +10,7 @@ use crate::error::{Error, LendError, SecureError, VerifyError};
 use crate::pool::lent::LentMemory;
 use crate::pool::loans::LentTo;
 use crate::pool::memory_pool::MemoryPool;
-use crate::pool::policy::{Options, Policy, Reset};
+use crate::pool::policy::{Options, Policy};
 use crate::pool::shared::{EngineSide, Shared};
 use crate::pool::slot::{GUARD_BYTES, RESERVATION_BYTES};
 
@@ -49,7 +49,7 @@ impl EngineOptions {
             // A heap grows, and a store sees its current size.
             policy: Policy::CommitMaximum,
             when_exhausted: options.when_exhausted,
-            reset: Reset::Inline,
+            reset: options.reset,
         };
         let heap = || Arc::new(Shared::new(heaps, EngineSide::new(0, None)));
         EngineSide::new(self.table_elements, (heaps.pages > 0).then(heap))

@@ -85,7 +85,8 @@ pub enum WhenExhausted {
     Fail,
     /// Blocks the thread until enough slots come back, and returns
     /// [`LendError::NoSlot`](crate::LendError::NoSlot) after this time. Requests are served in the
-    /// order in which they came. In an asynchronous host this blocks the executor's thread.
+    /// order in which they came. In an asynchronous host this blocks the executor's thread;
+    /// [`MemoryPool::lend_async`](crate::MemoryPool::lend_async) suspends the task instead.
     Wait(Duration),
 }
 

@@ -29,7 +29,7 @@ impl MemoryPool {
     /// let second = both.lend(16, Some(16))?;
     /// assert!(matches!(pool.reserve(2), Err(LendError::NoSlot { lent: 2, .. })));
     /// assert!(matches!(pool.reserve(4), Err(LendError::TooManyMemories { .. })));
-    /// # Ok::<(), LendError>(())
+    /// # Ok::<(), wasm_prealloc_host::Error>(())
     /// ```
     ///
     /// # Errors

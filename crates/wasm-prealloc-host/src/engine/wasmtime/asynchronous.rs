@@ -6,7 +6,7 @@
 
 use wasmtime::{AsContextMut, Instance, InstancePre, Linker, Module};
 
-use crate::engine::wasmtime::instantiate::InstantiateError;
+use crate::engine::wasmtime::error::InstantiateError;
 use crate::engine::wasmtime::needs::Needs;
 use crate::engine::wasmtime::scope::InstanceMemories;
 use crate::error::Error;

@@ -10,15 +10,14 @@ use wasmtime::{
 
 #[cfg(feature = "async")]
 use crate::engine::wasmtime::asynchronous;
-
 use crate::engine::wasmtime::creator::Creator;
+use crate::engine::wasmtime::error::InstantiateError;
 use crate::engine::wasmtime::limiter::StoreLimiter;
 use crate::engine::wasmtime::needs::Needs;
-use crate::engine::wasmtime::refusals;
 use crate::engine::wasmtime::scope::InstanceMemories;
 use crate::engine::wasmtime::verify::verify;
 use crate::engine::wasmtime::versions;
-use crate::error::{Error, LendError, VerifyError};
+use crate::error::{Error, VerifyError};
 use crate::pool::builder::PreparedPool;
 use crate::pool::memory_pool::MemoryPool;
 use crate::pool::slot::{GUARD_BYTES, RESERVATION_BYTES};
@@ -166,7 +165,9 @@ pub trait WasmtimePool {
     /// # }
     /// ```
     ///
-    /// For an asynchronous store, see [`InstanceMemories::during`].
+    /// For an asynchronous store, see [`InstanceMemories::during`]. An embedder that needs nothing
+    /// else in between calls [`instantiate_pre`](WasmtimePool::instantiate_pre) or
+    /// `instantiate_async`.
     ///
     /// # Errors
     /// As for [`verify`](WasmtimePool::verify) and [`MemoryPool::reserve`].
@@ -230,8 +231,14 @@ pub trait WasmtimePool {
     ///
     /// An asynchronous host takes a pool with [`Reset::Background`](crate::Reset::Background) and
     /// one slot more than tasks that run at the same time: dropping a store then zeroes nothing on
-    /// the executor's thread, and the next task does not wait for it. The first verification of a
-    /// module runs in a poll.
+    /// the executor's thread, and the next task does not wait for it. With
+    /// [`Reset::Inline`](crate::Reset::Inline) the executor's thread zeroes what the instance wrote,
+    /// which takes about 25 ms for each GiB.
+    ///
+    /// The first verification of a module runs in a poll. A module that needs the engine's own heap
+    /// takes one without suspending. There is one for each slot, so it is free unless stores without
+    /// memories have them all; then the pool blocks or refuses, as
+    /// [`WhenExhausted`](crate::WhenExhausted) says.
     ///
     /// ```
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -300,9 +307,10 @@ pub trait WasmtimePool {
     /// instantiation checks both.
     ///
     /// The handles of resources, and the strings and lists that are passed to host functions, are in
-    /// memory of wasmtime's own. It is not secured. wasmtime bounds it for each store
-    /// (`Store::set_max_component_handles` from wasmtime 48, and `Store::set_hostcall_fuel`); a host
-    /// adds it to [`MemoryPoolBuilder::margin_bytes`](crate::MemoryPoolBuilder::margin_bytes).
+    /// memory of wasmtime's own, which is not secured. By default wasmtime bounds it to 128 MiB for
+    /// each call of the host (`Store::set_hostcall_fuel`) and, from wasmtime 48 on, 100,000 handles
+    /// (`Store::set_max_component_handles`). A host adds this to
+    /// [`MemoryPoolBuilder::margin_bytes`](crate::MemoryPoolBuilder::margin_bytes).
     ///
     /// # Errors
     /// [`VerifyError::Engine`] and [`VerifyError::EngineUnproven`] for the engine,
@@ -428,38 +436,4 @@ pub fn deterministic(config: &mut Config) {
     config
         .cranelift_nan_canonicalization(true)
         .relaxed_simd_deterministic(true);
-}
-
-/// The error of a module that was not instantiated.
-#[derive(Debug, thiserror::Error)]
-pub enum InstantiateError {
-    /// The module was not verified, or no memory is free.
-    #[error(transparent)]
-    Memory(#[from] Error),
-    /// The engine refused, or the module's start function trapped.
-    #[error("{0:#}")]
-    Engine(wasmtime::Error),
-}
-
-impl From<VerifyError> for InstantiateError {
-    fn from(error: VerifyError) -> InstantiateError {
-        InstantiateError::Memory(error.into())
-    }
-}
-
-impl From<LendError> for InstantiateError {
-    fn from(error: LendError) -> InstantiateError {
-        InstantiateError::Memory(error.into())
-    }
-}
-
-impl From<wasmtime::Error> for InstantiateError {
-    /// Finds the pool's own error behind the engine's, on any thread. A pool keeps its last 64
-    /// refusals for that.
-    fn from(error: wasmtime::Error) -> InstantiateError {
-        match refusals::take(&error) {
-            Some(refusal) => InstantiateError::Memory(refusal),
-            None => InstantiateError::Engine(error),
-        }
-    }
 }

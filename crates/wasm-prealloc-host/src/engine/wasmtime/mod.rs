@@ -6,6 +6,7 @@ pub(crate) mod asynchronous;
 #[cfg(feature = "component-model")]
 pub(crate) mod component;
 pub(crate) mod creator;
+pub(crate) mod error;
 pub(crate) mod instantiate;
 pub(crate) mod known;
 pub(crate) mod limiter;
