@@ -31,6 +31,7 @@ fn host(backing: Backing) -> Host {
     Host {
         program: binary().to_owned(),
         pages: PAGES,
+        also: None,
         backing,
         hidden: false,
     }
@@ -94,6 +95,71 @@ fn around_a_hidden_limit_no_host_is_killed() {
         let stats = host.sweep(fine).unwrap();
         no_host_was_killed(&format!("{backing}, hidden, 32 KiB"), &stats);
     }
+}
+
+/// Two pools that are secured together are one need: at every limit both are there or none, also in
+/// huge pages and where the limit is hidden.
+#[test]
+fn around_a_limit_two_pools_are_secured_together_or_not_at_all() {
+    let _lock = memory_lock().unwrap();
+    if MemoryGroup::create_or_skip(MIB).is_none() {
+        return;
+    }
+    for backing in BACKINGS {
+        for hidden in [false, true] {
+            if let (true, Some(why)) = (hidden, cannot_hide()) {
+                skipped(&why);
+                continue;
+            }
+            let host = Host {
+                pages: 512,
+                also: Some((16, 32)),
+                hidden,
+                ..host(backing)
+            };
+            let limits = (0..20).map(|step| NEEDED_BYTES - 8 * MIB + step * 2 * MIB);
+            let stats = host.sweep(limits).unwrap();
+            no_host_was_killed(&format!("{backing}, two pools, hidden: {hidden}"), &stats);
+        }
+    }
+}
+
+/// The answer to two pools has the sum, and its advice is enough for both.
+#[test]
+fn the_limit_that_two_pools_are_advised_is_enough_for_both() {
+    const ROUNDING: u64 = 512 * KIB;
+    let _lock = memory_lock().unwrap();
+    let Some(group) = MemoryGroup::create_or_skip(32 * MIB) else {
+        return;
+    };
+    let prefix = format!("{} exec", group.enter());
+    let arguments = [
+        "--preflight",
+        "--pages",
+        "512",
+        "--slots",
+        "2",
+        "--also",
+        "16x64",
+    ];
+    let text = expect_status(&commit(&prefix, &arguments), REFUSED);
+    // 2 x 32 and 16 x 4 MiB, their page tables, tables of 18 modules, and one margin of 32 MiB.
+    let sum = (128 * MIB + 128 * MIB / 512) + 18 * MIB + 32 * MIB;
+    let parts = [
+        &format!("needed {sum} bytes"),
+        "raise this limit to at least",
+    ];
+    expect_parts(&text, &parts);
+    let (_, advised) = text.split_once("at least ").unwrap();
+    let digits: String = advised.chars().take_while(char::is_ascii_digit).collect();
+    let advised: u64 = digits.parse().unwrap();
+    // Two runs of one process differ by a few pages.
+    group.set_limit(advised + ROUNDING).unwrap();
+    let text = expect_status(&commit(&prefix, &arguments), SECURED);
+    assert_eq!(text.matches("secured: 67108864 bytes").count(), 2, "{text}");
+    group.set_limit(advised - 2 * ROUNDING).unwrap();
+    expect_status(&commit(&prefix, &arguments), REFUSED);
+    assert_eq!(group.oom_kills().unwrap(), 0);
 }
 
 #[test]

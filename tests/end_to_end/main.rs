@@ -5,6 +5,7 @@
 
 mod advice;
 mod any_engine;
+mod capped;
 mod chain;
 mod differential;
 mod earlier_attempts;

@@ -33,6 +33,8 @@ pub struct Host {
     pub program: PathBuf,
     /// The size of its memory, in wasm pages of 64 KiB.
     pub pages: u64,
+    /// The slots of another pool, and the size of each in wasm pages. Both are secured together.
+    pub also: Option<(u64, u64)>,
     /// The kind of pages.
     pub backing: Backing,
     /// True if the host cannot see its group: an empty directory is mounted over all groups. Then
@@ -57,7 +59,8 @@ pub fn cannot_hide() -> Option<String> {
 impl Host {
     /// Returns the size of the secured memory in bytes.
     pub fn bytes(&self) -> u64 {
-        self.pages << 16
+        let also = self.also.map_or(0, |(slots, pages)| slots * pages);
+        (self.pages + also) << 16
     }
 
     /// Returns the size of the secured memory and its page tables in bytes.
@@ -83,6 +86,9 @@ impl Host {
             }
         };
         command.args(["--pages", &self.pages.to_string()]);
+        if let Some((slots, pages)) = self.also {
+            command.args(["--also", &format!("{slots}x{pages}")]);
+        }
         command.args(["--backing", &self.backing.to_string()]);
         command.args(["--margin-bytes", "0"]);
         command

@@ -4,12 +4,12 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
+use anyhow::{Context as _, Result, anyhow};
 use clap::builder::PossibleValue;
 use indicatif::{ProgressBar, ProgressStyle};
 use wasm_prealloc_host::{
     ApiItem, Assurance, Backing, Condition, DEFAULT_MARGIN_BYTES, Error, LockMemory, LockOptions,
-    MemoryPool, MemoryPoolBuilder, Policy, PolicyError, Progress, Stage,
+    MemoryPool, MemoryPoolBuilder, Policy, PolicyError, PolicyKind, Progress, Stage,
 };
 
 use crate::names::names;
@@ -19,8 +19,8 @@ use crate::names::names;
 #[command(next_help_heading = "Committed memory")]
 pub(crate) struct MemoryOpts {
     /// The limits that a module must declare, and the size that it sees
-    #[arg(long, value_name = "POLICY", default_value_t, value_parser = names::<Policy>(policies()))]
-    pub(crate) policy: Policy,
+    #[arg(long, value_name = "POLICY", default_value_t, value_parser = names::<PolicyKind>(policies()))]
+    pub(crate) policy: PolicyKind,
 
     /// The kind of pages
     #[arg(long, value_name = "BACKING", default_value_t, value_parser = names::<Backing>(backings()))]
@@ -64,18 +64,33 @@ pub(crate) struct MemoryOpts {
 }
 
 impl MemoryOpts {
-    /// Sets a pool's options as the flags say.
+    /// Returns the policy. `pages` is the value of `--pages`, if it was given.
+    pub(crate) fn policy(&self, pages: Option<u64>) -> Result<Policy> {
+        let policy = self.policy.policy(pages);
+        policy.with_context(|| format!("`--policy {}` needs `--pages N`, the cap", self.policy))
+    }
+
+    /// Sets a pool's options, except its policy, as the flags say.
     pub(crate) fn apply(&self, builder: MemoryPoolBuilder) -> MemoryPoolBuilder {
         let builder = match self.assurance {
             Some(assurance) => builder.assurance(assurance),
             None => builder,
         };
         builder
-            .policy(self.policy)
             .backing(self.backing)
             .margin_bytes(self.margin_bytes)
             .lock_memory(self.lock_memory)
             .lock(self.lock_options())
+    }
+
+    /// Sets the options of a further pool, which is secured together with the first. Pages of the
+    /// machine's pool suit only memories that do not grow.
+    pub(crate) fn apply_to_further(&self, builder: MemoryPoolBuilder) -> MemoryPoolBuilder {
+        let backing = match self.backing {
+            Backing::HugeTlb2M | Backing::HugeTlb1G => Backing::Auto,
+            other => other,
+        };
+        self.apply(builder).backing(backing)
     }
 
     /// Sets a pool's options as [`apply`](Self::apply) does, and shows the progress of securing.
@@ -100,7 +115,7 @@ impl MemoryOpts {
             Condition::UnderusedHugePages { .. } => is_transparent && !locks_memory,
             Condition::NoHugePages { .. } => is_transparent,
             Condition::SharedLock { .. } => self.lock.is_none(),
-            Condition::NoWriteTracking { .. } => self.policy == Policy::Declared,
+            Condition::NoWriteTracking { .. } => self.policy == PolicyKind::Declared,
             // The others concern the process or its group.
             _ => true,
         }
@@ -121,15 +136,19 @@ impl MemoryOpts {
 // The lengths of these lists make a new value of the library an error here.
 
 /// Returns the policies of a pool with their help.
-fn policies() -> [PossibleValue; Policy::ALL.len()] {
+fn policies() -> [PossibleValue; PolicyKind::ALL.len()] {
     [
         (
-            Policy::Declared,
+            PolicyKind::Declared,
             "The minimum equals the maximum, and all of it is accessible",
         ),
         (
-            Policy::CommitMaximum,
+            PolicyKind::CommitMaximum,
             "Any limits: the maximum is committed, and the module sees its current size",
+        ),
+        (
+            PolicyKind::Cap,
+            "Any limits: `--pages` are committed, and growth beyond them returns -1",
         ),
     ]
     .map(|(policy, help)| PossibleValue::new(policy.as_str()).help(help))
@@ -248,6 +267,7 @@ pub(crate) fn with_flags(error: impl Into<Error>) -> anyhow::Error {
     let error = error.into();
     let pages = match error.policy() {
         Some(PolicyError::SlotTooSmall { maximum, .. }) => *maximum,
+        Some(PolicyError::AboveCap { minimum, .. }) => Some(*minimum),
         _ => None,
     };
     let message = error.to_string();
@@ -271,7 +291,7 @@ fn with_pages(message: &str, pages: Option<u64>) -> String {
             ApiItem::BackingAuto => "--backing auto".to_owned(),
             ApiItem::PolicyDeclared => "--policy declared".to_owned(),
             ApiItem::PolicyCommitMaximum => "--policy commit-maximum".to_owned(),
-            ApiItem::Pages => match pages {
+            ApiItem::Pages | ApiItem::Cap => match pages {
                 Some(pages) => format!("--pages {pages}"),
                 None => "--pages N".to_owned(),
             },
@@ -315,6 +335,10 @@ mod tests {
             maximum: Some(17),
             slot_pages: 16,
         });
+        let cap = LendError::Policy(PolicyError::AboveCap {
+            minimum: 18,
+            cap: 16,
+        });
         let path = PathBuf::from("/lock");
         let lock = SecureError::Lock {
             path: path.clone(),
@@ -326,6 +350,7 @@ mod tests {
             (Error::from(huge_pages), "(`--backing auto`)"),
             (growth.into(), "use `--policy declared`"),
             (slot.into(), "(`--pages 17`)"),
+            (cap.into(), "(`--pages 18`)"),
             (lock.into(), "(`--lock PATH`)"),
             (timeout.into(), "(`--lock-timeout SECONDS`)"),
         ] {

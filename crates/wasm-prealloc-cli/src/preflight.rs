@@ -2,7 +2,9 @@
 //! names the limit that prevents it, and the conditions that weaken secured memory.
 
 use std::io::Write as _;
+use std::iter;
 use std::num::NonZeroUsize;
+use std::str::FromStr;
 
 use anyhow::Result;
 use comfy_table::presets::ASCII_MARKDOWN;
@@ -11,16 +13,17 @@ use serde::Serialize;
 use wasm_prealloc::MAX_PAGES;
 use wasm_prealloc_host::{
     Condition, Conditions, DEFAULT_TABLE_ELEMENTS, Headroom, LendError, MemoryPool,
-    MemoryPoolBuilder, Need, Reading,
+    MemoryPoolBuilder, Need, PreparedPool, Reading,
 };
 
 use crate::io::print_json;
-use crate::json::{Failure, PoolReport, SCHEMA};
+use crate::json::{Failure, PoolReport, SCHEMA, SecuredReport};
 use crate::{exit, memory};
 
 const EXAMPLES: &[&str] = &[
     "wasm-prealloc preflight --instances 2",
     "wasm-prealloc preflight --pages 16384 --instances 8 --commit",
+    "wasm-prealloc preflight --instances 2 --also 16x4096",
 ];
 
 const NOT_SECURED: &str = "not-secured";
@@ -32,13 +35,19 @@ const NOT_SECURED: &str = "not-secured";
 #[derive(Debug, clap::Args)]
 #[command(after_help = exit::help_with(EXAMPLES))]
 pub(crate) struct Opts {
-    /// The size of each memory, in 64 KiB pages
-    #[arg(long, value_name = "N", default_value_t = MAX_PAGES)]
-    pages: u64,
+    /// The size of each memory, in 64 KiB pages [default: 65536]. With the policy `cap` it is the
+    /// cap, and must be given
+    #[arg(long, value_name = "N")]
+    pages: Option<u64>,
 
     /// The number of memories at the same time
     #[arg(long, value_name = "N", default_value = "1")]
     instances: NonZeroUsize,
+
+    /// A further pool that the host secures together with the first: INSTANCES memories of PAGES
+    /// pages each, with the policy `cap`. The answer is that to the sum. Can be repeated
+    #[arg(long, value_name = "INSTANCESxPAGES")]
+    also: Vec<Also>,
 
     /// Commit the memory, and release it again
     #[arg(long)]
@@ -61,6 +70,45 @@ pub(crate) struct Opts {
     memory: memory::MemoryOpts,
 }
 
+/// The memories of a further pool.
+#[derive(Debug, Clone, Copy)]
+struct Also {
+    instances: NonZeroUsize,
+    pages: u64,
+}
+
+impl FromStr for Also {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let numbers = text.split_once('x').and_then(|(instances, pages)| {
+            Some(Self {
+                instances: instances.parse().ok()?,
+                pages: pages.parse().ok()?,
+            })
+        });
+        numbers.ok_or("expected two numbers, for example 16x4096")
+    }
+}
+
+impl Also {
+    fn report(&self) -> AlsoReport {
+        AlsoReport {
+            pages: self.pages,
+            instances: self.instances.get(),
+            secured: None,
+        }
+    }
+}
+
+/// A further pool, as `--json` prints it.
+#[derive(Debug, Serialize)]
+struct AlsoReport {
+    pages: u64,
+    instances: usize,
+    secured: Option<SecuredReport>,
+}
+
 /// The answer, as `--json` prints it.
 #[derive(Debug, Serialize)]
 struct Answer {
@@ -69,6 +117,8 @@ struct Answer {
     exit: u8,
     pages: u64,
     instances: usize,
+    /// The pools of `--also`. The limits and `locks_memory` are those for all pools together.
+    also: Vec<AlsoReport>,
     limits: Vec<Row>,
     visibility: Option<VisibilityReport>,
     /// `None` if the limits cannot be read.
@@ -137,9 +187,12 @@ impl Row {
 }
 
 pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
+    let policy = opts.memory.policy(opts.pages)?;
+    let pages = opts.pages.unwrap_or(MAX_PAGES);
     let builder = MemoryPool::builder()
         .slots(opts.instances.get())
-        .pages(opts.pages)
+        .pages(pages)
+        .policy(policy)
         .engine_heap_bytes(opts.engine_heap_bytes)
         .table_elements(opts.table_elements);
     let builder = match opts.quiet {
@@ -150,8 +203,9 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
         schema: SCHEMA,
         command: "preflight",
         exit: exit::DONE,
-        pages: opts.pages,
+        pages,
         instances: opts.instances.get(),
+        also: Vec::new(),
         limits: Vec::new(),
         visibility: None,
         locks_memory: None,
@@ -161,12 +215,15 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
         reset: None,
         error: None,
     };
-    if let Err(error) = builder.need() {
+    let pools = pools(opts, builder);
+    let pools: Vec<&PreparedPool> = pools.iter().collect();
+    answer.also = opts.also.iter().map(Also::report).collect();
+    if let Err(error) = MemoryPool::need_all(&pools) {
         answer.exit = exit::USAGE;
         answer.error = Some(Failure::of_kind("refused", error.to_string()));
         return report(opts, json, &answer);
     }
-    if let Err(error) = check(opts, builder, &mut answer) {
+    if let Err(error) = check(opts, &pools, &mut answer) {
         answer.exit = exit::NO;
         answer.error = Some(Failure::of_kind(
             NOT_SECURED,
@@ -176,21 +233,35 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
     report(opts, json, &answer)
 }
 
+/// Returns the first pool and those of `--also`.
+fn pools(opts: &Opts, first: MemoryPoolBuilder) -> Vec<PreparedPool> {
+    let mut pools = vec![first.prepare()];
+    for also in &opts.also {
+        let builder = MemoryPool::builder()
+            .slots(also.instances.get())
+            .cap(also.pages)
+            .engine_heap_bytes(opts.engine_heap_bytes)
+            .table_elements(opts.table_elements);
+        pools.push(opts.memory.apply_to_further(builder).prepare());
+    }
+    pools
+}
+
 /// Reads and checks all limits, and commits the memory if the flags say so.
 fn check(
     opts: &Opts,
-    builder: MemoryPoolBuilder,
+    pools: &[&PreparedPool],
     answer: &mut Answer,
 ) -> Result<(), wasm_prealloc_host::Error> {
     let headroom = Headroom::read()?;
-    let need = &builder.need_under(&headroom)?;
+    let need = &MemoryPool::need_all_under(pools, &headroom)?;
     let readings = headroom.readings.iter();
     answer.limits = readings.map(|reading| Row::new(reading, need)).collect();
     answer.visibility = Some(VisibilityReport {
         complete: headroom.visibility.is_complete(),
         message: headroom.visibility.to_string(),
     });
-    let locks_memory = builder.locks_memory(&headroom);
+    let locks_memory = MemoryPool::locks_memory_of_all(pools, &headroom);
     answer.locks_memory = Some(locks_memory);
     let conditions = Conditions::read().list;
     answer.tracks_writes = !conditions
@@ -199,12 +270,18 @@ fn check(
     let conditions = conditions.iter();
     let applying = conditions.filter(|condition| opts.memory.concerns(condition, locks_memory));
     answer.conditions = applying.map(report_condition).collect();
-    builder.check(&headroom)?;
+    MemoryPool::check_all(pools, &headroom)?;
     if opts.commit {
-        let pool = builder.secure()?;
-        opts.memory.warn_if_unsecured(&pool);
-        answer.memory = PoolReport::new(&pool);
-        answer.reset = measure_reset(&pool)?;
+        let pools = MemoryPool::secure_list(pools)?;
+        let mut pools = pools.iter();
+        if let Some(first) = pools.next() {
+            opts.memory.warn_if_unsecured(first);
+            answer.memory = PoolReport::new(first);
+            answer.reset = measure_reset(first)?;
+        }
+        for (also, pool) in answer.also.iter_mut().zip(pools) {
+            also.secured = PoolReport::new(pool).secured;
+        }
     }
     Ok(())
 }
@@ -288,18 +365,22 @@ fn print(answer: &Answer) -> std::io::Result<()> {
     if answer.error.is_some() {
         return Ok(());
     }
-    let (instances, pages) = (answer.instances, answer.pages);
-    match &answer.memory.secured {
-        None => writeln!(
-            stdout,
-            "{instances} x {pages} pages can be secured now; --commit proves it"
-        ),
-        Some(secured) => writeln!(
-            stdout,
-            "{instances} x {pages} pages were secured and released: {}",
-            secured.message
-        ),
-    }?;
+    let first = (answer.instances, answer.pages, &answer.memory.secured);
+    let also = answer.also.iter();
+    let also = also.map(|also| (also.instances, also.pages, &also.secured));
+    for (instances, pages, secured) in iter::once(first).chain(also) {
+        match secured {
+            None => writeln!(
+                stdout,
+                "{instances} x {pages} pages can be secured now; --commit proves it"
+            ),
+            Some(secured) => writeln!(
+                stdout,
+                "{instances} x {pages} pages were secured and released: {}",
+                secured.message
+            ),
+        }?;
+    }
     match &answer.reset {
         None => Ok(()),
         Some(reset) => writeln!(

@@ -14,6 +14,8 @@ pub enum ApiItem {
     /// [`Policy::CommitMaximum`](crate::Policy::CommitMaximum), a value of
     /// [`MemoryPoolBuilder::policy`](crate::MemoryPoolBuilder::policy).
     PolicyCommitMaximum,
+    /// [`MemoryPoolBuilder::cap`](crate::MemoryPoolBuilder::cap).
+    Cap,
     /// [`MemoryPoolBuilder::pages`](crate::MemoryPoolBuilder::pages).
     Pages,
     /// [`MemoryPoolBuilder::slots`](crate::MemoryPoolBuilder::slots).
@@ -46,10 +48,11 @@ pub enum ApiItem {
 
 impl ApiItem {
     /// Every item.
-    pub const ALL: [ApiItem; 16] = [
+    pub const ALL: [ApiItem; 17] = [
         ApiItem::BackingAuto,
         ApiItem::PolicyDeclared,
         ApiItem::PolicyCommitMaximum,
+        ApiItem::Cap,
         ApiItem::Pages,
         ApiItem::Slots,
         ApiItem::Wait,
@@ -71,6 +74,7 @@ impl ApiItem {
             ApiItem::BackingAuto => "Backing::Auto",
             ApiItem::PolicyDeclared => "Policy::Declared",
             ApiItem::PolicyCommitMaximum => "Policy::CommitMaximum",
+            ApiItem::Cap => "MemoryPoolBuilder::cap",
             ApiItem::Pages => "MemoryPoolBuilder::pages",
             ApiItem::Slots => "MemoryPoolBuilder::slots",
             ApiItem::Wait => "WhenExhausted::Wait",

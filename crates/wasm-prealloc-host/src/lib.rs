@@ -129,7 +129,7 @@ pub use pool::engine_side::DEFAULT_TABLE_ELEMENTS;
 pub use pool::lent::LentMemory;
 pub use pool::loans::{LentTo, Loan};
 pub use pool::memory_pool::{MemoryPool, WeakPool};
-pub use pool::policy::{Policy, Reset, Tracking, WhenExhausted};
+pub use pool::policy::{Policy, PolicyKind, Reset, Tracking, WhenExhausted};
 pub use pool::reservation::Reservation;
 pub use pool::statistics::Statistics;
 pub use pool::tracking::write_tracking;

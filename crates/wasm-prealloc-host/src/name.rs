@@ -27,23 +27,23 @@ pub(crate) fn parse<T: Copy + Display>(all: &[T], name: &str) -> Result<T, Unkno
 
 #[cfg(test)]
 mod tests {
-    use crate::{Backing, LockMemory, Policy};
+    use crate::{Backing, LockMemory, PolicyKind};
 
     #[test]
     fn every_name_is_parsed_and_another_is_refused_with_the_names() {
         for backing in Backing::ALL {
             assert_eq!(backing.to_string().parse(), Ok(backing));
         }
-        for policy in Policy::ALL {
-            assert_eq!(policy.to_string().parse(), Ok(policy));
+        for kind in PolicyKind::ALL {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
         }
         for lock_memory in LockMemory::ALL {
             assert_eq!(lock_memory.to_string().parse(), Ok(lock_memory));
         }
-        let error = "none".parse::<Policy>().unwrap_err().to_string();
+        let error = "none".parse::<PolicyKind>().unwrap_err().to_string();
         assert_eq!(
             error,
-            r#"unknown name "none": choose declared or commit-maximum"#
+            r#"unknown name "none": choose declared or commit-maximum or cap"#
         );
     }
 }

@@ -62,7 +62,12 @@ fn random_sequences_lose_nothing_show_nothing_and_end() {
 
 /// Makes a pool of the kind with this number.
 fn pool(kind: u64) -> MemoryPool {
-    let policy = Policy::ALL[(kind % 2) as usize];
+    let pages = [64, 33, 1, 128][(kind / 3 % 4) as usize];
+    let policy = match kind % 4 {
+        1 => Policy::CommitMaximum,
+        3 => Policy::Cap { pages },
+        _ => Policy::Declared,
+    };
     let tracking = [Tracking::Auto, Tracking::Off][(kind / 2 % 2) as usize];
     let reset = Reset::ALL[(kind / 4 % 2) as usize];
     let wait = WhenExhausted::Wait(Duration::from_millis(1));
@@ -71,7 +76,7 @@ fn pool(kind: u64) -> MemoryPool {
     lock.path = std::env::temp_dir();
     MemoryPool::builder()
         .slots(1 + (kind % 3) as usize)
-        .pages([64, 33, 1, 128][(kind / 3 % 4) as usize])
+        .pages(pages)
         .policy(policy)
         .tracking(tracking)
         .reset(reset)
@@ -142,9 +147,14 @@ impl<'a> Sequence<'a> {
         let pages = self.pool.pages();
         match self.pool.policy() {
             Policy::Declared => (pages, pages),
-            _ => {
-                let maximum = self.random.u64(0..=pages);
-                let minimum = self.random.u64(0..=maximum);
+            policy => {
+                let minimum = self.random.u64(0..=pages);
+                // Above the cap too.
+                let most = match policy {
+                    Policy::Cap { .. } => 2 * pages,
+                    _ => pages,
+                };
+                let maximum = self.random.u64(minimum..=most);
                 // Many memories start at 0 pages.
                 (if self.random.bool() { 0 } else { minimum }, maximum)
             }

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use wasm_prealloc_host::{
     Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, Error, Headroom, LockMemory, LockOptions,
-    MemoryPool, Policy, SecureError,
+    MemoryPool, PolicyKind, PreparedPool, SecureError,
 };
 
 /// Secure memory, or name on stderr the limit that leaves too little.
@@ -20,10 +20,15 @@ struct Opts {
     /// The number of memories
     #[arg(long, default_value_t = 1)]
     slots: usize,
+    /// Another pool, secured together with the first: memories of a size that the guests are capped
+    /// at
+    #[arg(long, value_name = "SLOTSxPAGES", value_parser = also)]
+    also: Vec<(usize, u64)>,
     #[arg(long, default_value_t)]
     backing: Backing,
+    /// With `cap`, `--pages` is the cap
     #[arg(long, default_value_t)]
-    policy: Policy,
+    policy: PolicyKind,
     /// The part that each limit on physical memory must leave beyond the need
     #[arg(long, default_value_t = DEFAULT_MARGIN_BYTES)]
     margin_bytes: u64,
@@ -74,7 +79,15 @@ fn run(opts: &Opts) -> Result<(), Error> {
         write_everything(opts.pages);
         return Ok(());
     }
-    used(opts, &secure(opts)?)
+    let pools = secure(opts)?;
+    used(opts, &pools[0])
+}
+
+fn also(text: &str) -> Result<(usize, u64), String> {
+    let numbers = text.split_once('x');
+    let numbers =
+        numbers.and_then(|(slots, pages)| Some((slots.parse().ok()?, pages.parse().ok()?)));
+    numbers.ok_or_else(|| "expected SLOTSxPAGES".to_owned())
 }
 
 /// Commits memory as some hosts do: by writing a pattern to all of it, and then zeros.
@@ -89,7 +102,7 @@ fn write_everything(pages: u64) {
 }
 
 /// Secures the memory and reports it.
-fn secure(opts: &Opts) -> Result<MemoryPool, SecureError> {
+fn secure(opts: &Opts) -> Result<Vec<MemoryPool>, SecureError> {
     let mut lock = LockOptions::default();
     if let Some(path) = &opts.lock {
         lock.path.clone_from(path);
@@ -98,25 +111,36 @@ fn secure(opts: &Opts) -> Result<MemoryPool, SecureError> {
         .pages(opts.pages)
         .slots(opts.slots)
         .backing(opts.backing)
-        .policy(opts.policy)
+        .policy(opts.policy.policy(Some(opts.pages)).unwrap_or_default())
         .margin_bytes(opts.margin_bytes)
         .lock_memory(opts.lock_memory)
-        .lock(lock);
+        .lock(lock.clone());
+    let mut pools = vec![builder.prepare()];
+    for (slots, pages) in &opts.also {
+        let builder = MemoryPool::builder().slots(*slots).cap(*pages);
+        let builder = builder.backing(opts.backing).lock(lock.clone());
+        let builder = builder.margin_bytes(opts.margin_bytes);
+        pools.push(builder.lock_memory(opts.lock_memory).prepare());
+    }
+    let pools: Vec<&PreparedPool> = pools.iter().collect();
     let checked = match opts.preflight {
-        true => Some(Headroom::read().and_then(|headroom| builder.check(&headroom))),
+        true => {
+            let headroom = Headroom::read();
+            Some(headroom.and_then(|headroom| MemoryPool::check_all(&pools, &headroom)))
+        }
         false => None,
     };
-    let pool = builder.secure();
+    let secured = MemoryPool::secure_list(&pools);
     if let Some(checked) = checked
-        && checked.is_ok() != pool.is_ok()
+        && checked.is_ok() != secured.is_ok()
     {
         eprintln!("the preflight differs: {checked:?}");
     }
-    let pool = pool?;
-    if let Some(done) = pool.secured() {
+    let secured = secured?;
+    for done in secured.iter().filter_map(MemoryPool::secured) {
         eprintln!("secured: {done}");
     }
-    Ok(pool)
+    Ok(secured)
 }
 
 /// Uses and keeps the memory as the options say.

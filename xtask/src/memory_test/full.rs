@@ -42,6 +42,7 @@ pub(super) fn limit_rows(commit: &Path, scratch: &Path) -> Result<usize> {
         let host = |pages| Host {
             program: commit.to_owned(),
             pages,
+            also: None,
             backing,
             hidden: false,
         };

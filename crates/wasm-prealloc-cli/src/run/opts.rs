@@ -16,6 +16,7 @@ const EXAMPLES: &[&str] = &[
     "wasm-prealloc run --dir data --env LEVEL=3 --timeout 30s program.wasm data/input",
     "wasm-prealloc run --invoke add sum.wasm 1 2",
     "wasm-prealloc run --policy commit-maximum untouched.wasm",
+    "wasm-prealloc run --policy cap --pages 4096 untouched.wasm",
 ];
 
 /// 16 MiB: about 700,000 exceptions with a few values each. The engine's collector frees none of
@@ -64,7 +65,8 @@ pub(crate) struct Opts {
 
     /// The size of each slot of committed memory, in 64 KiB pages. With `declared`, every memory
     /// must have this size, and the default is 65536. With `commit-maximum`, the default is the
-    /// largest maximum of the module's memories
+    /// largest maximum of the module's memories. With `cap`, it is the cap of each memory, and it
+    /// must be given
     #[arg(long, value_name = "N")]
     pub(super) pages: Option<u64>,
 

@@ -3,7 +3,8 @@
 use anyhow::{Result, anyhow};
 use wasm_prealloc::{Analysis, Format, MAX_PAGES, Memory, VerifyError};
 use wasm_prealloc_host::{
-    MemoryPool, Policy, PolicyError, PreparedPool, VerifyError as PoolError, WasmtimePool as _,
+    MemoryPool, Policy, PolicyError, PolicyKind, PreparedPool, VerifyError as PoolError,
+    WasmtimePool as _,
 };
 use wasmtime::component::Component;
 use wasmtime::{Config, Engine};
@@ -130,7 +131,7 @@ fn check_memories(opts: &Opts, memories: &[Memory]) -> Result<(), Failure> {
         return Err(Failure::not_verified(PoolError::UnsupportedMemory { kind }));
     }
     let largest = memories.iter().map(maximum_pages).max();
-    if let (Policy::CommitMaximum, Some(slot_pages)) = (opts.memory.policy, opts.pages)
+    if let (PolicyKind::CommitMaximum, Some(slot_pages)) = (opts.memory.policy, opts.pages)
         && largest > Some(slot_pages)
     {
         let maximum = largest;
@@ -140,23 +141,32 @@ fn check_memories(opts: &Opts, memories: &[Memory]) -> Result<(), Failure> {
         };
         return Err(Failure::not_verified(PoolError::from(error)));
     }
+    let minimum = memories.iter().map(|memory| memory.minimum).max();
+    if let (PolicyKind::Cap, Some(cap), Some(minimum)) = (opts.memory.policy, opts.pages, minimum)
+        && minimum > cap
+    {
+        let error = PolicyError::AboveCap { minimum, cap };
+        return Err(Failure::not_verified(PoolError::from(error)));
+    }
     Ok(())
 }
 
 /// Returns a pool for that many memories.
 fn pool(opts: &Opts, memories: &[Memory], count: usize) -> Result<PreparedPool> {
+    let policy = opts.memory.policy(opts.pages)?;
     if let Some(slots) = opts.slots.filter(|slots| *slots < count) {
         return Err(anyhow!(
             "it has {count} memories: leave out `--slots {slots}`"
         ));
     }
-    let pages = match opts.memory.policy {
+    let pages = match policy {
         Policy::CommitMaximum => memories.iter().map(maximum_pages).max().unwrap_or(1),
         _ => MAX_PAGES,
     };
     let builder = MemoryPool::builder()
         .slots(opts.slots.unwrap_or(count))
-        .pages(opts.pages.unwrap_or(pages));
+        .pages(opts.pages.unwrap_or(pages))
+        .policy(policy);
     let builder = match opts.quiet {
         true => opts.memory.apply(builder),
         false => opts.memory.apply_with_progress(builder),
@@ -178,7 +188,7 @@ fn config(opts: &Opts) -> Config {
 /// Returns the memories that the core modules define. With the policy `declared` they must be pinned.
 fn memories(opts: &Opts, wasm: &[u8]) -> Result<Vec<Memory>, Failure> {
     let analysis = Analysis::new(wasm)?;
-    if opts.memory.policy == Policy::Declared {
+    if opts.memory.policy == PolicyKind::Declared {
         analysis
             .verify(opts.pages.unwrap_or(MAX_PAGES))
             .map_err(|error| match error {

@@ -76,26 +76,25 @@ fn docs_operators_md_has_the_sums_of_the_library() {
                 slot - bare,
             ),
             ("**for each slot**".to_owned(), slot),
-            (
-                "margin, once for each pool (`--margin-bytes`)".to_owned(),
-                margin,
-            ),
+            ("margin, once (`--margin-bytes`)".to_owned(), margin),
             (
                 "**a host with one slot, and the process**".to_owned(),
                 slot + margin,
             ),
         ],
     );
-    let views = need(16, 4096, None);
+    let blocks = MemoryPool::builder().slots(2).pages(65_536).prepare();
+    let views = MemoryPool::builder().slots(16).cap(4096).prepare();
+    let together = MemoryPool::need_all(&[&blocks, &views]).unwrap();
     let both = table(
         "two pools",
         &[
-            ("1 slot of 65,536 pages".to_owned(), slot),
-            ("16 slots of 4,096 pages".to_owned(), views),
-            ("two margins".to_owned(), 2.0 * margin),
+            ("2 slots of 65,536 pages".to_owned(), need(2, 65_536, None)),
+            ("16 slots of 4,096 pages".to_owned(), need(16, 4096, None)),
+            ("the larger of the margins".to_owned(), margin),
             (
                 "**together, and the process**".to_owned(),
-                slot + views + 2.0 * margin,
+                mib(together.physical_bytes),
             ),
         ],
     );

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use wasm_prealloc_host::{
     ApiItem, Assurance, Backing, DEFAULT_MARGIN_BYTES, DEFAULT_PAGES, LockMemory, LockOptions,
-    MemoryPool, MemoryPoolBuilder, Policy, Progress, Reset, Stage,
+    MemoryPool, MemoryPoolBuilder, PolicyKind, Progress, Reset, Stage,
 };
 
 use crate::service;
@@ -17,13 +17,14 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 /// The flags for the guests' memory. `wasm-prealloc preflight` has the same.
 #[derive(clap::Args)]
 pub(crate) struct MemoryOpts {
-    /// The size that the guest's memory must have, in wasm pages of 64 KiB
-    #[arg(long, default_value_t = DEFAULT_PAGES)]
-    pages: u64,
+    /// The size of the guest's memory, in wasm pages of 64 KiB [default: 65536; the policy `cap`
+    /// needs a number]
+    #[arg(long, required_if_eq("policy", "cap"))]
+    pages: Option<u64>,
     /// `declared` if the guest declares that size as minimum and maximum, `commit-maximum` if it is
-    /// unchanged
-    #[arg(long, default_value_t, value_name = "declared|commit-maximum")]
-    policy: Policy,
+    /// unchanged and its maximum fits, `cap` if it is unchanged and may not grow beyond that size
+    #[arg(long, default_value_t, value_name = "declared|commit-maximum|cap")]
+    policy: PolicyKind,
     /// The number of memories for blocks: 1, or 2, so that one is zeroed while the next block runs
     #[arg(long, value_name = "1|2", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     block_slots: u8,
@@ -74,8 +75,8 @@ pub(crate) struct ViewMemoryOpts {
     #[arg(long, value_name = "PAGES", default_value_t = 4096)]
     view_pages: u64,
     /// As --policy, for the module that answers views
-    #[arg(long, value_name = "declared|commit-maximum", default_value_t = Policy::CommitMaximum)]
-    view_policy: Policy,
+    #[arg(long, value_name = "declared|commit-maximum|cap", default_value_t = PolicyKind::CommitMaximum)]
+    view_policy: PolicyKind,
     /// The module that answers views [default: the guest]
     #[arg(long, value_name = "FILE")]
     pub(crate) view_module: Option<PathBuf>,
@@ -90,7 +91,8 @@ pub(crate) struct ViewMemoryOpts {
 impl MemoryOpts {
     /// Returns the options of the pool for blocks.
     pub(crate) fn for_blocks(&self) -> MemoryPoolBuilder {
-        self.builder(self.block_slots.into(), self.pages, self.policy)
+        let pages = self.pages.unwrap_or(DEFAULT_PAGES);
+        self.builder(self.block_slots.into(), pages, self.policy)
             .reset(match self.block_slots {
                 1 => Reset::Inline,
                 _ => Reset::Background,
@@ -103,7 +105,9 @@ impl MemoryOpts {
     }
 
     /// Returns a pool's options, which report the progress of securing.
-    fn builder(&self, slots: usize, pages: u64, policy: Policy) -> MemoryPoolBuilder {
+    fn builder(&self, slots: usize, pages: u64, kind: PolicyKind) -> MemoryPoolBuilder {
+        // Every kind has a policy of a number of pages.
+        let policy = kind.policy(Some(pages)).unwrap_or_default();
         let mut lock = LockOptions::default();
         if let Some(path) = &self.lock {
             lock.path.clone_from(path);
@@ -176,8 +180,8 @@ pub(crate) fn in_flags(message: &str, of: Use) -> String {
             (ApiItem::PolicyDeclared, Use::Views) => "--view-policy declared",
             (ApiItem::PolicyCommitMaximum, Use::Blocks) => "--policy commit-maximum",
             (ApiItem::PolicyCommitMaximum, Use::Views) => "--view-policy commit-maximum",
-            (ApiItem::Pages, Use::Blocks) => "--pages N",
-            (ApiItem::Pages, Use::Views) => "--view-pages N",
+            (ApiItem::Pages | ApiItem::Cap, Use::Blocks) => "--pages N",
+            (ApiItem::Pages | ApiItem::Cap, Use::Views) => "--view-pages N",
             (ApiItem::Slots, Use::Blocks) => "--block-slots 2",
             (ApiItem::Slots, Use::Views) => "--views N",
             (ApiItem::LockMemoryAuto, _) => "--lock-memory=auto",

@@ -1,10 +1,32 @@
-//! Regions of one size and one kind of pages, which are committed together with others.
+//! Regions of one size and one kind of pages, which are committed together with others, and the
+//! options that all of them share.
 
+use crate::commit::backing::Backing;
+use crate::commit::lock::LockOptions;
 use crate::commit::region::Layout;
 use crate::commit::requirements::{LockMemory, Requirements};
 use crate::error::SecureError;
 use crate::limits::headroom::Need;
 use crate::sys::HUGE_PAGE_BYTES;
+
+/// The options of a commit that all of its regions share.
+#[derive(Debug, Clone)]
+pub(crate) struct CommitOptions {
+    /// The part that each limit on physical memory must leave beyond the need, in bytes.
+    pub(crate) margin_bytes: u64,
+    pub(crate) lock: LockOptions,
+    pub(crate) lock_memory: LockMemory,
+}
+
+impl CommitOptions {
+    pub(crate) fn of(requirements: &Requirements) -> CommitOptions {
+        CommitOptions {
+            margin_bytes: requirements.margin_bytes,
+            lock: requirements.lock.clone(),
+            lock_memory: requirements.lock_memory,
+        }
+    }
+}
 
 /// Regions of one size.
 #[derive(Debug, Clone, Copy)]
@@ -13,8 +35,8 @@ pub(crate) struct Group {
     /// The size of each region.
     pub(crate) bytes: usize,
     pub(crate) count: usize,
-    /// The binary logarithm of the size of a page of the machine's pool, if they are in such pages.
-    pub(crate) pool_page_log2: Option<u32>,
+    /// The kind of pages.
+    pub(crate) backing: Backing,
 }
 
 impl Group {
@@ -36,8 +58,14 @@ impl Group {
             },
             bytes,
             count,
-            pool_page_log2,
+            backing: requirements.backing,
         })
+    }
+
+    /// Returns the binary logarithm of the size of a page of the machine's pool, if the regions are
+    /// in such pages.
+    pub(crate) fn pool_page_log2(&self) -> Option<u32> {
+        self.backing.pool_page_log2()
     }
 
     /// Returns the size of all regions.
@@ -46,7 +74,7 @@ impl Group {
     }
 
     /// Returns the need of all regions, without the margin.
-    pub(crate) fn need(&self, requirements: &Requirements) -> Need {
+    pub(crate) fn need(&self, lock_memory: LockMemory) -> Need {
         let all = |number: u64| number.saturating_mul(self.count as u64);
         let committed_bytes = self.all_bytes();
         let reserved_bytes = all(self.layout.mapping_bytes().unwrap_or(usize::MAX) as u64);
@@ -56,10 +84,10 @@ impl Group {
             ..Need::populate(committed_bytes, 0)
         };
         need = need.mappings(all(self.layout.mappings(self.bytes)));
-        if let Some(log2) = self.pool_page_log2 {
+        if let Some(log2) = self.pool_page_log2() {
             need = need.in_huge_pages(1 << log2, committed_bytes, 0);
         }
-        if requirements.lock_memory == LockMemory::On {
+        if lock_memory == LockMemory::On {
             need = need.locked(committed_bytes);
         }
         need

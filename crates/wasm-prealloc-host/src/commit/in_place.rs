@@ -119,7 +119,10 @@ pub unsafe fn secure_in_place(
                 let huge = !mapping.file;
                 // SAFETY: the pages contain a part of the caller's range, so they are mapped and
                 // writable. They are private, and `huge` is false unless they are anonymous.
-                unsafe { Part::new(base.add(offset), mapping.range.len(), huge) }
+                unsafe {
+                    let (start, bytes) = (base.add(offset), mapping.range.len());
+                    Part::new(start, bytes, requirements.backing, huge)
+                }
             })
             .collect();
         // Huge pages would cost a copy where all is resident, and residency is all that is
@@ -127,7 +130,8 @@ pub unsafe fn secure_in_place(
         if missing > 0 || requirements.backing != Backing::Auto {
             let progress = &mut |_, _| {};
             let tried = Trial::of_visible_limits();
-            Populate::new(requirements, &reader, &tried, progress).run(&mut parts)?;
+            let margin_bytes = requirements.margin_bytes;
+            Populate::new(margin_bytes, &reader, &tried, progress).run(&mut parts)?;
         }
         // SAFETY: the pages are the caller's.
         let locked_bytes = unsafe { locking.lock([(base, whole_bytes)].into_iter()) }?;

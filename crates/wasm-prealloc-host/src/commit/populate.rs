@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use crate::commit::backing::Backing;
 use crate::commit::pace::Pace;
 use crate::commit::report::{Method, OnProgress, Stage};
-use crate::commit::requirements::Requirements;
 use crate::commit::residency::Reader;
 use crate::commit::trial::{Amount, Trial};
 use crate::error::SecureError;
@@ -37,6 +36,8 @@ const POPULATE_WRITE: &str = "madvise(MADV_POPULATE_WRITE)";
 pub(crate) struct Part {
     base: NonNull<u8>,
     bytes: usize,
+    /// The kind of pages, other than the machine's pool of huge pages.
+    backing: Backing,
     /// The size up to the first huge page.
     head: usize,
     /// The size of the huge pages that can be collapsed, from the head on. 0 for base pages.
@@ -52,12 +53,18 @@ impl Part {
     /// # Safety
     /// `bytes` from `base` on are whole pages, mapped and writable, until the part is dropped. They
     /// are private and anonymous, or `huge` is false.
-    pub(crate) unsafe fn new(base: NonNull<u8>, bytes: usize, huge: bool) -> Part {
+    pub(crate) unsafe fn new(
+        base: NonNull<u8>,
+        bytes: usize,
+        backing: Backing,
+        huge: bool,
+    ) -> Part {
         let head = base.align_offset(HUGE_PAGE_BYTES).min(bytes);
         let rest = bytes - head;
         Part {
             base,
             bytes,
+            backing,
             head,
             whole: if huge {
                 rest - rest % HUGE_PAGE_BYTES
@@ -88,6 +95,12 @@ impl Part {
         self.head + self.collapsed..self.head + self.whole
     }
 
+    /// Returns true if a page that is not huge is an error. `may_be_hidden` is true if a limit may be
+    /// hidden.
+    fn requires_huge_pages(&self, may_be_hidden: bool) -> bool {
+        self.backing == Backing::Transparent || (may_be_hidden && may_have_huge_pages(self.backing))
+    }
+
     /// Gives advice on the huge pages. Returns false if the kernel has none.
     fn advise(&self, advice: Advice) -> bool {
         // SAFETY: the range lies in the part, see `new`.
@@ -96,9 +109,9 @@ impl Part {
     }
 }
 
-/// Populates ranges by the required backing, other than the machine's pool of huge pages.
+/// Populates ranges by the backing of each, other than the machine's pool of huge pages.
 pub(crate) struct Populate<'a> {
-    pub(crate) requirements: &'a Requirements,
+    pub(crate) margin_bytes: u64,
     pub(crate) reader: &'a Reader,
     pub(crate) trial: &'a Trial,
     pub(crate) progress: OnProgress<'a>,
@@ -109,13 +122,13 @@ pub(crate) struct Populate<'a> {
 
 impl<'a> Populate<'a> {
     pub(crate) fn new(
-        requirements: &'a Requirements,
+        margin_bytes: u64,
         reader: &'a Reader,
         trial: &'a Trial,
         progress: OnProgress<'a>,
     ) -> Populate<'a> {
         Populate {
-            requirements,
+            margin_bytes,
             reader,
             trial,
             progress,
@@ -130,13 +143,12 @@ impl<'a> Populate<'a> {
     /// a limit the kernel would prefer this process to the child of a further trial, because the
     /// child does not have the huge pages. The caller has to start anew with base pages.
     pub(crate) fn run(&mut self, parts: &mut [Part]) -> Result<(), SecureError> {
-        let huge = may_have_huge_pages(self.requirements.backing);
         for part in &mut *parts {
             // A collapse at a cgroup's limit is refused, but a page fault there causes a kill. So
             // all page faults come first, those of all parts, and take base pages: faults that took
             // huge pages would use up the group's room before the first call that the kernel can
             // refuse.
-            if !(huge && part.advise(Advice::BasePages)) {
+            if !(may_have_huge_pages(part.backing) && part.advise(Advice::BasePages)) {
                 part.whole = 0;
             }
         }
@@ -146,10 +158,11 @@ impl<'a> Populate<'a> {
             self.collapse_all(parts, total)?;
         }
         let collapsed: usize = parts.iter().map(|part| part.collapsed).sum();
-        let required =
-            self.requirements.backing == Backing::Transparent || (self.trial.is_needed() && huge);
-        let is_short = |part: &Part| part.bytes - part.head - part.collapsed >= HUGE_PAGE_BYTES;
-        if required && parts.iter().any(is_short) {
+        let is_short = |part: &Part| {
+            part.requires_huge_pages(self.trial.is_needed())
+                && part.bytes - part.head - part.collapsed >= HUGE_PAGE_BYTES
+        };
+        if parts.iter().any(is_short) {
             return Err(SecureError::NoHugePages {
                 collapsed_bytes: collapsed as u64,
                 needed_bytes: total,
@@ -169,9 +182,10 @@ impl<'a> Populate<'a> {
         let all = self.trial.is_needed();
         let early = || parts.iter().filter(|part| all || part.whole > 0);
         let edges = early().flat_map(|part| part.edges().map(|range| range.len()));
+        let edge_bytes: usize = edges.sum();
         let amount = Amount {
             spread_bytes: huge().map(|part| part.whole).sum(),
-            whole_bytes: edges.sum(),
+            whole_bytes: edge_bytes + self.trial.reserve_bytes(),
         };
         self.trial.run(amount, self.progress)?;
         for part in huge() {
@@ -181,7 +195,7 @@ impl<'a> Populate<'a> {
         for part in &mut *parts {
             if all || part.whole > 0 {
                 for range in part.edges() {
-                    self.in_chunks(part, range, amount.whole_bytes as u64)?;
+                    self.in_chunks(part, range, edge_bytes as u64)?;
                 }
                 part.populated = part.whole == 0;
             }
@@ -276,7 +290,7 @@ impl<'a> Populate<'a> {
             let missing_here = self.missing(part, at..end)?;
             if missing_here > 0 {
                 let remaining_bytes = missing_bytes.saturating_sub(populated_bytes);
-                let need = Need::populate(remaining_bytes, self.requirements.margin_bytes);
+                let need = Need::populate(remaining_bytes, self.margin_bytes);
                 Headroom::check_physical(&need)?;
             }
             for step in (at..end).step_by(STEP_BYTES) {
@@ -424,14 +438,10 @@ mod tests {
     /// Populates ranges in base pages, and returns the reported progress.
     fn populate(parts: &mut [Part], from: usize) -> Vec<u64> {
         let mut reported = Vec::new();
-        let requirements = Requirements {
-            margin_bytes: 0,
-            ..Requirements::default()
-        };
         let reader = Reader::open();
         let trial = Trial::of_visible_limits();
         let mut progress = |_, done| reported.push(done);
-        let mut populate = Populate::new(&requirements, &reader, &trial, &mut progress);
+        let mut populate = Populate::new(0, &reader, &trial, &mut progress);
         populate.base_pages(parts, |part| from..part.bytes).unwrap();
         reported
     }
@@ -442,7 +452,7 @@ mod tests {
         let region = Region::writable(bytes);
         let from = 1 << 20;
         // SAFETY: the range is writable and this test's own.
-        let mut parts = [unsafe { Part::new(region.base(), bytes, false) }];
+        let mut parts = [unsafe { Part::new(region.base(), bytes, Backing::Base, false) }];
         let reported = populate(&mut parts, from);
         assert_eq!(parts[0].method(), Method::Populated);
         assert_eq!(reported, [CHUNK_BYTES as u64, (bytes - from) as u64]);

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
 use crate::commit::backing::Backing;
-use crate::commit::group::Group;
+use crate::commit::group::{CommitOptions, Group};
 use crate::commit::lock::CommitLock;
 use crate::commit::locking::Locking;
 use crate::commit::populate::{self, Part, Populate};
@@ -41,7 +41,8 @@ impl SecuredRegion {
     pub fn secure(requirements: &Requirements) -> Result<SecuredRegion, SecureError> {
         let guard_bytes = sys::page_bytes().max(WASM_PAGE_BYTES as usize);
         let one = Group::new(requirements, requirements.bytes()?, guard_bytes, 1)?;
-        let mut regions = secure_many(requirements, &[one], &mut |_| {})?;
+        let options = CommitOptions::of(requirements);
+        let mut regions = secure_many(&options, &[one], &mut |_| {})?;
         Ok(regions.pop().expect("as many regions as requested"))
     }
 
@@ -94,18 +95,14 @@ impl SecuredRegion {
 ///
 /// `progress` is called under the lock, perhaps near a limit: it must not need memory.
 pub(crate) fn secure_many(
-    requirements: &Requirements,
+    options: &CommitOptions,
     groups: &[Group],
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Vec<SecuredRegion>, SecureError> {
-    let span = tracing::info_span!(
-        "secure",
-        regions = count_of(groups),
-        pages = requirements.pages
-    );
+    let total_bytes = bytes_of(groups);
+    let span = tracing::info_span!("secure", regions = count_of(groups), bytes = total_bytes);
     let _entered = span.enter();
 
-    let total_bytes = bytes_of(groups);
     let mut report = |stage, committed_bytes: u64| {
         progress(Progress {
             stage,
@@ -115,23 +112,23 @@ pub(crate) fn secure_many(
     };
     let headroom = Headroom::read()?;
     let trial = Trial::new(&headroom);
-    let need = need_under(requirements, groups, &headroom);
+    let need = need_under(options, groups, &headroom);
     // Other committers do not change the limits of this process, so no lock is needed to refuse.
     Headroom::check_process(&need)?;
     let waiting = &mut || report(Stage::WaitingForLock, 0);
-    let lock = CommitLock::acquire(&requirements.lock, waiting)?;
+    let lock = CommitLock::acquire(&options.lock, waiting)?;
     let waited = whole_milliseconds(lock.waited());
     let start = Instant::now();
     let headroom = Headroom::read()?;
     headroom.check(&need)?;
     let mut commit = Commit {
-        requirements: requirements.clone(),
+        margin_bytes: options.margin_bytes,
         groups,
         // Opened before the first commit: afterwards, at a limit, there may be no memory left.
         reader: Reader::open(),
         trial,
         only_base_pages: false,
-        locking: Locking::decide(requirements.lock_memory, &headroom, total_bytes),
+        locking: Locking::decide(options.lock_memory, &headroom, total_bytes),
     };
     // The check has refused most counts whose list does not fit in memory.
     let mut regions = Vec::new();
@@ -139,7 +136,8 @@ pub(crate) fn secure_many(
     let listed = regions.try_reserve_exact(slots);
     listed.map_err(|_| SecureError::TooManySlots { slots })?;
     let mut outcome = commit.run(&mut regions, &mut report);
-    if let (Err(SecureError::NoHugePages { .. }), Backing::Auto) = (&outcome, commit.backing()) {
+    let may_be_base = groups.iter().any(|group| group.backing == Backing::Auto);
+    if let (Err(SecureError::NoHugePages { .. }), true) = (&outcome, may_be_base) {
         regions.clear();
         commit.only_base_pages = true;
         outcome = commit.run(&mut regions, &mut report);
@@ -186,7 +184,7 @@ pub(crate) fn reserve_many(groups: &[Group]) -> Result<Vec<SecuredRegion>, Secur
     for group in groups {
         for _ in 0..group.count {
             let region = map(&Group {
-                pool_page_log2: None,
+                backing: Backing::Base,
                 ..*group
             })?;
             // A page fault is to take 4 KiB and not 2 MiB. Systems without the advice do so anyway.
@@ -215,27 +213,21 @@ pub(crate) fn whole_milliseconds(time: Duration) -> Duration {
 }
 
 /// Returns the need of all groups together, where every limit is visible.
-pub(crate) fn need_of_many(requirements: &Requirements, groups: &[Group]) -> Need {
-    let needs = groups.iter().map(|group| group.need(requirements));
+pub(crate) fn need_of_many(options: &CommitOptions, groups: &[Group]) -> Need {
+    let needs = groups.iter().map(|group| group.need(options.lock_memory));
     let need = needs.fold(Need::commit(0, 0, 0), Need::and);
     Need {
-        physical_bytes: need
-            .physical_bytes
-            .saturating_add(requirements.margin_bytes),
+        physical_bytes: need.physical_bytes.saturating_add(options.margin_bytes),
         ..need
     }
 }
 
 /// Returns the need of all groups together under limits that were read. Where some are hidden, the
 /// margin is mapped too, here or by the child that tries the commit.
-pub(crate) fn need_under(
-    requirements: &Requirements,
-    groups: &[Group],
-    headroom: &Headroom,
-) -> Need {
-    let need = need_of_many(requirements, groups);
+pub(crate) fn need_under(options: &CommitOptions, groups: &[Group], headroom: &Headroom) -> Need {
+    let need = need_of_many(options, groups);
     match Trial::new(headroom).is_needed() {
-        true => Trial::add_need(requirements.margin_bytes, need),
+        true => Trial::add_need(options.margin_bytes, need),
         false => need,
     }
 }
@@ -253,7 +245,7 @@ pub(crate) fn bytes_of(groups: &[Group]) -> u64 {
 
 /// A commit of regions, with everything that was opened and decided before it.
 struct Commit<'a> {
-    requirements: Requirements,
+    margin_bytes: u64,
     groups: &'a [Group],
     reader: Reader,
     trial: Trial,
@@ -274,12 +266,13 @@ impl Commit<'_> {
         let mut parts = Vec::with_capacity(count_of(self.groups) + 1);
         let margin = self.before_mapping(progress)?;
         for group in self.groups {
+            let backing = self.backing(group);
             for _ in 0..group.count {
                 let region = map(group)?;
-                if group.pool_page_log2.is_none() {
+                if group.pool_page_log2().is_none() {
                     // SAFETY: the range is the region's own, which outlives the part, and was just
                     // made writable.
-                    parts.push(unsafe { Part::new(region.base(), group.bytes, true) });
+                    parts.push(unsafe { Part::new(region.base(), group.bytes, backing, true) });
                 }
                 regions.push(SecuredRegion {
                     region,
@@ -298,14 +291,11 @@ impl Commit<'_> {
         if let Some(margin) = &margin {
             let bytes = self.margin_in_huge_pages();
             // SAFETY: the range is the region's own, which outlives the part, and is writable.
-            parts.push(unsafe { Part::new(margin.base(), bytes, true) });
+            parts.push(unsafe { Part::new(margin.base(), bytes, Backing::Auto, true) });
         }
         self.populate_pool_pages(regions, progress)?;
-        let requirements = Requirements {
-            backing: self.backing(),
-            ..self.requirements.clone()
-        };
-        Populate::new(&requirements, &self.reader, &self.trial, progress).run(&mut parts)?;
+        let margin_bytes = self.margin_bytes;
+        Populate::new(margin_bytes, &self.reader, &self.trial, progress).run(&mut parts)?;
         let ranges = regions
             .iter()
             .map(|region| (region.region.base(), region.bytes));
@@ -324,18 +314,17 @@ impl Commit<'_> {
         Ok(locked_bytes)
     }
 
-    /// Returns the kind of pages of the regions that are not in pages of the machine's pool.
-    fn backing(&self) -> Backing {
-        match self.requirements.backing.pool_page_log2() {
-            _ if self.only_base_pages => Backing::Base,
-            Some(_) => Backing::Auto,
-            None => self.requirements.backing,
+    /// Returns the kind of pages of a group.
+    fn backing(&self, group: &Group) -> Backing {
+        match group.backing {
+            Backing::Auto if self.only_base_pages => Backing::Base,
+            backing => backing,
         }
     }
 
     /// Returns the size of the page of the machine's pool, if it has one, for each region.
     fn pool_pages(&self) -> impl Iterator<Item = Option<u32>> {
-        let of_group = |group: &Group| iter::repeat_n(group.pool_page_log2, group.count);
+        let of_group = |group: &Group| iter::repeat_n(group.pool_page_log2(), group.count);
         self.groups.iter().flat_map(of_group)
     }
 
@@ -368,13 +357,14 @@ impl Commit<'_> {
             return Ok(None);
         }
         let others = self.groups.iter();
-        let others = others.filter(|group| group.pool_page_log2.is_none());
-        let huge = others.clone().any(|group| group.bytes >= HUGE_PAGE_BYTES)
-            && populate::may_have_huge_pages(self.backing());
+        let others = others.filter(|group| group.pool_page_log2().is_none());
+        let huge = others.clone().any(|group| {
+            group.bytes >= HUGE_PAGE_BYTES && populate::may_have_huge_pages(self.backing(group))
+        });
         if !huge {
             let sizes = others.map(Group::all_bytes);
             let bytes = sizes.fold(0, u64::saturating_add);
-            let margin_bytes = self.requirements.margin_bytes;
+            let margin_bytes = self.margin_bytes;
             self.trial.of_base_pages(bytes, margin_bytes, progress)?;
             return Ok(None);
         }
@@ -396,7 +386,7 @@ impl Commit<'_> {
     }
 
     fn margin_in_huge_pages(&self) -> usize {
-        let bytes = usize::try_from(self.requirements.margin_bytes).unwrap_or(usize::MAX >> 1);
+        let bytes = usize::try_from(self.margin_bytes).unwrap_or(usize::MAX >> 1);
         bytes.next_multiple_of(HUGE_PAGE_BYTES)
     }
 }
@@ -407,7 +397,7 @@ fn map(group: &Group) -> Result<Region, SecureError> {
     let mapping_bytes = group.layout.mapping_bytes().unwrap_or(usize::MAX);
     let region = Region::reserve(group.layout);
     let mut region = region.map_err(SecureError::system("mmap", mapping_bytes))?;
-    match group.pool_page_log2 {
+    match group.pool_page_log2() {
         Some(log2) => region
             .map_huge_pages(bytes, log2)
             .map_err(SecureError::system("mmap(MAP_HUGETLB)", bytes))?,

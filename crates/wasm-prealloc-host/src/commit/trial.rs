@@ -55,6 +55,14 @@ impl Trial {
         self.hidden.is_some()
     }
 
+    /// Returns the least that a trial commits beyond the memory.
+    pub(crate) fn reserve_bytes(&self) -> usize {
+        match self.is_needed() {
+            true => RESERVE_BYTES as usize,
+            false => 0,
+        }
+    }
+
     /// Adds to a need the memory that is mapped besides it where a limit may be hidden: the margin or
     /// the reserve, in whole and aligned huge pages.
     pub(crate) fn add_need(margin_bytes: u64, need: Need) -> Need {

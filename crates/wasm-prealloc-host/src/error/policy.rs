@@ -1,6 +1,6 @@
 //! The errors of limits that do not suit a pool's policy.
 
-use crate::error::text::maximum_pages;
+use crate::error::text::{maximum_pages, raise_cap};
 
 /// The limits that a module declares for a memory do not suit the pool's policy. It is found when
 /// the module is verified, and also when memory is lent without that.
@@ -36,6 +36,20 @@ pub enum PolicyError {
         /// The size of a slot, in pages.
         slot_pages: u64,
     },
+
+    /// A memory's minimum is above the cap of [`Policy::Cap`](crate::Policy::Cap). Sizes are wasm
+    /// pages of 64 KiB.
+    #[error(
+        "the module's memory has a minimum of {minimum} pages of 64 KiB, and each memory is capped \
+         at {cap}; {}",
+        raise_cap(.minimum)
+    )]
+    AboveCap {
+        /// The minimum that the module declares, in pages.
+        minimum: u64,
+        /// The number of pages that the memory could grow to.
+        cap: u64,
+    },
 }
 
 impl PolicyError {
@@ -44,6 +58,7 @@ impl PolicyError {
         match self {
             PolicyError::NotPinned { .. } => "not-pinned",
             PolicyError::SlotTooSmall { .. } => "slot-too-small",
+            PolicyError::AboveCap { .. } => "above-cap",
         }
     }
 }

@@ -202,6 +202,29 @@ pub enum SecureError {
         limit: Limit,
     },
 
+    /// The slots are smaller than the cap of [`Policy::Cap`](crate::Policy::Cap). Sizes are wasm
+    /// pages of 64 KiB.
+    #[error(
+        "memories with a cap of {cap} pages do not fit in slots of {slot_pages} pages of 64 KiB; \
+         give the slots at least {cap} pages (MemoryPoolBuilder::pages), or leave out their size"
+    )]
+    SlotsBelowCap {
+        /// The cap, in pages.
+        cap: u64,
+        /// The size of a slot, in pages.
+        slot_pages: u64,
+    },
+
+    /// Pools that are to be secured together have different options that must be the same.
+    #[error(
+        "the pools cannot be secured together: they differ in {what}; give all of them the same, or \
+         secure one after the other (PreparedPool::secure)"
+    )]
+    PoolsDiffer {
+        /// The option.
+        what: &'static str,
+    },
+
     /// The list of the pool's slots does not fit in memory.
     #[error("a pool of {slots} slots cannot exist: the list of them does not fit in memory")]
     TooManySlots {
@@ -265,6 +288,8 @@ impl SecureError {
             SecureError::NoHugePages { .. } => "no-huge-pages",
             SecureError::Backing { .. } => "backing",
             SecureError::GrowthNotAssured { .. } => "growth-not-assured",
+            SecureError::SlotsBelowCap { .. } => "slots-below-cap",
+            SecureError::PoolsDiffer { .. } => "pools-differ",
             SecureError::TooManySlots { .. } => "too-many-slots",
             SecureError::Unreadable { .. } => "unreadable",
             SecureError::NotSecuredYet => "not-secured-yet",

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::commit::requirements::DEFAULT_PAGES;
 use crate::limits::limit::Reading;
 use crate::pool::loans::{LentTo, Loan};
 
@@ -44,6 +45,15 @@ pub(crate) fn maximum_pages(maximum: &Option<u64>) -> String {
     match maximum {
         Some(pages) => format!("a maximum of {pages} pages"),
         None => "no maximum".to_owned(),
+    }
+}
+
+pub(crate) fn raise_cap(minimum: &u64) -> String {
+    match *minimum {
+        0..=DEFAULT_PAGES => {
+            format!("raise the cap to at least {minimum} (MemoryPoolBuilder::cap)")
+        }
+        _ => format!("no slot can have more than {DEFAULT_PAGES}"),
     }
 }
 

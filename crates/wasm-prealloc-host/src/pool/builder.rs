@@ -1,23 +1,21 @@
 //! Makes pools: the options, and the two steps of preparing and securing.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::commit::backing::Backing;
-use crate::commit::group::Group;
+use crate::commit::group::{CommitOptions, Group};
 use crate::commit::lock::LockOptions;
-use crate::commit::locking::Locking;
 use crate::commit::report::{Progress, Secured};
 use crate::commit::requirements::{LockMemory, Requirements};
-use crate::commit::secure::{
-    SecuredRegion, bytes_of, need_of_many, need_under, reserve_many, secure_many,
-};
+use crate::commit::secure::SecuredRegion;
 use crate::error::SecureError;
 use crate::limits::headroom::{Headroom, Need};
 use crate::limits::limit::Limit;
-use crate::pool::assurance::{Assurance, Chosen};
+use crate::pool::assurance::Assurance;
 use crate::pool::engine_side::EngineOptions;
 use crate::pool::memory_pool::MemoryPool;
+use crate::pool::plan::{Plan, secure_together};
 use crate::pool::policy::{Options, Policy, Reset, Tracking, WhenExhausted};
 use crate::pool::slot::Slot;
 use crate::sys::Tracker;
@@ -30,28 +28,31 @@ impl MemoryPool {
 }
 
 /// A function of the caller that receives the progress of securing.
-type ProgressFunction = Box<dyn FnMut(Progress) + Send>;
+pub(crate) type ProgressFunction = Box<dyn FnMut(Progress) + Send>;
 
 /// The options of a pool; see [`MemoryPool::builder`].
 #[derive(Default)]
 #[must_use = "nothing is secured yet"]
 pub struct MemoryPoolBuilder {
     requirements: Requirements,
+    /// The size of each slot. The one in the requirements does not apply.
+    pages: Option<u64>,
     slots: Option<usize>,
     policy: Policy,
     when_exhausted: WhenExhausted,
     tracking: Tracking,
     reset: Reset,
     engine: EngineOptions,
-    assurance: Option<Assurance>,
+    pub(crate) assurance: Option<Assurance>,
     /// Locked while memory is secured.
-    progress: Mutex<Option<ProgressFunction>>,
+    pub(crate) progress: Mutex<Option<ProgressFunction>>,
 }
 
 impl fmt::Debug for MemoryPoolBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryPoolBuilder")
             .field("requirements", &self.requirements)
+            .field("pages", &self.pages)
             .field("slots", &self.slots)
             .field("policy", &self.policy)
             .field("when_exhausted", &self.when_exhausted)
@@ -71,9 +72,10 @@ impl MemoryPoolBuilder {
         self
     }
 
-    /// Sets the size of each slot in wasm pages of 64 KiB, from 1 to 65,536, which is the default.
+    /// Sets the size of each slot in wasm pages of 64 KiB, from 1 to 65,536. The default is 65,536,
+    /// or the cap of [`Policy::Cap`].
     pub fn pages(mut self, pages: u64) -> Self {
-        self.requirements.pages = pages;
+        self.pages = Some(pages);
         self
     }
 
@@ -106,6 +108,12 @@ impl MemoryPoolBuilder {
     pub fn policy(mut self, policy: Policy) -> Self {
         self.policy = policy;
         self
+    }
+
+    /// Serves modules of any maximum, and caps each memory at `pages` wasm pages of 64 KiB. This is
+    /// short for [`policy`](Self::policy) with [`Policy::Cap`].
+    pub fn cap(self, pages: u64) -> Self {
+        self.policy(Policy::Cap { pages })
     }
 
     /// Sets the behaviour when every slot is lent.
@@ -170,8 +178,7 @@ impl MemoryPoolBuilder {
     /// # Errors
     /// [`SecureError::PageCount`] and [`SecureError::Backing`] if such a pool cannot exist.
     pub fn need(&self) -> Result<Need, SecureError> {
-        let (requirements, groups) = self.memory()?;
-        Ok(need_of_many(&requirements, &groups))
+        Ok(Plan::of(&[self])?.need())
     }
 
     /// Returns the need of all slots together under limits that were read before. Where some are
@@ -180,8 +187,7 @@ impl MemoryPoolBuilder {
     /// # Errors
     /// As for [`need`](Self::need).
     pub fn need_under(&self, headroom: &Headroom) -> Result<Need, SecureError> {
-        let (requirements, groups) = self.memory()?;
-        Ok(need_under(&requirements, &groups, headroom))
+        Ok(Plan::of(&[self])?.need_under(headroom))
     }
 
     /// Checks, with limits that were read before, all that securing checks before it commits memory.
@@ -191,33 +197,71 @@ impl MemoryPoolBuilder {
     /// [`SecureError::PageCount`], [`SecureError::Backing`] and [`SecureError::GrowthNotAssured`] if
     /// such a pool cannot exist here.
     pub fn check(&self, headroom: &Headroom) -> Result<(), SecureError> {
-        let need = self.need_under(headroom)?;
-        self.check_protection(headroom)?;
-        headroom.check(&need)
+        Plan::of(&[self])?.check(&[self], headroom)
     }
 
     /// Returns true if securing will lock the memory under limits that were read before. The system
     /// can still refuse to.
     pub fn locks_memory(&self, headroom: &Headroom) -> bool {
-        let bytes = self.memory().map_or(0, |(_, groups)| bytes_of(&groups));
-        Locking::decide(self.requirements.lock_memory, headroom, bytes) != Locking::None
+        Plan::of(&[self]).is_ok_and(|plan| plan.locks_memory(headroom))
     }
 
-    /// Returns the requirements, with room for tables in the margin, and the memory.
-    fn memory(&self) -> Result<(Requirements, Vec<Group>), SecureError> {
-        let slots = self.slots.unwrap_or(1);
-        let requirements = self.engine.with_tables(slots, &self.requirements);
-        let groups = self.engine.groups(slots, &requirements)?;
-        Ok((requirements, groups))
+    pub(crate) fn slot_count(&self) -> usize {
+        self.slots.unwrap_or(1)
+    }
+
+    /// Returns the number of regions to commit: the slots, and the heaps.
+    pub(crate) fn region_count(&self) -> usize {
+        let slots = self.slot_count();
+        slots.saturating_add(self.engine.heap_count(slots))
+    }
+
+    fn slot_pages(&self) -> u64 {
+        self.pages.unwrap_or(self.policy.default_slot_pages())
+    }
+
+    /// Returns the options of the commit, without room for tables in the margin.
+    pub(crate) fn commit_options(&self) -> CommitOptions {
+        CommitOptions::of(&self.requirements)
+    }
+
+    /// Returns the memory that is counted for tables.
+    pub(crate) fn table_bytes(&self) -> u64 {
+        self.engine.table_bytes(self.slot_count())
+    }
+
+    /// Returns the memory to commit.
+    pub(crate) fn groups(&self) -> Result<Vec<Group>, SecureError> {
+        let slot_pages = self.slot_pages();
+        if let Policy::Cap { pages: cap } = self.policy
+            && cap > slot_pages
+        {
+            return Err(SecureError::SlotsBelowCap { cap, slot_pages });
+        }
+        let requirements = Requirements {
+            pages: slot_pages,
+            ..self.requirements.clone()
+        };
+        self.engine.groups(self.slot_count(), &requirements)
     }
 
     /// Checks that every memory that grows can be made accessible when it does.
-    fn check_protection(&self, headroom: &Headroom) -> Result<(), SecureError> {
+    pub(crate) fn check_protection(&self, headroom: &Headroom) -> Result<(), SecureError> {
         match self.policy {
-            Policy::CommitMaximum => check_growth(self.requirements.backing, headroom),
+            Policy::CommitMaximum | Policy::Cap { .. } => {
+                check_growth(self.requirements.backing, headroom)
+            }
             // Those pages are never of the machine's pool.
-            _ if self.engine.heap_bytes > 0 => check_growth(Backing::Auto, headroom),
-            _ => Ok(()),
+            Policy::Declared if self.engine.heap_bytes > 0 => check_growth(Backing::Auto, headroom),
+            Policy::Declared => Ok(()),
+        }
+    }
+
+    /// Checks, if memory becomes accessible after it was lent, that it can.
+    pub(crate) fn check_growth(&self) -> Result<(), SecureError> {
+        match self.policy != Policy::Declared || self.engine.heap_bytes > 0 {
+            true => self.check_protection(&Headroom::read()?),
+            false => Ok(()),
         }
     }
 
@@ -233,8 +277,8 @@ impl MemoryPoolBuilder {
     /// compiled and verified before 4 GiB are committed for them.
     pub fn prepare(self) -> PreparedPool {
         let options = Options {
-            pages: self.requirements.pages,
-            slots: self.slots.unwrap_or(1),
+            pages: self.slot_pages(),
+            slots: self.slot_count(),
             policy: self.policy,
             when_exhausted: self.when_exhausted,
             reset: self.reset,
@@ -253,7 +297,7 @@ impl MemoryPoolBuilder {
 #[must_use = "nothing is secured yet"]
 pub struct PreparedPool {
     pub(crate) pool: MemoryPool,
-    builder: MemoryPoolBuilder,
+    pub(crate) builder: MemoryPoolBuilder,
 }
 
 impl PreparedPool {
@@ -275,68 +319,20 @@ impl PreparedPool {
     /// variants say why memory could not be requested, or was refused although every limit allows
     /// it. Nothing stays mapped.
     pub fn secure(&self) -> Result<MemoryPool, SecureError> {
-        let shared = self.pool.shared();
-        let progress = self.builder.progress.lock();
-        // A function that panicked is called again.
-        let mut progress = progress.unwrap_or_else(PoisonError::into_inner);
-        if !shared.is_here() {
-            return Err(SecureError::Forked);
-        }
-        if shared.is_filled() {
-            return Ok(self.pool.clone());
-        }
-        let count = self.builder.slots.unwrap_or(1);
-        let chosen = Chosen::new(self.builder.assurance)?;
-        let (requirements, groups) = self.builder.memory()?;
-        let mut slots = Vec::new();
-        let listed = slots.try_reserve_exact(count);
-        listed.map_err(|_| SecureError::TooManySlots { slots: count })?;
-        let progress: &mut dyn FnMut(Progress) = match &mut *progress {
-            Some(progress) => progress,
-            None => &mut |_| {},
-        };
-        let secured = match chosen.assurance {
-            Assurance::Off => Err(None),
-            Assurance::Required | Assurance::BestEffort => self
-                .check_growth()
-                .and_then(|()| secure_many(&requirements, &groups, progress))
-                .map_err(Some),
-        };
-        let (regions, assurance, unsecured) = match (secured, chosen.assurance) {
-            (Ok(regions), assurance) => (regions, assurance, None),
-            (Err(Some(failure)), Assurance::Required) => return Err(failure),
-            (Err(failure), _) => {
-                let regions = reserve_many(&groups)?;
-                let report = chosen.report(failure.as_ref());
-                (regions, Assurance::Off, Some(report))
-            }
-        };
-        if let Some(heap) = &shared.engine.heap {
-            heap.set_assurance(assurance, unsecured.clone());
-        }
-        shared.set_assurance(assurance, unsecured);
-        self.fill(regions, slots);
+        secure_together(&[self])?;
         Ok(self.pool.clone())
-    }
-
-    /// Checks that memory can be made accessible when it grows, if any does.
-    fn check_growth(&self) -> Result<(), SecureError> {
-        match self.builder.policy == Policy::CommitMaximum || self.builder.engine.heap_bytes > 0 {
-            true => self.builder.check_protection(&Headroom::read()?),
-            false => Ok(()),
-        }
     }
 
     /// Gives the pool its memory: the slots, and then the heaps. `slots` is an empty list with room
     /// for the slots.
-    fn fill(&self, mut regions: Vec<SecuredRegion>, mut slots: Vec<Slot>) {
+    pub(crate) fn fill(&self, mut regions: Vec<SecuredRegion>, mut slots: Vec<Slot>) {
         let all = |part: fn(&Secured) -> u64| {
             let parts = regions.iter().map(|region| part(region.secured()));
             parts.sum()
         };
         let (resident_bytes, locked_bytes) =
             (all(|one| one.resident_bytes), all(|one| one.locked_bytes));
-        let heaps = regions.split_off(self.builder.slots.unwrap_or(1));
+        let heaps = regions.split_off(self.builder.slot_count());
         let is_committed = regions.iter().all(SecuredRegion::is_committed);
         let first = regions.first().filter(|_| is_committed);
         let secured = first.map(|region| Secured {
@@ -373,8 +369,8 @@ fn check_growth(backing: Backing, headroom: &Headroom) -> Result<(), SecureError
     if backing.pool_page_log2().is_some() {
         return Err(SecureError::Backing {
             backing,
-            why: "its pages cannot be protected exactly to 64 KiB, which Policy::CommitMaximum \
-                  requires; use Policy::Declared or Backing::Auto",
+            why: "its pages cannot be protected exactly to 64 KiB, which every policy except \
+                  Policy::Declared requires; use Policy::Declared or Backing::Auto",
         });
     }
     let limit = Limit::DataSegment;

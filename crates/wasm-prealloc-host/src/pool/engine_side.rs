@@ -55,13 +55,17 @@ impl EngineOptions {
         EngineSide::new(self.table_elements, (heaps.pages > 0).then(heap))
     }
 
-    /// Returns the requirements for the slots of a pool, with room for the tables.
-    pub(crate) fn with_tables(&self, slots: usize, requirements: &Requirements) -> Requirements {
+    /// Returns the memory that is counted for the tables of a pool.
+    pub(crate) fn table_bytes(&self, slots: usize) -> u64 {
         let elements = self.table_elements.saturating_mul(slots as u64);
-        let table_bytes = elements.saturating_mul(TABLE_ELEMENT_BYTES);
-        Requirements {
-            margin_bytes: requirements.margin_bytes.saturating_add(table_bytes),
-            ..requirements.clone()
+        elements.saturating_mul(TABLE_ELEMENT_BYTES)
+    }
+
+    /// Returns the number of heaps to commit.
+    pub(crate) fn heap_count(&self, slots: usize) -> usize {
+        match self.heap_bytes {
+            0 => 0,
+            _ => heaps_of(slots),
         }
     }
 
@@ -86,7 +90,7 @@ impl EngineOptions {
                 backing,
                 ..requirements.clone()
             };
-            groups.push(group(&heaps, heaps_of(slots))?);
+            groups.push(group(&heaps, self.heap_count(slots))?);
         }
         Ok(groups)
     }

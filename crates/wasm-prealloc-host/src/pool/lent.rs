@@ -6,10 +6,25 @@ use crate::commit::requirements::WASM_PAGE_BYTES;
 use crate::error::{LendError, PolicyError};
 use crate::pool::loans::LentTo;
 use crate::pool::shared::Shared;
-use crate::pool::slot::Slot;
+use crate::pool::slot::{GUARD_BYTES, RESERVATION_BYTES, Slot};
 
 /// A memory of a pool, lent until it is dropped. Then it is zeroed, in the thread that the pool's
 /// [`Reset`](crate::Reset) names.
+///
+/// An engine's glue can rely on the layout, which is the same for every policy, every backing and
+/// every operating system:
+///
+/// | from | to | access |
+/// |---|---|---|
+/// | base - [`guard_bytes`](Self::guard_bytes) | base | none |
+/// | base | base + [`len`](Self::len) | read and write; resident, at first zero |
+/// | base + [`len`](Self::len) | base + [`reservation_bytes`](Self::reservation_bytes) | none |
+/// | the end of the reservation | that + [`guard_bytes`](Self::guard_bytes) | none |
+///
+/// The base is [`as_ptr`](Self::as_ptr), a multiple of 2 MiB that does not change while the memory
+/// is lent. [`grow_to`](Self::grow_to) moves the end of the accessible part and nothing else. All
+/// of the range belongs to this memory alone, and an access to a part without access causes a fault
+/// (`SIGSEGV` on Unix).
 ///
 /// A child that fork(2) makes does not have the memory. Dropping this value there does nothing.
 #[derive(Debug)]
@@ -60,6 +75,18 @@ impl LentMemory {
     pub fn as_ptr(&self) -> *mut u8 {
         let slot = self.slot.as_ref().expect("there until dropped");
         slot.base().as_ptr()
+    }
+
+    /// Returns the size of the address space that the memory has from its base on: 4 GiB, of which
+    /// the first [`len`](Self::len) bytes are accessible. It covers every 32-bit address.
+    pub fn reservation_bytes(&self) -> usize {
+        RESERVATION_BYTES
+    }
+
+    /// Returns the least size of the guard before the base, and of the one after the reservation:
+    /// 32 MiB. Both are inaccessible for as long as the memory is lent.
+    pub fn guard_bytes(&self) -> usize {
+        GUARD_BYTES
     }
 
     /// Returns the current size in bytes.

@@ -68,7 +68,6 @@ impl MemoryPool {
     }
 
     /// Returns a number that no other pool has as long as a handle of this one exists.
-    #[cfg(feature = "wasmtime-runtime")]
     pub(crate) fn id(&self) -> usize {
         Arc::as_ptr(&self.shared).addr()
     }

@@ -7,6 +7,7 @@ pub(crate) mod engine_side;
 pub(crate) mod lent;
 pub(crate) mod loans;
 pub(crate) mod memory_pool;
+pub(crate) mod plan;
 pub(crate) mod policy;
 pub(crate) mod queue;
 pub(crate) mod reservation;

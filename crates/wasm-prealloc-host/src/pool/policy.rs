@@ -19,17 +19,34 @@ pub enum Policy {
     /// The module is unchanged. Its maximum is committed, and it sees its current size: growth up
     /// to the maximum cannot fail, and accesses beyond the current size trap.
     CommitMaximum,
+    /// The module is unchanged, and may declare any maximum or none. Each memory sees its current
+    /// size and grows to its own maximum or to the cap, whichever is smaller. The cap is committed,
+    /// so growth up to it cannot fail. Growth beyond it returns -1 in the guest, on every host. A
+    /// module with a larger minimum is refused.
+    ///
+    /// The slots have the size of the cap, unless
+    /// [`MemoryPoolBuilder::pages`](crate::MemoryPoolBuilder::pages) makes them larger.
+    Cap {
+        /// The cap, in wasm pages of 64 KiB.
+        pages: u64,
+    },
 }
 
 impl Policy {
-    /// Every policy.
-    pub const ALL: [Policy; 2] = [Policy::Declared, Policy::CommitMaximum];
-
-    /// Returns the name of the policy, which [`FromStr`] parses.
-    pub fn as_str(self) -> &'static str {
+    /// Returns the kind of the policy, which has a name.
+    pub fn kind(self) -> PolicyKind {
         match self {
-            Policy::Declared => "declared",
-            Policy::CommitMaximum => "commit-maximum",
+            Policy::Declared => PolicyKind::Declared,
+            Policy::CommitMaximum => PolicyKind::CommitMaximum,
+            Policy::Cap { .. } => PolicyKind::Cap,
+        }
+    }
+
+    /// Returns the size of a slot if the builder does not set it, in wasm pages.
+    pub(crate) fn default_slot_pages(self) -> u64 {
+        match self {
+            Policy::Cap { pages } => pages,
+            Policy::Declared | Policy::CommitMaximum => DEFAULT_PAGES,
         }
     }
 
@@ -57,21 +74,85 @@ impl Policy {
                     slot_pages,
                 }),
             },
+            Policy::Cap { pages: cap } => match maximum.unwrap_or(cap).min(cap) {
+                limit if minimum <= limit => Ok(limit),
+                limit => Err(PolicyError::AboveCap {
+                    minimum,
+                    cap: limit,
+                }),
+            },
         }
     }
 }
 
+/// The kind as [`PolicyKind`] displays it.
 impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind().fmt(f)
+    }
+}
+
+/// A [`Policy`] without its number, for command lines and configuration files: it has a name.
+///
+/// ```
+/// use wasm_prealloc_host::{Policy, PolicyKind};
+///
+/// let kind: PolicyKind = "cap".parse()?;
+/// assert_eq!(kind.policy(Some(4096)), Some(Policy::Cap { pages: 4096 }));
+/// assert_eq!(kind.policy(None), None);
+/// # Ok::<(), wasm_prealloc_host::UnknownName>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum PolicyKind {
+    /// [`Policy::Declared`].
+    #[default]
+    Declared,
+    /// [`Policy::CommitMaximum`].
+    CommitMaximum,
+    /// [`Policy::Cap`].
+    Cap,
+}
+
+impl PolicyKind {
+    /// Every kind.
+    pub const ALL: [PolicyKind; 3] = [
+        PolicyKind::Declared,
+        PolicyKind::CommitMaximum,
+        PolicyKind::Cap,
+    ];
+
+    /// Returns the name of the kind, which [`FromStr`] parses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PolicyKind::Declared => "declared",
+            PolicyKind::CommitMaximum => "commit-maximum",
+            PolicyKind::Cap => "cap",
+        }
+    }
+
+    /// Returns the policy of this kind. `cap_pages` is the cap of [`Policy::Cap`], and the others
+    /// ignore it. Returns `None` if the policy needs a cap and there is none.
+    pub fn policy(self, cap_pages: Option<u64>) -> Option<Policy> {
+        match self {
+            PolicyKind::Declared => Some(Policy::Declared),
+            PolicyKind::CommitMaximum => Some(Policy::CommitMaximum),
+            PolicyKind::Cap => cap_pages.map(|pages| Policy::Cap { pages }),
+        }
+    }
+}
+
+impl fmt::Display for PolicyKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl FromStr for Policy {
+impl FromStr for PolicyKind {
     type Err = UnknownName;
 
-    fn from_str(name: &str) -> Result<Policy, UnknownName> {
-        name::parse(&Policy::ALL, name)
+    fn from_str(name: &str) -> Result<PolicyKind, UnknownName> {
+        name::parse(&PolicyKind::ALL, name)
     }
 }
 

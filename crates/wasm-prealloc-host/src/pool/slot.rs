@@ -139,7 +139,9 @@ impl Slot {
     pub(crate) fn reset(&mut self, policy: Policy) -> Work {
         let (base, bytes) = (self.base(), self.region.len());
         let (method, range) = match (policy, &mut self.watermark) {
-            (Policy::CommitMaximum, _) => (ResetMethod::HighWater, 0..self.accessible),
+            (Policy::CommitMaximum | Policy::Cap { .. }, _) => {
+                (ResetMethod::HighWater, 0..self.accessible)
+            }
             (Policy::Declared, Some(watermark)) => {
                 // SAFETY: all of the slot is accessible and no longer in use.
                 return unsafe { watermark.reset(base, bytes) };

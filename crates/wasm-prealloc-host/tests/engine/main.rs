@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "wasmtime")]
 
+mod agreement;
 #[cfg(feature = "async")]
 mod asynchronous;
+mod capped;
 #[cfg(feature = "component-model")]
 mod components;
 mod configured;

@@ -104,19 +104,10 @@ impl Request<'_> {
             self.reservation_bytes as u64,
             self.guard_bytes as u64,
         )?;
-        if self.ty.is_shared() {
-            return Err(VerifyError::UnsupportedMemory { kind: "shared" });
-        }
-        if self.ty.page_size() != WASM_PAGE_BYTES {
-            let kind = "custom-page-size";
-            return Err(VerifyError::UnsupportedMemory { kind });
-        }
         if !self.heap_is_distinct && self.is_like_a_heap() {
             return Err(VerifyError::AmbiguousMemory);
         }
-        let policy = pool.policy();
-        policy.limit_pages(self.ty.minimum(), self.maximum(), pool.pages())?;
-        Ok(())
+        check_type(pool, self.ty)
     }
 
     /// Returns true for the limits with which wasmtime requests its own heap.
@@ -124,20 +115,34 @@ impl Request<'_> {
         !self.ty.is_64() && self.ty.minimum() == 0 && self.ty.maximum().is_none()
     }
 
-    fn maximum(&self) -> Option<u64> {
-        match self.ty.maximum() {
-            // The largest possible 64-bit memory.
-            None if self.ty.is_64() => Some(u64::MAX / WASM_PAGE_BYTES),
-            maximum => maximum,
-        }
-    }
-
     fn lend(&self, pool: &MemoryPool) -> Result<LentMemory, Error> {
         self.check(pool)?;
         match self.kind {
-            Kind::Linear => Ok(scope::lend(pool, self.ty.minimum(), self.maximum())?),
+            Kind::Linear => Ok(scope::lend(pool, self.ty.minimum(), maximum(self.ty))?),
             Kind::EngineHeap => pool.engine_side().lend_heap(self.ty.minimum()),
         }
+    }
+}
+
+/// Checks that the pool serves a memory of this type.
+pub(crate) fn check_type(pool: &MemoryPool, ty: &MemoryType) -> Result<(), VerifyError> {
+    if ty.is_shared() {
+        return Err(VerifyError::UnsupportedMemory { kind: "shared" });
+    }
+    if ty.page_size() != WASM_PAGE_BYTES {
+        let kind = "custom-page-size";
+        return Err(VerifyError::UnsupportedMemory { kind });
+    }
+    let policy = pool.policy();
+    policy.limit_pages(ty.minimum(), maximum(ty), pool.pages())?;
+    Ok(())
+}
+
+fn maximum(ty: &MemoryType) -> Option<u64> {
+    match ty.maximum() {
+        // The largest possible 64-bit memory.
+        None if ty.is_64() => Some(u64::MAX / WASM_PAGE_BYTES),
+        maximum => maximum,
     }
 }
 

@@ -89,6 +89,11 @@ pub trait WasmtimePool {
     ///   tables of the module together
     ///   ([`MemoryPoolBuilder::table_elements`](crate::MemoryPoolBuilder::table_elements)).
     ///
+    /// A module that wasmtime could not instantiate in a store of its own, because it imports a
+    /// reference that cannot be null, is not probed. What it does not export is then checked when
+    /// it is instantiated: the maximum and the kind of its memories, and its need of the engine's
+    /// own heap. The largest minimum is checked here in any case.
+    ///
     /// A module is probed only once. The pool keeps the 32 modules that it verified most recently.
     /// Verifying one of them again takes less than 100 ns.
     ///

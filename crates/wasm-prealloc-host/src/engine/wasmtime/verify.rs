@@ -3,7 +3,7 @@
 use wasmtime::{Engine, ExternType, Module, WasmFeatures};
 
 use crate::commit::requirements::WASM_PAGE_BYTES;
-use crate::engine::wasmtime::creator::{ENGINE_HEAP_GUARD_BYTES, check_sizes};
+use crate::engine::wasmtime::creator::{ENGINE_HEAP_GUARD_BYTES, check_sizes, check_type};
 use crate::engine::wasmtime::known::Findings;
 use crate::engine::wasmtime::probe;
 use crate::engine::wasmtime::versions::Settings;
@@ -34,6 +34,9 @@ pub(crate) fn verify(pool: &MemoryPool, module: &Module) -> Result<Findings, Ver
     }
     let known = side.known.has_engine(engine) || probe::reaches(pool, engine)?;
     let findings = probe::run(pool, module, known, side.table_elements)?;
+    if findings.engine_heap.is_none() {
+        check_shown(pool, module)?;
+    }
     if findings.engine_heap == Some(true) && side.heap.is_none() {
         return Err(VerifyError::NoEngineHeap);
     }
@@ -42,6 +45,30 @@ pub(crate) fn verify(pool: &MemoryPool, module: &Module) -> Result<Findings, Ver
     }
     side.known.add_module(module, findings);
     Ok(findings)
+}
+
+/// Checks what a module that was not probed shows of its memories and tables: the types of those
+/// that it exports, and the largest minimum of all.
+///
+/// What it does not show is checked when it is instantiated: the maximum and the kind of memories
+/// that are not exported, and whether the module needs the engine's own heap.
+fn check_shown(pool: &MemoryPool, module: &Module) -> Result<(), VerifyError> {
+    for export in module.exports() {
+        if let ExternType::Memory(ty) = export.ty() {
+            check_type(pool, &ty)?;
+        }
+    }
+    let required = module.resources_required();
+    if let Some(minimum) = required.max_initial_memory_size {
+        // The maximum is unknown, and one that suits the policy is possible.
+        let maximum = Some(minimum.max(pool.pages()));
+        pool.policy().limit_pages(minimum, maximum, pool.pages())?;
+    }
+    let bound = pool.engine_side().table_elements;
+    match required.max_initial_table_size {
+        Some(elements) if elements > bound => Err(VerifyError::TablesTooLarge { elements, bound }),
+        _ => Ok(()),
+    }
 }
 
 /// Checks that no setting of the engine undoes the commit or bypasses the pool.

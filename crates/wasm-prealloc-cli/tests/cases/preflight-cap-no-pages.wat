@@ -1,0 +1,2 @@
+;; RUN: preflight --policy cap
+(module)
