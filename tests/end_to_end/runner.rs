@@ -82,6 +82,7 @@ fn same_untouched_and_rewritten(target: &str, status: i32) {
     for (flags, program) in [
         (&["--pages", PAGES][..], &rewritten),
         (&["--policy", "commit-maximum"], &untouched),
+        (&["--policy", "cap", "--pages", PAGES], &untouched),
     ] {
         let (output, written) = run(&binary, flags, program);
         let (stdout, stderr) = (
