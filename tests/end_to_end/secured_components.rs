@@ -100,6 +100,8 @@ fn a_component_for_wasi_preview_2_runs_pinned_and_untouched() {
     assert!(refused.contains(&advice), "{refused}");
     drop(declared);
 
-    let (commits, engine) = pool(Policy::CommitMaximum);
-    check(&commits, &Component::new(&engine, &untouched).unwrap());
+    for policy in [Policy::CommitMaximum, Policy::Cap { pages: PAGES }] {
+        let (pool, engine) = pool(policy);
+        check(&pool, &Component::new(&engine, &untouched).unwrap());
+    }
 }

@@ -137,6 +137,21 @@ fn each_policy_serves_the_components_that_it_serves_as_modules() {
         }))
     ));
     assert_eq!(commits.statistics().lent, 0);
+
+    let capped = MemoryPool::builder().cap(16).slots(2).secure().unwrap();
+    let made = engine(&capped, |_| {});
+    for limits in ["2", "2 100"] {
+        let untouched = component(&made, &[pinned, &with_memory(limits)]);
+        capped.verify_component(&untouched).unwrap();
+        for (delta, pages) in [(14, 16), (15, 2)] {
+            assert_eq!(run(&capped, &untouched, delta).unwrap(), pages, "{limits}");
+        }
+    }
+    let too_large = component(&made, &[&with_memory("17 20")]);
+    assert!(matches!(
+        capped.verify_component(&too_large),
+        Err(VerifyError::Policy(PolicyError::AboveCap { .. }))
+    ));
 }
 
 #[test]
