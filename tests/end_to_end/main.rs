@@ -21,6 +21,7 @@ mod line_table;
 mod linked;
 mod linked_in_node;
 mod malformed;
+mod migration;
 mod offsets;
 mod positions;
 mod preflight;

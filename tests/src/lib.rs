@@ -25,7 +25,8 @@ pub use memory_group::MemoryGroup;
 pub use memory_lock::{memory_lock, shared_memory_lock};
 pub use npm::install_packages;
 pub use programs::{
-    Guest, Guests, Profile, any_engine, command, commit, debug_guest, in_place, repository,
+    Guest, Guests, Profile, any_engine, command, commit, debug_guest, in_place, migration,
+    repository,
 };
 pub use skip::skipped;
 

@@ -101,6 +101,12 @@ pub fn in_place() -> Result<PathBuf> {
     example("in_place")
 }
 
+/// Builds the hosts before and after the migration that `docs/migration.md` describes, if they are not
+/// up to date. Returns their paths.
+pub fn migration() -> Result<[PathBuf; 2]> {
+    Ok([example("migration_before")?, example("migration_after")?])
+}
+
 /// Builds the host that only secures memory if it is not up to date. Returns its path.
 pub fn commit() -> Result<PathBuf> {
     dev_program("commit")

@@ -1,9 +1,11 @@
 //! Compares `docs/cli.md` and `docs/json.md` with the output of the command. `cargo xtask docs`
-//! sets `BLESS=1`, which writes the output into them. The files in `docs/deploy` are in `deploy`.
+//! sets `BLESS=1`, which writes the output into them. The files in `docs/deploy` are in `deploy`,
+//! and the lines of `docs/migration.md` in `migration`.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod deploy;
+mod migration;
 mod operators;
 
 use std::fmt::Write as _;
