@@ -99,7 +99,7 @@ fn not_a_command(component: &Component) -> anyhow::Error {
     let remedy = match known.is_empty() {
         true => String::new(),
         false => format!(
-            ": choose a function with `--invoke NAME` before the component (it exports {})",
+            ": choose a function with `--invoke NAME` (it exports {})",
             known.join(", ")
         ),
     };

@@ -126,8 +126,8 @@ impl Call {
                 bail!("it exports no function, so there is nothing to run");
             }
             bail!(
-                "it exports no function `{function}`: choose one with `--invoke NAME` before the \
-                 module (it exports {})",
+                "it exports no function `{function}`: choose one with `--invoke NAME` \
+                 (it exports {})",
                 known.join(", ")
             );
         };

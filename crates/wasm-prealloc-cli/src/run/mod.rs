@@ -26,11 +26,11 @@ use prepare::Prepared;
 use wasi::State;
 
 pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
-    let (input, args) = opts.program()?;
-    let name = input.name();
+    let args = opts.args()?;
+    let name = opts.module.name();
     let mut memory = PoolReport::default();
     // The message of an unreadable module has the name already.
-    let module = input.read(opts.limit).map_err(Failure::Invalid);
+    let module = opts.module.read(opts.limit).map_err(Failure::Invalid);
     let ended = module.and_then(|module| {
         let prepared = || {
             let wasi = wasi::context(opts, &name, &args, json)?;
@@ -40,7 +40,7 @@ pub(crate) fn run(opts: &Opts, json: bool) -> Result<u8> {
             prepared().and_then(|(prepared, wasi)| execute(opts, prepared, wasi, &mut memory));
         ended.map_err(|failure| failure.context(&name))
     });
-    Report::new(opts, &input, memory, ended).print(json)
+    Report::new(opts, &opts.module, memory, ended).print(json)
 }
 
 /// Secures the memory, and runs the program. `memory` is set as soon as the memory is secured, so

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use wasm_prealloc_host::DEFAULT_TABLE_ELEMENTS;
 
 use crate::input::{Input, Limit};
@@ -13,6 +13,7 @@ use crate::{exit, memory};
 
 const EXAMPLES: &[&str] = &[
     "wasm-prealloc run program.wasm one --two",
+    "wasm-prealloc run program.wasm -- --quiet",
     "wasm-prealloc run --dir data --env LEVEL=3 --timeout 30s program.wasm data/input",
     "wasm-prealloc run --invoke add sum.wasm 1 2",
     "wasm-prealloc run --policy commit-maximum untouched.wasm",
@@ -30,15 +31,11 @@ const DEFAULT_ENGINE_HEAP_BYTES: u64 = 16 << 20;
 /// folders and environment variables that the flags give it. It has no network. Its exit status
 /// becomes the status of this command; most components can exit with 0 and 1 only.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = exit::help_of_run(EXAMPLES),
-    override_usage = "wasm-prealloc run [OPTIONS] <MODULE> [ARGS]..."
-)]
+#[command(after_help = exit::help_of_run(EXAMPLES))]
 pub(crate) struct Opts {
-    /// The module or component: binary, text or gzip; `-` is stdin. Everything after it is an
-    /// argument of the program, also if it begins with `-`
-    #[arg(value_name = "MODULE", required = true, trailing_var_arg = true)]
-    module_and_args: Vec<OsString>,
+    /// The module or component: binary, text or gzip; `-` is stdin
+    #[arg(value_name = "MODULE")]
+    pub(super) module: Input,
 
     /// Give the program a folder, which it sees as GUEST, or else under the same name
     #[arg(long = "dir", value_name = "HOST[::GUEST]")]
@@ -93,18 +90,25 @@ pub(crate) struct Opts {
 
     #[command(flatten)]
     pub(super) limit: Limit,
+
+    /// Arguments for the program. Everything after the first is for the program. If the first is the
+    /// name of a flag above, put `--` before it
+    #[arg(
+        value_name = "ARGS",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    args: Vec<OsString>,
 }
 
 impl Opts {
-    /// Returns the module, and the arguments for it.
-    pub(super) fn program(&self) -> Result<(Input, Vec<String>)> {
-        let mut words = self.module_and_args.iter().cloned();
-        let module = words.next().context("no module is given")?;
-        let args = words.map(|word| {
-            let word = word.into_string();
-            word.map_err(|word| anyhow::anyhow!("the argument {} is not UTF-8", word.display()))
+    /// Returns the arguments for the program.
+    pub(super) fn args(&self) -> Result<Vec<String>> {
+        let args = self.args.iter().cloned().map(|arg| {
+            let arg = arg.into_string();
+            arg.map_err(|arg| anyhow::anyhow!("the argument {} is not UTF-8", arg.display()))
         });
-        Ok((Input::from(module), args.collect::<Result<_>>()?))
+        args.collect()
     }
 }
 

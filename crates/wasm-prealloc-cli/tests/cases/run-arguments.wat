@@ -1,5 +1,5 @@
-;; RUN: run -q --pages 16 %s -q -- --json --dir=. --bogus -
-;; Everything after the module is an argument of the program. It prints them, each with a NUL.
+;; RUN: run -q --pages 16 %s -- -q --json --dir=. --bogus -- -
+;; The program prints its arguments, each with a NUL.
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "args_sizes_get" (func $sizes (param i32 i32) (result i32)))
