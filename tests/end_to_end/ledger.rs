@@ -103,6 +103,7 @@ fn one_chain_has_one_state_root_in_every_language_setup_and_engine() {
                 "unchanged, commit-maximum",
                 &["--policy", "commit-maximum"],
             ),
+            (&ledger.unbounded, "unchanged, cap", &["--policy", "cap"]),
         ] {
             let flags = [&pages[..], flags].concat();
             let result = in_example(module, &chain, &flags);
@@ -139,22 +140,18 @@ fn sixteen_views_beside_blocks_fit_in_the_memory_that_the_host_asks_for() {
         blocks: 20,
         views: 16,
     };
-    let views = "--view-pages 256 --view-policy commit-maximum --view-module";
-    let views = format!("{views} {}", ledger.bounded.display());
+    let views = format!(
+        "--view-pages 256 --view-module {}",
+        ledger.unbounded.display()
+    );
     let pinned = pinned(&ledger, 4096);
     let declared = load(&pinned, &format!("--policy declared --pages 4096 {views}"));
 
     let refused = declared.run(Some(&little)).unwrap();
     assert_eq!(refused.status, Some(1), "{refused:?}");
-    let mut bytes = advised(&refused.stderr, "raise this limit to at least ");
-    let mut enough = MemoryGroup::create(bytes).unwrap();
-    let mut served = declared.run(Some(&enough)).unwrap();
-    if served.status == Some(1) {
-        // The pools are secured one after the other.
-        bytes = advised(&served.stderr, "raise this limit to at least ");
-        enough = MemoryGroup::create(bytes).unwrap();
-        served = declared.run(Some(&enough)).unwrap();
-    }
+    let bytes = advised(&refused.stderr, "raise this limit to at least ");
+    let enough = MemoryGroup::create(bytes).unwrap();
+    let served = declared.run(Some(&enough)).unwrap();
     assert_eq!(enough.oom_kills().unwrap() + little.oom_kills().unwrap(), 0);
     assert_eq!(served.status, Some(0), "{served:?}");
     assert!(served.answers >= 16, "{served:?}");
@@ -169,6 +166,7 @@ fn sixteen_views_beside_blocks_fit_in_the_memory_that_the_host_asks_for() {
     );
     for (module, flags) in [
         (&ledger.bounded, "--policy commit-maximum --pages 256"),
+        (&ledger.unbounded, "--policy cap --pages 256"),
         (&ledger.unbounded, "--unsecured"),
     ] {
         let other = load(module, &format!("{flags} {views}")).run(None).unwrap();

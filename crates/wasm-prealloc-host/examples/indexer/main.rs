@@ -93,7 +93,8 @@ impl Hosts {
         let view_guest = opts.views.view_module.as_deref().unwrap_or(guest);
         let is_secured = !opts.unsecured;
         let blocks = if has_blocks {
-            let pool = is_secured.then(|| opts.memory.for_blocks().prepare());
+            let options = opts.memory.reporting(opts.memory.for_blocks());
+            let pool = is_secured.then(|| options.prepare());
             let host = Host::prepare(guest, pool.as_ref(), None)?;
             host.check_start(guest)?;
             Some((host, pool))
@@ -101,18 +102,34 @@ impl Hosts {
             None
         };
         let views = if view_slots > 0 {
-            let options = || opts.memory.for_views(&opts.views, view_slots);
-            let pool = is_secured.then(|| options().prepare());
+            let mut options = opts.memory.for_views(&opts.views, view_slots);
+            if !has_blocks {
+                options = opts.memory.reporting(options);
+            }
+            let pool = is_secured.then(|| options.prepare());
             let deadline = views::deadline(opts.views.view_timeout);
             let host = Host::prepare(view_guest, pool.as_ref(), Some(deadline));
             Some((host.map_err(of_views)?, pool))
         } else {
             None
         };
-        let mut pools = Vec::new();
-        let blocks = in_pool(blocks, Use::Blocks, &mut pools).map_err(Failure::Refused)?;
-        let views = in_pool(views, Use::Views, &mut pools);
-        let views = views.map_err(|error| of_views(Failure::Refused(error)))?;
+        let prepared = [(Use::Blocks, &blocks), (Use::Views, &views)];
+        let prepared = prepared.into_iter().filter_map(|(of, prepared)| {
+            let (_, pool) = prepared.as_ref()?;
+            Some((of, pool.as_ref()?))
+        });
+        let (uses, pools): (Vec<Use>, Vec<&PreparedPool>) = prepared.unzip();
+        // One lock, one check of the limits and one commit: all of it is secured, or nothing.
+        let pools = MemoryPool::secure_list(&pools)
+            .context("no block was begun")
+            .map_err(Failure::Refused)?;
+        let pools: Vec<(Use, MemoryPool)> = uses.into_iter().zip(pools).collect();
+        let in_pool = |of: Use, prepared: Option<(Host, _)>| {
+            let pool = pools.iter().find(|(other, _)| *other == of);
+            let pool = pool.map(|(_, pool)| pool.clone());
+            prepared.map(|(host, _)| host.in_pool(pool))
+        };
+        let (blocks, views) = (in_pool(Use::Blocks, blocks), in_pool(Use::Views, views));
         let pools = Pools::new(pools, opts.memory.check_interval());
         pools.report_secured();
         Ok(Hosts {
@@ -121,21 +138,6 @@ impl Hosts {
             pools: Arc::new(pools),
         })
     }
-}
-
-/// Secures the memory of a host, if it has a pool.
-fn in_pool(
-    host: Option<(Host, Option<PreparedPool>)>,
-    of: Use,
-    pools: &mut Vec<(Use, MemoryPool)>,
-) -> anyhow::Result<Option<Host>> {
-    let Some((host, pool)) = host else {
-        return Ok(None);
-    };
-    let pool = pool.map(|pool| pool.secure().context("no block was begun"));
-    let pool = pool.transpose()?;
-    pools.extend(pool.clone().map(|pool| (of, pool)));
-    Ok(Some(host.in_pool(pool)))
 }
 
 /// Names the flags for views in a failure.

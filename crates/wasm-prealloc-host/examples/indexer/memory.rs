@@ -75,7 +75,7 @@ pub(crate) struct ViewMemoryOpts {
     #[arg(long, value_name = "PAGES", default_value_t = 4096)]
     view_pages: u64,
     /// As --policy, for the module that answers views
-    #[arg(long, value_name = "declared|commit-maximum|cap", default_value_t = PolicyKind::CommitMaximum)]
+    #[arg(long, value_name = "declared|commit-maximum|cap", default_value_t = PolicyKind::Cap)]
     view_policy: PolicyKind,
     /// The module that answers views [default: the guest]
     #[arg(long, value_name = "FILE")]
@@ -104,7 +104,7 @@ impl MemoryOpts {
         self.builder(slots, views.view_pages, views.view_policy)
     }
 
-    /// Returns a pool's options, which report the progress of securing.
+    /// Returns a pool's options.
     fn builder(&self, slots: usize, pages: u64, kind: PolicyKind) -> MemoryPoolBuilder {
         // Every kind has a policy of a number of pages.
         let policy = kind.policy(Some(pages)).unwrap_or_default();
@@ -113,9 +113,6 @@ impl MemoryOpts {
             lock.path.clone_from(path);
         }
         lock.timeout = Duration::from_secs(self.lock_timeout);
-        let path = lock.path.clone();
-        let mut reported = None;
-        let mut last = Instant::now();
         let builder = match self.assurance {
             Some(assurance) => MemoryPool::builder().assurance(assurance),
             None => MemoryPool::builder(),
@@ -128,18 +125,27 @@ impl MemoryOpts {
             .margin_bytes(self.margin_bytes)
             .lock_memory(self.lock_memory)
             .lock(lock)
-            .on_progress(move |progress| {
-                if last.elapsed() < REPORT_INTERVAL {
-                    return;
-                }
-                last = Instant::now();
-                let text = describe(progress, &path.display().to_string());
-                service::set_status(&text);
-                // systemd keeps one line, and the log needs one for each stage.
-                if reported.replace(progress.stage) != Some(progress.stage) {
-                    eprintln!("{text}");
-                }
-            })
+    }
+
+    /// Lets a pool report the progress of securing. Pools that are secured together report all of it,
+    /// so one of them is enough.
+    pub(crate) fn reporting(&self, pool: MemoryPoolBuilder) -> MemoryPoolBuilder {
+        let path = self.lock.clone();
+        let path = path.unwrap_or_else(|| LockOptions::default().path);
+        let mut reported = None;
+        let mut last = Instant::now();
+        pool.on_progress(move |progress| {
+            if last.elapsed() < REPORT_INTERVAL {
+                return;
+            }
+            last = Instant::now();
+            let text = describe(progress, &path.display().to_string());
+            service::set_status(&text);
+            // systemd keeps one line, and the log needs one for each stage.
+            if reported.replace(progress.stage) != Some(progress.stage) {
+                eprintln!("{text}");
+            }
+        })
     }
 
     /// Returns the time between two checks of a pool.
