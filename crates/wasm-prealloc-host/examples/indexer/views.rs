@@ -143,7 +143,9 @@ impl Views {
         let mut counters = self.counters();
         match &outcome {
             Ok(_) => counters.answered.record(begin.elapsed()),
-            Err(_) => counters.failed += 1,
+            Err(ViewError::TimedOut { .. } | ViewError::Failed { .. }) => counters.failed += 1,
+            // The guest did not run.
+            Err(_) => {}
         }
         outcome
     }

@@ -3,7 +3,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::thread;
 
 use crate::{Case, RECORDER, expect};
@@ -115,12 +115,28 @@ impl Listening {
         request(&self.address, head, body)
     }
 
-    fn stop(self, texts: &[&str]) {
+    /// Sends SIGTERM, and expects exit status 0 and these texts on stderr.
+    #[track_caller]
+    fn stop(mut self, texts: &[&str]) {
         let id = self.process.id().to_string();
         let killed = Command::new("kill").args(["-TERM", &id]).status().unwrap();
         assert!(killed.success());
-        let output = self.process.wait_with_output().unwrap();
+        let mut output = Output {
+            status: self.process.wait().unwrap(),
+            stdout: vec![],
+            stderr: vec![],
+        };
+        let mut stderr = self.process.stderr.take().unwrap();
+        stderr.read_to_end(&mut output.stderr).unwrap();
         expect(&output, 0, texts);
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        // A test that fails leaves no process behind. One that stopped cannot be killed.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
