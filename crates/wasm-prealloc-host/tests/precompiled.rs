@@ -9,7 +9,7 @@ mod support;
 use std::path::PathBuf;
 
 use support::skipped;
-use wasm_prealloc_host::wasmtime::{Config, Linker, Module, Store};
+use wasm_prealloc_host::wasmtime::{Config, Linker, Module, Store, WasmFeatures};
 use wasm_prealloc_host::{
     Error, InstantiateError, MemoryPool, PolicyError, VerifyError, WasmtimePool, resident_bytes,
 };
@@ -24,9 +24,12 @@ const PINNED: &str = r#"(module
     (func (export "read") (param i32) (result i32) (i32.load8_u (local.get 0))))"#;
 const GROWING: &str = "(module (table 1 1 funcref) (memory 1))";
 
-/// Settings that an engine without the feature `gc` has too.
+/// Settings that are the same in each build: wasmtime's features decide which proposals are enabled.
 fn config() -> Config {
     let mut config = Config::new();
+    config.wasm_features(WasmFeatures::THREADS, false);
+    config.wasm_features(WasmFeatures::EXCEPTIONS, false);
+    config.wasm_features(WasmFeatures::COMPONENT_MODEL, false);
     config.gc_support(false);
     config
 }
